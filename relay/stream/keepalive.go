@@ -1,0 +1,53 @@
+package stream
+
+import (
+	"errors"
+	"time"
+)
+
+var errSilent = errors.New("nothing came, and no answer to a ping")
+
+// keepalive runs whenever a leg may have to be pinged, or to be given up. A leg
+// that says anything at all is alive, and one that the gateway does not read
+// from, because the other leg is slow, is not silent.
+func (p *Pair) keepalive() {
+	next := min(p.attend(&p.caller, &p.backend), p.attend(&p.backend, &p.caller))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end == nil {
+		p.timer.Reset(max(next, time.Millisecond))
+	}
+}
+
+// attend pings l if it is due, gives it up if it did not answer, and says when
+// to look again.
+func (p *Pair) attend(l, other *leg) time.Duration {
+	now := time.Since(p.started)
+	lastRead := time.Duration(l.lastRead.Load())
+	readingSince := time.Duration(l.readingSince.Load())
+	if readingSince < 0 {
+		return p.options.PongTimeout
+	}
+
+	if l.pingedAt == 0 || lastRead > l.pingedAt {
+		l.pingedAt = 0
+		if quiet := now - max(lastRead, readingSince); quiet < p.options.PingInterval {
+			return p.options.PingInterval - quiet
+		}
+		sent, err := l.sendPing(p.options.WriteTimeout)
+		if err != nil {
+			p.failed(l, other, End{Reason: EndStalled, Code: CloseGoingAway, Text: l.name + " takes no more", Err: err}, 0, "")
+			return p.options.PongTimeout
+		}
+		if sent {
+			l.pingedAt = now
+		}
+		return p.options.PongTimeout
+	}
+
+	if waited := now - max(l.pingedAt, readingSince); waited < p.options.PongTimeout {
+		return p.options.PongTimeout - waited
+	}
+	p.failed(l, other, End{Reason: EndSilent, Code: CloseGoingAway, Text: l.name + " silent", Err: errSilent}, 0, "")
+	return p.options.PongTimeout
+}

@@ -1,0 +1,163 @@
+package stream
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// errFailed is what a leg answers after a write to it failed.
+var errFailed = errors.New("an earlier write failed")
+
+// A leg is one of the two connections of a pair. Its read side belongs to the
+// direction that reads from it; what is written to it comes from the other
+// direction, the keepalive and whoever ends the pair, one frame at a time.
+type leg struct {
+	name string
+	conn net.Conn
+
+	// toServer is true for the backend: the gateway is its client, so what
+	// the gateway itself sends there is masked.
+	toServer bool
+
+	// Times are offsets from the pair's start, kept by the direction that
+	// reads from here, for the keepalive.
+	lastRead     atomic.Int64 // when bytes last came in
+	readingSince atomic.Int64 // when it last began to wait for bytes; negative while it writes to the other leg
+
+	pingedAt time.Duration // the keepalive's own: when a ping went out that nothing came after; else zero
+
+	// closeReceived holds the payload of the Close frame that came from here.
+	closeReceived atomic.Pointer[[]byte]
+
+	// ping is what the gateway's latest ping here carried; zero before the first.
+	ping atomic.Uint64
+
+	writing   sync.Mutex // guards what follows, and makes frames whole
+	midFrame  bool       // part of a large frame is out: nothing else may be sent
+	closeSent bool       // a Close frame is out: nothing more may be sent
+	failed    bool       // a write failed: the connection can carry nothing more
+	finished  bool       // the write side is shut
+}
+
+// write forwards frames as they came. whole is false where they end within a
+// frame. What comes after a Close frame is not sent (RFC 6455, section 5.5.1):
+// the pair is on its way down then.
+func (l *leg) write(frames []byte, whole bool, timeout time.Duration) (sent bool, err error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.closeSent || l.finished {
+		return false, nil
+	}
+	if err := l.put(frames, timeout); err != nil {
+		return false, err
+	}
+	l.midFrame = !whole
+	return true, nil
+}
+
+// put writes p. Callers hold l.writing.
+func (l *leg) put(p []byte, timeout time.Duration) error {
+	if l.failed {
+		return errFailed
+	}
+	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout)) // fails only on a closed connection, and so does the write
+	if _, err := l.conn.Write(p); err != nil {
+		l.failed = true
+		return err
+	}
+	return nil
+}
+
+// control sends a control frame of the gateway's own.
+func (l *leg) control(opcode byte, payload []byte, timeout time.Duration) error {
+	var key [4]byte
+	if l.toServer {
+		_, _ = rand.Read(key[:]) // never fails: crypto/rand crashes the program instead
+	}
+	return l.put(appendControl(make([]byte, 0, 6+len(payload)), opcode, payload, l.toServer, key), timeout)
+}
+
+// sendPing sends a ping of the gateway's own, with a payload by which its
+// pong is told from those that the two ends exchange. sent is false where no
+// ping can be sent now: something else is being written, which finds out as
+// much about the peer as a ping would.
+func (l *leg) sendPing(timeout time.Duration) (sent bool, err error) {
+	if !l.writing.TryLock() {
+		return false, nil
+	}
+	defer l.writing.Unlock()
+	if l.midFrame || l.closeSent || l.finished {
+		return false, nil
+	}
+	var payload [8]byte
+	_, _ = rand.Read(payload[:])
+	l.ping.Store(binary.BigEndian.Uint64(payload[:]))
+	return true, l.control(opPing, payload[:], timeout)
+}
+
+// pong answers a ping in the place of the other end.
+func (l *leg) pong(payload []byte, timeout time.Duration) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if !l.midFrame && !l.closeSent && !l.finished {
+		_ = l.control(opPong, payload, timeout) // a leg that is gone is noticed by who reads from it
+	}
+}
+
+// ownPong reports whether payload answers the gateway's latest ping.
+func (l *leg) ownPong(payload []byte) bool {
+	return len(payload) == 8 && binary.BigEndian.Uint64(payload) == l.ping.Load() && l.ping.Load() != 0
+}
+
+// sendClose sends a Close frame, once, unless the end of the stream has been
+// reached in the middle of a frame. It waits for a write that is under way,
+// but not for long: that write's peer has no more than hurry to take it.
+func (l *leg) sendClose(payload []byte, hurry time.Duration) {
+	if !l.writing.TryLock() {
+		_ = l.conn.SetWriteDeadline(time.Now().Add(hurry))
+		l.writing.Lock()
+	}
+	defer l.writing.Unlock()
+	if l.closeSent || l.finished || l.failed {
+		return
+	}
+	l.closeSent = true
+	if !l.midFrame {
+		_ = l.control(opClose, payload, hurry)
+	}
+}
+
+// finish shuts the write side once everything has been said, so that the peer
+// sees the end of the stream at once, while what it still sends is read:
+// closing outright would answer that with a reset, which can overtake the
+// Close frame.
+func (l *leg) finish() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.finished {
+		return
+	}
+	l.finished = true
+	if half, ok := l.conn.(interface{ CloseWrite() error }); ok && !l.failed && !l.midFrame {
+		_ = half.CloseWrite()
+		return
+	}
+	if l.failed || l.midFrame || l.closeReceived.Load() != nil {
+		_ = l.conn.Close()
+	}
+}
+
+// handshakeDone reports whether Close frames went both ways.
+func (l *leg) handshakeDone() bool {
+	if l.closeReceived.Load() == nil {
+		return false
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.closeSent
+}

@@ -1,0 +1,254 @@
+// Package stream joins the two WebSocket connections of one live stream, the
+// caller's and the backend's, into a pair that lives and dies together.
+//
+// It begins where both handshakes are done. Frames are checked against RFC
+// 6455 and forwarded as they came, without unmasking or reassembling them.
+// Nothing is buffered beyond what one read returned, so a slow side slows the
+// other, and an idle pair holds no buffer at all. It knows nothing of Caddy or
+// of HTTP.
+//
+//	pair.go       a pair and how it ends: read this first
+//	direction.go  the loop that moves frames one way
+//	leg.go        the write side of one connection
+//	frame.go      the protocol's grammar: headers, rules, Close frames
+//	gate.go       holding messages back until one carries the right credentials
+//	keepalive.go  pings, and the end of a peer that fell silent
+//	read*.go      waiting for bytes without holding a buffer for them
+package stream
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are the limits of a pair. All of them must be set; the zero value is
+// of no use.
+type Options struct {
+	// MaxMessage is the most bytes that one message may have, over all of
+	// its fragments. A larger one ends the pair with 1009.
+	MaxMessage int64
+	// AllowBinary lets binary messages through, which otherwise end the pair
+	// with 1003.
+	AllowBinary bool
+	// PingInterval is how long a leg may say nothing before it is pinged.
+	PingInterval time.Duration
+	// PongTimeout is how long a pinged leg may go on saying nothing before
+	// the pair ends.
+	PongTimeout time.Duration
+	// WriteTimeout is how long a leg may take to accept what is written to
+	// it, at most a few tens of kilobytes at a time.
+	WriteTimeout time.Duration
+	// CloseTimeout is how long the closing handshake may take once a Close
+	// frame has been sent.
+	CloseTimeout time.Duration
+}
+
+// An Endpoint is one connection, after its handshake.
+type Endpoint struct {
+	Conn net.Conn
+	// Buffered is what was read from Conn beyond the handshake.
+	Buffered []byte
+	// Admit, if set, holds back the messages that come from this end until
+	// one of them is admitted; see [Admit].
+	Admit Admit
+}
+
+// Admit judges a whole message, unmasked, and must not keep it. It says
+// whether the sender is admitted now, or should be heard further; an error
+// ends the pair with 1008. Nothing that came before the decision reaches the
+// other leg until the sender is admitted.
+type Admit func(message []byte) (admitted bool, err error)
+
+// Why a pair ended, in [End.Reason].
+const (
+	EndClosed    = "closed"    // a Close frame came
+	EndDropped   = "dropped"   // the connection ended without one
+	EndSilent    = "silent"    // nothing came for PingInterval and PongTimeout
+	EndStalled   = "stalled"   // a write was not taken within WriteTimeout
+	EndViolation = "violation" // the protocol or a limit was broken
+	EndRefused   = "refused"   // the messages did not carry the right credentials
+	EndShutdown  = "shutdown"  // Shutdown was called
+)
+
+// Who ended it, in [End.By].
+const (
+	ByCaller  = "caller"
+	ByBackend = "backend"
+	ByGateway = "gateway"
+)
+
+// End tells how a pair ended: what happened first.
+type End struct {
+	// By is the side on which it ended: caller, backend or gateway.
+	By string
+	// Reason is one of the End constants.
+	Reason string
+	// Code is the code of the Close frame that came, or that the gateway
+	// sent to the leg which did not cause the end. 1005 stands for a Close
+	// frame without a code.
+	Code int
+	// Text is the reason that went with Code.
+	Text string
+	// Err is the error of the connection, where one was the cause.
+	Err error
+}
+
+// Traffic counts what went one way.
+type Traffic struct {
+	Messages, Bytes int64
+}
+
+// A Pair is two legs and what flows between them.
+type Pair struct {
+	options Options
+	started time.Time
+	caller  leg
+	backend leg
+
+	fromCaller, fromBackend counter
+
+	running atomic.Int32 // directions that have not returned
+	done    chan struct{}
+	onEnd   func(End)
+
+	mu    sync.Mutex
+	end   *End        // set once, by what happened first
+	timer *time.Timer // the keepalive; once the pair is ending, its deadline
+}
+
+type counter struct{ messages, bytes atomic.Int64 }
+
+func (c *counter) read() Traffic { return Traffic{c.messages.Load(), c.bytes.Load()} }
+
+// Start begins to relay between two connections, which are the pair's from
+// now on, and returns at once. onEnd is called once, from a goroutine of the
+// pair, when both connections are closed.
+func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
+	p := &Pair{options: options, started: time.Now(), done: make(chan struct{}), onEnd: onEnd}
+	p.caller.name, p.caller.conn = ByCaller, caller.Conn
+	p.backend.name, p.backend.conn, p.backend.toServer = ByBackend, backend.Conn, true
+
+	p.mu.Lock()
+	p.timer = time.AfterFunc(options.PingInterval, p.keepalive)
+	p.mu.Unlock()
+
+	p.running.Store(2)
+	go newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller).run()
+	go newDirection(p, &p.backend, &p.caller, &p.fromBackend, backend).run()
+	return p
+}
+
+// Done is closed when both connections are.
+func (p *Pair) Done() <-chan struct{} { return p.done }
+
+// Started is when the pair began.
+func (p *Pair) Started() time.Time { return p.started }
+
+// FromCaller counts what the backend was given.
+func (p *Pair) FromCaller() Traffic { return p.fromCaller.read() }
+
+// FromBackend counts what the caller was given.
+func (p *Pair) FromBackend() Traffic { return p.fromBackend.read() }
+
+// settle is how long a leg is given to take a last frame, or to say what it
+// still has to say, when the pair's end does not depend on it.
+const settle = time.Second
+
+// Shutdown ends the pair from the gateway's side with code and text and gives
+// both legs the time of drain to finish; Done tells when they have. The caller
+// is told first. What it sent before it answers still reaches the backend, which
+// is told right after that answer, or after a second without one.
+func (p *Pair) Shutdown(code int, text string, drain time.Duration) {
+	if !p.begin(End{By: ByGateway, Reason: EndShutdown, Code: code, Text: text}, drain) {
+		return
+	}
+	payload := closePayload(code, text)
+	time.AfterFunc(min(settle, drain/2), func() {
+		p.backend.sendClose(payload, settle)
+		p.finishIfDone()
+	})
+	p.caller.sendClose(payload, settle)
+	p.finishIfDone()
+}
+
+// begin records the end, if none was yet, and gives the pair no longer than
+// limit from now. It reports whether this end is the first.
+func (p *Pair) begin(end End, limit time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end != nil {
+		return false
+	}
+	p.end = &end
+	p.timer.Stop()
+	p.timer = time.AfterFunc(limit, p.closeBoth)
+	return true
+}
+
+// closed handles a Close frame from one leg: it goes through to the other,
+// whose answer will come back the same way. Where the other was told to close
+// already, this is that answer.
+func (p *Pair) closed(from, to *leg, frame closeFrame) {
+	from.closeReceived.Store(&frame.payload)
+	p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text}, p.options.CloseTimeout)
+	to.sendClose(frame.payload, p.options.CloseTimeout)
+	p.finishIfDone()
+}
+
+// failed handles the end of one leg in any other way. The survivor is told
+// with code, and text; the leg itself with ownCode, unless that is zero.
+func (p *Pair) failed(gone, survivor *leg, end End, ownCode int, ownText string) {
+	end.By = gone.name
+	p.begin(end, p.options.CloseTimeout)
+
+	// A peer that goes without answering a Close frame has ended all the
+	// same: the leg that sent the frame gets its own code back, as RFC 6455,
+	// section 5.5.1, recommends for an answer.
+	payload := closePayload(end.Code, end.Text)
+	if own := survivor.closeReceived.Load(); own != nil {
+		payload = *own
+	}
+	survivor.sendClose(payload, settle)
+	survivor.finish()
+
+	if ownCode == 0 {
+		_ = gone.conn.Close()
+		return
+	}
+	gone.sendClose(closePayload(ownCode, ownText), settle)
+	gone.finish()
+	_ = gone.conn.SetReadDeadline(time.Now().Add(settle))
+}
+
+// finishIfDone shuts the write side of each leg whose closing handshake is
+// complete.
+func (p *Pair) finishIfDone() {
+	for _, l := range []*leg{&p.caller, &p.backend} {
+		if l.handshakeDone() {
+			l.finish()
+		}
+	}
+}
+
+func (p *Pair) closeBoth() {
+	_ = p.caller.conn.Close()
+	_ = p.backend.conn.Close()
+}
+
+// returned is called by each direction when its leg has nothing more to read.
+func (p *Pair) returned() {
+	if p.running.Add(-1) > 0 {
+		return
+	}
+	p.closeBoth()
+	p.mu.Lock()
+	p.timer.Stop()
+	end := *p.end
+	p.mu.Unlock()
+	close(p.done)
+	p.onEnd(end)
+}
+
+func (p *Pair) elapsed() int64 { return int64(time.Since(p.started)) }
