@@ -50,6 +50,12 @@ var digesters = func() *sync.Pool {
 // of fields read the same.
 func digestOf(fields ...string) digest {
 	d := digesters.Get().(*digester)
+	defer digesters.Put(d)
+	return d.digest(fields)
+}
+
+// digest leaves nothing of the fields behind in the digester.
+func (d *digester) digest(fields []string) digest {
 	size := 0
 	for _, field := range fields {
 		size += binary.MaxVarintLen64 + len(field)
@@ -61,11 +67,9 @@ func digestOf(fields ...string) digest {
 	}
 	d.mac.Reset()
 	d.mac.Write(message)
-	clear(message) // no password stays behind
+	clear(message)
 	d.buffer = d.mac.Sum(message[:0])
-	sum := digest(d.buffer)
-	digesters.Put(d)
-	return sum
+	return digest(d.buffer)
 }
 
 // digestSet holds the digests of every value that is right.
