@@ -17,6 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	caddy.RegisterModule(Provider{})
 	goleak.VerifyTestMain(m)
 }
 
