@@ -1,0 +1,151 @@
+// The decision: which of the configured credentials a request carries, and
+// whether that is enough.
+
+package auth
+
+import "net/http"
+
+// Admission is what is known of a caller that is let in, or will be once its
+// body was verified.
+type Admission struct {
+	// The username, where Basic Auth was what let the caller in.
+	User string
+
+	// Whether the callback_secret of the body decides: VerifyBody (VerifyMessage,
+	// for a WebSocket) has to succeed before one byte goes on.
+	BodySecret bool
+}
+
+// verdict is what one check says about its credential.
+type verdict int
+
+const (
+	notConfigured verdict = iota
+	absent
+	wrong
+	right
+	undecided // only hashing can tell
+)
+
+// judge is a provisioned Policy. What is not configured is nil.
+type judge struct {
+	requireAny bool
+	anonymous  bool
+	basic      *basicCheck
+	token      *tokenCheck
+	query      *queryCheck
+	body       digestSet
+	challenges []string
+}
+
+// Admit checks what a request carries in its header and its query, the cheapest
+// first. The error is a *Refusal.
+func (p *Policy) Admit(r *http.Request) (Admission, error) {
+	j := p.judge
+	token := j.token.check(r.Header)
+	if token == wrong && j.token.ifPresent {
+		return Admission{}, j.refuse(ReasonDGTokenWrong)
+	}
+	if j.anonymous {
+		return Admission{}, nil
+	}
+	query := j.query.check(r.URL.RawQuery)
+	login, basic := j.basic.check(r.Header)
+	if j.requireAny {
+		return j.admitAny(r, token, query, basic, login)
+	}
+	return j.admitAll(r, token, query, basic, login)
+}
+
+// admitAll wants every configured credential to be right, and hashes a password
+// only when everything else in the request is.
+func (j *judge) admitAll(r *http.Request, token, query, basic verdict, login login) (Admission, error) {
+	if token == absent && j.token.ifPresent {
+		token = notConfigured
+	}
+	if reason := firstReason(token, query, basic); reason != "" {
+		return Admission{}, j.refuse(reason)
+	}
+	if basic == undecided {
+		if refusal := j.hash(r, login); refusal != nil {
+			return Admission{}, refusal
+		}
+	}
+	return Admission{User: login.username, BodySecret: j.body != nil}, nil
+}
+
+// admitAny is content with one right credential. When none in header and query
+// is, the one in the body decides, if it is configured.
+func (j *judge) admitAny(r *http.Request, token, query, basic verdict, login login) (Admission, error) {
+	if basic == right {
+		return Admission{User: login.username}, nil
+	}
+	if token == right || query == right {
+		return Admission{}, nil
+	}
+	var refusal *Refusal
+	if basic == undecided {
+		if refusal = j.hash(r, login); refusal == nil {
+			return Admission{User: login.username}, nil
+		}
+	}
+	switch {
+	case j.body != nil:
+		return Admission{BodySecret: true}, nil
+	case refusal != nil:
+		return Admission{}, refusal
+	}
+	return Admission{}, j.refuse(mostTelling(token, query, basic))
+}
+
+// hash lets hashing decide about a login.
+func (j *judge) hash(r *http.Request, login login) *Refusal {
+	outcome := j.basic.hashed.check(r, login)
+	switch outcome.reason {
+	case "":
+		return nil
+	case ReasonGuessLimit, ReasonHashQueue:
+		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: outcome.retryAfter, Reason: outcome.reason}
+	default:
+		return j.refuse(outcome.reason)
+	}
+}
+
+func (j *judge) refuse(reason string) *Refusal {
+	return &Refusal{Status: http.StatusUnauthorized, Challenges: j.challenges, Reason: reason}
+}
+
+// firstReason is the reason of the first credential that is not right, in the
+// order in which they are checked, or "".
+func firstReason(token, query, basic verdict) string {
+	switch {
+	case token == absent:
+		return ReasonDGTokenMissing
+	case token == wrong:
+		return ReasonDGTokenWrong
+	case query == absent:
+		return ReasonQuerySecretMissing
+	case query == wrong:
+		return ReasonQuerySecretWrong
+	case basic == absent:
+		return ReasonBasicAuthMissing
+	case basic == wrong:
+		return ReasonBasicAuthWrong
+	}
+	return ""
+}
+
+// mostTelling is the reason of the first credential that was wrong, or where
+// none was, of the first that was missing.
+func mostTelling(token, query, basic verdict) string {
+	onlyWrong := func(v verdict) verdict {
+		if v == absent {
+			return notConfigured
+		}
+		return v
+	}
+	if reason := firstReason(onlyWrong(token), onlyWrong(query), onlyWrong(basic)); reason != "" {
+		return reason
+	}
+	return firstReason(token, query, basic)
+}

@@ -1,0 +1,274 @@
+package auth
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+)
+
+func bodyPolicy(t testing.TB) *Policy {
+	return mustProvision(t, `{"callback_secret":["old","new \u00e9"]}`)
+}
+
+// trackedBody tells whether it was closed, and how much of it was read.
+type trackedBody struct {
+	io.Reader
+	read   int
+	closed bool
+}
+
+func (b *trackedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.read += n
+	return n, err
+}
+
+func (b *trackedBody) Close() error {
+	b.closed = true
+	return nil
+}
+
+// filler is a member of a top-level object, of about n bytes.
+func filler(n int) string {
+	return `"filler":"` + strings.Repeat(`0123456\"`, n/9) + `",`
+}
+
+const rightMetadata = `"metadata":{"request_id":"1","extra":{"callback_secret":"new é"}}`
+
+func TestVerifyBodyYieldsEveryByte(t *testing.T) {
+	p := bodyPolicy(t)
+	for name, body := range map[string]string{
+		"metadata first":                 `{` + rightMetadata + `,` + filler(300_000) + `"end":1}`,
+		"metadata last, small":           `{` + filler(1000) + rightMetadata + `}`,
+		"metadata last, as first reads":  `{` + filler(firstRead-60) + rightMetadata + `}`,
+		"metadata last, as memory holds": `{` + filler(maxBodyMemory-60) + rightMetadata + `}`,
+		"metadata last, one file":        `{` + filler(maxBodyMemory+1000) + rightMetadata + `}`,
+		"metadata last, long":            `{` + filler(1_000_000) + rightMetadata + `}` + "\n",
+		"metadata in the middle":         `{` + filler(500_000) + rightMetadata + `,` + filler(500_000) + `"end":1}`,
+	} {
+		for reader, wrap := range map[string]func(io.Reader) io.Reader{
+			"whole":    func(r io.Reader) io.Reader { return r },
+			"halves":   iotest.HalfReader,
+			"data+EOF": iotest.DataErrReader,
+		} {
+			t.Run(name+", "+reader, func(t *testing.T) {
+				original := &trackedBody{Reader: wrap(strings.NewReader(body))}
+				verified, err := p.VerifyBody(original)
+				require.NoError(t, err)
+				require.False(t, original.closed)
+				got, err := io.ReadAll(iotest.OneByteReader(io.LimitReader(verified, 10)))
+				require.NoError(t, err)
+				rest, err := io.ReadAll(verified)
+				require.NoError(t, err)
+				require.True(t, body == string(got)+string(rest), "the body was changed")
+				require.NoError(t, verified.Close())
+				require.True(t, original.closed)
+				require.Zero(t, bodyFileBytes.Load())
+			})
+		}
+	}
+}
+
+func TestVerifyBodyByteByByte(t *testing.T) {
+	body := `{` + filler(10_000) + rightMetadata + `}`
+	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(iotest.OneByteReader(strings.NewReader(body))))
+	require.NoError(t, err)
+	require.NoError(t, iotest.TestReader(verified, []byte(body)))
+}
+
+func TestVerifyBodyReadsNoFurtherThanTheSecret(t *testing.T) {
+	body := `{` + rightMetadata + `,` + filler(1_000_000) + `"end":1}`
+	original := &trackedBody{Reader: strings.NewReader(body)}
+	verified, err := bodyPolicy(t).VerifyBody(original)
+	require.NoError(t, err)
+	require.LessOrEqual(t, original.read, firstRead)
+	got, err := io.ReadAll(verified)
+	require.NoError(t, err)
+	require.Equal(t, len(body), len(got))
+}
+
+func TestVerifyBodyRefuses(t *testing.T) {
+	p := bodyPolicy(t)
+	for name, test := range map[string]struct{ body, reason string }{
+		"nothing":                   {"", ReasonCallbackSecretMissing},
+		"only whitespace":           {" \r\n", ReasonCallbackSecretMissing},
+		"no secret":                 {`{"metadata":{"request_id":"1"},"results":{}}`, ReasonCallbackSecretMissing},
+		"a wrong secret":            {`{"metadata":{"extra":{"callback_secret":"sesame"}}}`, ReasonCallbackSecretWrong},
+		"an empty secret":           {`{"metadata":{"extra":{"callback_secret":""}}}`, ReasonCallbackSecretWrong},
+		"a secret that begins so":   {`{"metadata":{"extra":{"callback_secret":"ol"}}}`, ReasonCallbackSecretWrong},
+		"a secret and more":         {`{"metadata":{"extra":{"callback_secret":"old "}}}`, ReasonCallbackSecretWrong},
+		"a secret that is a number": {`{"metadata":{"extra":{"callback_secret":1}}}`, ReasonCallbackSecretWrong},
+		"not JSON":                  {"RIFF....WAVE", ReasonCallbackSecretNotJSON},
+		"truncated":                 {`{"metadata":{"extra":{"callback_secret":"old`, ReasonCallbackSecretNotJSON},
+		"a large body without":      {`{` + filler(1_000_000) + `"end":1}`, ReasonCallbackSecretMissing},
+		"a large body, truncated":   {`{` + filler(1_000_000), ReasonCallbackSecretNotJSON},
+	} {
+		t.Run(name, func(t *testing.T) {
+			original := &trackedBody{Reader: strings.NewReader(test.body)}
+			_, err := p.VerifyBody(original)
+			refused := refusal(t, err)
+			require.Equal(t, http.StatusUnauthorized, refused.Status)
+			require.Equal(t, test.reason, refused.Reason)
+			require.Equal(t, []string{`DeepgramCallback realm="restricted"`}, refused.Challenges)
+			require.NotContains(t, fmt.Sprintf("%+v %#v", err, err), "sesame")
+			require.False(t, original.closed)
+			require.Zero(t, bodyFileBytes.Load())
+
+			if test.body == " \r\n" {
+				return // as a message, it is there
+			}
+			require.Equal(t, test.reason, refusal(t, p.VerifyMessage([]byte(test.body))).Reason)
+		})
+	}
+}
+
+func TestVerifyMessage(t *testing.T) {
+	p := bodyPolicy(t)
+	require.NoError(t, p.VerifyMessage([]byte(`{"type":"Results",`+rightMetadata+`}`)))
+	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"\u006fld"}}}`)))
+	require.Equal(t, ReasonCallbackSecretMissing, refusal(t, p.VerifyMessage([]byte(`{"type":"UtteranceEnd"}`))).Reason)
+}
+
+func TestWithoutACallbackSecretBodiesAreLeftAlone(t *testing.T) {
+	p := mustProvision(t, `{"anonymous":true}`)
+	original := &trackedBody{Reader: strings.NewReader("RIFF")}
+	verified, err := p.VerifyBody(original)
+	require.NoError(t, err)
+	require.Same(t, original, verified)
+	require.Zero(t, original.read)
+	require.NoError(t, p.VerifyMessage([]byte("RIFF")))
+}
+
+func TestVerifyBodyWrapsTheErrorOfTheBody(t *testing.T) {
+	p := bodyPolicy(t)
+	limited := http.MaxBytesReader(httptest.NewRecorder(), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)), 100_000)
+	_, err := p.VerifyBody(limited)
+	tooLarge, ok := errors.AsType[*http.MaxBytesError](err)
+	require.True(t, ok, "%v", err)
+	require.EqualValues(t, 100_000, tooLarge.Limit)
+	require.Zero(t, bodyFileBytes.Load())
+
+	broken := errors.New("broken")
+	_, err = p.VerifyBody(io.NopCloser(io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken))))
+	require.ErrorIs(t, err, broken)
+
+	_, err = p.VerifyBody(io.NopCloser(noProgress{}))
+	require.ErrorIs(t, err, io.ErrNoProgress)
+}
+
+type noProgress struct{}
+
+func (noProgress) Read([]byte) (int, error) { return 0, nil }
+
+func TestAnErrorAfterTheSecretComesWhereItCame(t *testing.T) {
+	broken := errors.New("broken")
+	text := `{` + rightMetadata + `,"results"`
+	for name, reader := range map[string]io.Reader{
+		"after the data": io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken)),
+		"with the data":  iotest.DataErrReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(reader))
+			require.NoError(t, err)
+			got, err := io.ReadAll(verified)
+			require.Equal(t, text, string(got))
+			require.ErrorIs(t, err, broken)
+		})
+	}
+}
+
+// temporaryFolder is where the test's bodies are kept.
+func temporaryFolder(t *testing.T) string {
+	folder := t.TempDir()
+	t.Setenv("TMPDIR", folder)
+	if os.TempDir() != folder {
+		t.Skip("the folder for temporary files cannot be set here")
+	}
+	return folder
+}
+
+func TestTheFileOfABodyIsGoneOnceItIsOpen(t *testing.T) {
+	folder := temporaryFolder(t)
+	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(`{` + filler(200_000) + rightMetadata + `}`)))
+	require.NoError(t, err)
+	require.Positive(t, bodyFileBytes.Load())
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+
+	require.NoError(t, verified.Close())
+	require.NoError(t, verified.Close())
+	require.Zero(t, bodyFileBytes.Load())
+	_, err = verified.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrClosed)
+}
+
+func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
+	body := `{` + filler(200_000) + rightMetadata + `}`
+	verify := func() *Refusal {
+		_, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(body)))
+		refused := refusal(t, err)
+		require.Equal(t, http.StatusServiceUnavailable, refused.Status)
+		require.Equal(t, ReasonCallbackSecretStorage, refused.Reason)
+		require.Positive(t, refused.RetryAfter)
+		return refused
+	}
+	bodyFileBytes.Add(maxBodyFiles - 100_000)
+	verify()
+	bodyFileBytes.Add(-(maxBodyFiles - 100_000))
+	require.Zero(t, bodyFileBytes.Load())
+
+	folder := temporaryFolder(t)
+	require.NoError(t, os.Remove(folder))
+	require.ErrorIs(t, verify(), os.ErrNotExist)
+	require.NoError(t, os.Mkdir(folder, 0o700))
+}
+
+func TestVerifyBodyOfRealCallbacks(t *testing.T) {
+	p := bodyPolicy(t)
+	for name, body := range realBodies(t) {
+		t.Run(name, func(t *testing.T) {
+			_, err := p.VerifyBody(io.NopCloser(bytes.NewReader(body)))
+			require.Equal(t, ReasonCallbackSecretMissing, refusal(t, err).Reason)
+			start := bytes.Index(body, []byte(`"metadata"`))
+			brace := start + bytes.IndexByte(body[start:], '{') + 1
+			spliced := string(body[:brace]) + ` "extra" : { "callback_secret": "old" },` + string(body[brace:])
+			verified, err := p.VerifyBody(io.NopCloser(strings.NewReader(spliced)))
+			require.NoError(t, err)
+			got, err := io.ReadAll(verified)
+			require.NoError(t, err)
+			require.Equal(t, spliced, string(got))
+		})
+	}
+}
+
+func FuzzVerifyBody(f *testing.F) {
+	p := bodyPolicy(f)
+	f.Add([]byte(`{`+rightMetadata+`,"results":[]}`), uint16(0))
+	f.Add([]byte(`{"results":[1,{"a":"b"}],`+rightMetadata+`}`), uint16(5000))
+	f.Add([]byte(`{"metadata":{"extra":{"callback_secret":"sesame"}}}`), uint16(3000))
+	f.Fuzz(func(t *testing.T, document []byte, padding uint16) {
+		// whitespace takes the document over every size at which memory grows
+		body := append(bytes.Repeat([]byte{' '}, 2*int(padding)), document...)
+		verified, err := p.VerifyBody(io.NopCloser(bytes.NewReader(body)))
+		inMessage := p.VerifyMessage(body)
+		require.Equal(t, inMessage == nil, err == nil)
+		if err != nil {
+			refusal(t, err)
+			return
+		}
+		got, err := io.ReadAll(verified)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(body, got))
+		require.NoError(t, verified.Close())
+	})
+}

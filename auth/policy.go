@@ -1,0 +1,361 @@
+// Package auth decides who may call the gateway: Basic Auth with hashed or with
+// long random passwords, Deepgram's dg-token header, a secret in the callback's
+// JSON body, a secret in the query; all of them or any of them.
+//
+// A [Policy] is the configuration and, once provisioned, the judge. The gateway's
+// handler embeds it; [Provider] offers the same checks to anyone's
+// `authentication` handler.
+//
+// Reading order: policy.go (what can be configured), admit.go (the decision),
+// then one file per credential: basic.go with guesses.go and hashqueue.go,
+// token.go, query.go, bodysecret.go with secretscanner.go.
+package auth
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+)
+
+// Policy says which credentials a caller has to carry. At least one credential
+// must be configured, or Anonymous be set.
+//
+// Placeholders that are known when the configuration is loaded, such as
+// `{env.NAME}` and `{file./path}`, work in every username, password, hash,
+// identifier and secret. One that is unknown or empty is an error.
+type Policy struct {
+	// Accounts with hashed passwords (bcrypt, argon2id), for passwords that exist
+	// already. A password is hashed when it is first seen, then recognised.
+	BasicAuth *BasicAuth `json:"basic_auth,omitempty"`
+
+	// Accounts whose passwords are long random secrets, which are compared and
+	// never hashed. Recommended: nobody can keep the processor busy with guesses.
+	// Together with `basic_auth` the two are one credential: an account of either
+	// satisfies it.
+	BasicAuthPlain *BasicAuthPlain `json:"basic_auth_plain,omitempty"`
+
+	// Identifiers of the Deepgram API keys whose callbacks are let in, as the
+	// `dg-token` header carries them.
+	DGToken *DGToken `json:"dg_token,omitempty"`
+
+	// Secrets of which one must stand in the callback's JSON body, as the string
+	// at `metadata.extra.callback_secret`. Deepgram puts it there when the request
+	// was submitted with `extra=callback_secret:VALUE`.
+	CallbackSecret []string `json:"callback_secret,omitempty"`
+
+	// Secrets of which one must be the value of a parameter of the callback URL.
+	QuerySecret *QuerySecret `json:"query_secret,omitempty"`
+
+	// Whether `all` of the configured credentials must be right, or `any` one of
+	// them suffices. Default: `all`.
+	Require string `json:"require,omitempty"`
+
+	// Lets everyone in. It cannot stand beside a credential that is required.
+	Anonymous bool `json:"anonymous,omitempty"`
+
+	// How many unknown passwords of `basic_auth` are hashed per client address.
+	// Default: 20 in a minute.
+	GuessLimit *GuessLimit `json:"guess_limit,omitempty"`
+
+	judge *judge
+}
+
+// BasicAuth configures accounts with hashed passwords.
+type BasicAuth struct {
+	// The algorithm with which the passwords are hashed. Default: bcrypt.
+	HashRaw json.RawMessage `json:"hash,omitempty" caddy:"namespace=http.authentication.hashes inline_key=algorithm"`
+
+	// The accounts. Usernames must be unique. A password is a hash in Modular
+	// Crypt Format, as `caddy hash-password` prints it, or that in base64.
+	Accounts []caddyauth.Account `json:"accounts,omitempty"`
+
+	// The name of the realm. Default: `restricted`.
+	Realm string `json:"realm,omitempty"`
+}
+
+// BasicAuthPlain configures accounts whose passwords are compared, not hashed.
+type BasicAuthPlain struct {
+	// The accounts. A username may stand more than once, with an old and a new
+	// password, for as long as a rotation takes.
+	Accounts []PlainAccount `json:"accounts,omitempty"`
+
+	// The name of the realm. Default: `restricted`. Where `basic_auth` names a
+	// realm too, it must be the same.
+	Realm string `json:"realm,omitempty"`
+}
+
+// PlainAccount is a username with its password in the clear.
+type PlainAccount struct {
+	// The username; no colon.
+	Username string `json:"username,omitempty"`
+
+	// The password, of at least 32 characters: long enough that it cannot be
+	// guessed, which is what spares hashing it.
+	Password string `json:"password,omitempty"` //nolint:gosec // a configuration field
+}
+
+// DGToken configures the check of the `dg-token` header.
+type DGToken struct {
+	// The identifiers (not the keys) of the API keys whose callbacks are let in.
+	KeyIDs []string `json:"key_ids,omitempty"`
+
+	// Tolerates callbacks without the header. A wrong value is refused
+	// nevertheless, and an absent one satisfies nothing.
+	IfPresent bool `json:"if_present,omitempty"`
+}
+
+// QuerySecret configures the check of a parameter of the URL's query.
+type QuerySecret struct {
+	// The name of the parameter.
+	Parameter string `json:"parameter,omitempty"`
+
+	// The secrets, of which its value must be one.
+	Secrets []string `json:"secrets,omitempty"`
+}
+
+// GuessLimit bounds how often one client address (an IPv6 client: its /64) may
+// try a password that was not seen before. What is recognised does not count and
+// is not limited.
+type GuessLimit struct {
+	// How many wrong guesses are hashed within a window. Must be positive.
+	Guesses int `json:"guesses,omitempty"`
+
+	// The length of the window. Must be positive.
+	Window caddy.Duration `json:"window,omitempty"`
+}
+
+const (
+	requireAll = "all"
+	requireAny = "any"
+
+	defaultRealm       = "restricted"
+	defaultGuesses     = 20
+	defaultGuessWindow = time.Minute
+
+	// minPlainPassword is in characters.
+	minPlainPassword = 32
+)
+
+// Provision resolves placeholders, validates, and builds what Admit, VerifyBody
+// and VerifyMessage look into. Its errors name the credential, never its value.
+func (p *Policy) Provision(ctx caddy.Context) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	repl := caddy.NewReplacer()
+	j := &judge{requireAny: p.Require == requireAny, anonymous: p.Anonymous}
+	var err error
+	if j.basic, err = p.provisionBasic(ctx, repl); err != nil {
+		return err
+	}
+	if p.DGToken != nil {
+		if j.token, err = newTokenCheck(repl, p.DGToken); err != nil {
+			return fmt.Errorf("dg_token: %w", err)
+		}
+	}
+	if p.QuerySecret != nil {
+		if j.query, err = newQueryCheck(repl, p.QuerySecret); err != nil {
+			return fmt.Errorf("query_secret: %w", err)
+		}
+	}
+	if p.CallbackSecret != nil {
+		if j.body, err = resolveSecrets(repl, purposeBody, "secret", p.CallbackSecret); err != nil {
+			return fmt.Errorf("callback_secret: %w", err)
+		}
+	}
+	j.challenges, err = p.challenges(j)
+	if err != nil {
+		return err
+	}
+	p.judge = j
+	return nil
+}
+
+// validate checks what can be told without the credentials' values.
+func (p *Policy) validate() error {
+	switch p.Require {
+	case "", requireAll, requireAny:
+	default:
+		return fmt.Errorf("require: %q is neither %q nor %q", p.Require, requireAll, requireAny)
+	}
+	if p.GuessLimit != nil && (p.GuessLimit.Guesses <= 0 || p.GuessLimit.Window <= 0) {
+		return fmt.Errorf("guess_limit: the number of guesses (%d) and the window (%s) must both be positive",
+			p.GuessLimit.Guesses, time.Duration(p.GuessLimit.Window))
+	}
+	required := p.BasicAuth != nil || p.BasicAuthPlain != nil || p.CallbackSecret != nil || p.QuerySecret != nil ||
+		(p.DGToken != nil && !p.DGToken.IfPresent)
+	switch {
+	case p.Anonymous && required:
+		return errors.New("anonymous: it lets everyone in, so it cannot stand beside a credential that is required; remove one of them")
+	case p.Anonymous || required:
+		return nil
+	case p.DGToken != nil:
+		return errors.New("dg_token: with if_present as the only credential, a caller that carries nothing would be let in; " +
+			"remove if_present, or configure another credential (basic_auth, callback_secret, query_secret), or say anonymous")
+	default:
+		return errors.New("no credential is configured: configure at least one of " +
+			"basic_auth, dg_token, callback_secret, query_secret, or say anonymous")
+	}
+}
+
+func (p *Policy) provisionBasic(ctx caddy.Context, repl *caddy.Replacer) (*basicCheck, error) {
+	if p.BasicAuth == nil && p.BasicAuthPlain == nil {
+		return nil, nil
+	}
+	check := new(basicCheck)
+	var err error
+	if p.BasicAuthPlain != nil {
+		if check.plain, err = resolvePlainAccounts(repl, p.BasicAuthPlain.Accounts); err != nil {
+			return nil, fmt.Errorf("basic_auth_plain: %w", err)
+		}
+	}
+	if p.BasicAuth != nil {
+		limit := p.GuessLimit
+		if limit == nil {
+			limit = &GuessLimit{Guesses: defaultGuesses, Window: caddy.Duration(defaultGuessWindow)}
+		}
+		if check.hashed, err = newHashedAccounts(ctx, repl, p.BasicAuth, limit); err != nil {
+			return nil, fmt.Errorf("basic_auth: %w", err)
+		}
+	}
+	return check, nil
+}
+
+// challenges are the values of WWW-Authenticate, which every 401 must carry (RFC
+// 9110, section 11.6.1). Basic comes with RFC 7617's charset parameter. For the
+// credentials that belong to no registered scheme there is one of our own, so
+// that the answer is well-formed; it does not tell which they are.
+func (p *Policy) challenges(j *judge) ([]string, error) {
+	realm := ""
+	if p.BasicAuth != nil {
+		realm = p.BasicAuth.Realm
+	}
+	if p.BasicAuthPlain != nil && p.BasicAuthPlain.Realm != "" {
+		if realm != "" && realm != p.BasicAuthPlain.Realm {
+			return nil, errors.New("basic_auth_plain: realm: it differs from that of basic_auth, but a caller is asked for one")
+		}
+		realm = p.BasicAuthPlain.Realm
+	}
+	if realm == "" {
+		realm = defaultRealm
+	}
+	if strings.ContainsFunc(realm, unicode.IsControl) {
+		return nil, errors.New("basic_auth: realm: a control character cannot be sent")
+	}
+	quoted := quotedString(realm)
+	var challenges []string
+	if j.basic != nil {
+		challenges = append(challenges, `Basic realm=`+quoted+`, charset="UTF-8"`)
+	}
+	if j.token != nil || j.query != nil || j.body != nil {
+		challenges = append(challenges, `DeepgramCallback realm=`+quoted)
+	}
+	return challenges, nil
+}
+
+// quotedString is the production of that name in RFC 9110, section 5.6.4.
+func quotedString(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+func resolvePlainAccounts(repl *caddy.Replacer, accounts []PlainAccount) (digestSet, error) {
+	if len(accounts) == 0 {
+		return nil, errors.New("no account is configured")
+	}
+	set := make(digestSet, 0, len(accounts))
+	for i, account := range accounts {
+		username, err := resolveUsername(repl, i, account.Username)
+		if err != nil {
+			return nil, err
+		}
+		password, err := resolve(repl, account.Password)
+		if err != nil {
+			return nil, fmt.Errorf("account %q: password: %w", username, err)
+		}
+		if n := utf8.RuneCountInString(password); n < minPlainPassword {
+			return nil, fmt.Errorf("account %q: password: it has %d characters, but what is not hashed needs at least %d random ones",
+				username, n, minPlainPassword)
+		}
+		set = append(set, digestOf(purposePlain, username, password))
+	}
+	return set, nil
+}
+
+func resolveUsername(repl *caddy.Replacer, index int, configured string) (string, error) {
+	username, err := resolve(repl, configured)
+	if err != nil {
+		return "", fmt.Errorf("account %d: username: %w", index+1, err)
+	}
+	// RFC 7617, section 2: the first colon ends the user-id
+	if strings.Contains(username, ":") {
+		return "", fmt.Errorf("account %d: username: Basic Auth cannot carry a colon in it", index+1)
+	}
+	return username, nil
+}
+
+// resolveSecrets turns a list of secrets into what they are compared with.
+func resolveSecrets(repl *caddy.Replacer, purpose, noun string, configured []string) (digestSet, error) {
+	if len(configured) == 0 {
+		return nil, fmt.Errorf("no %s is configured", noun)
+	}
+	set := make(digestSet, 0, len(configured))
+	for i, secret := range configured {
+		value, err := resolve(repl, secret)
+		if err != nil {
+			return nil, fmt.Errorf("%s %d: %w", noun, i+1, err)
+		}
+		set = append(set, digestOf(purpose, value))
+	}
+	return set, nil
+}
+
+// resolve replaces the placeholders of a credential. Its errors quote nothing of
+// the value, which may be the secret itself with a stray brace in it, except for
+// a value that is a single placeholder as a whole.
+func resolve(repl *caddy.Replacer, configured string) (string, error) {
+	if configured == "" {
+		return "", errors.New("it is empty")
+	}
+	subject := "a placeholder in it"
+	if isPlaceholder(configured) {
+		subject = "the placeholder " + configured
+	}
+	if _, err := repl.ReplaceOrErr(configured, false, true); err != nil {
+		return "", errors.New(subject + ` is not known when the configuration is loaded; write a brace of the value itself as \{ or \}`)
+	}
+	value, err := repl.ReplaceOrErr(configured, true, true)
+	if err != nil {
+		return "", errors.New(subject + " is empty: is the environment variable set, can the file be read?")
+	}
+	switch {
+	case value == "":
+		return "", errors.New("it is empty")
+	case len(value) > maxCredential:
+		return "", fmt.Errorf("it has more than %d bytes", maxCredential)
+	case !utf8.ValidString(value):
+		return "", errors.New("it is not valid UTF-8")
+	case strings.ContainsFunc(value, unicode.IsControl):
+		return "", errors.New("it has a control character in it, such as a line break at the end of a file")
+	}
+	return value, nil
+}
+
+// isPlaceholder says whether s is one `{env.…}` or `{file.…}` and nothing else.
+func isPlaceholder(s string) bool {
+	inner, found := strings.CutPrefix(s, "{")
+	if !found {
+		return false
+	}
+	inner, found = strings.CutSuffix(inner, "}")
+	if !found || strings.ContainsAny(inner, `{}\`) {
+		return false
+	}
+	return strings.HasPrefix(inner, "env.") || strings.HasPrefix(inner, "file.")
+}

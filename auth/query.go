@@ -1,0 +1,119 @@
+// The secret in the query, and what is taken off a request before it goes on.
+
+package auth
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+type queryCheck struct {
+	parameter string
+	secrets   digestSet
+}
+
+func newQueryCheck(repl *caddy.Replacer, config *QuerySecret) (*queryCheck, error) {
+	if config.Parameter == "" {
+		return nil, errors.New("parameter: it is empty")
+	}
+	secrets, err := resolveSecrets(repl, purposeQuery, "secret", config.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	return &queryCheck{parameter: config.Parameter, secrets: secrets}, nil
+}
+
+// check takes a parameter that stands more than once for a wrong one.
+func (c *queryCheck) check(rawQuery string) verdict {
+	if c == nil {
+		return notConfigured
+	}
+	found := absent
+	for rawQuery != "" {
+		var pair string
+		pair, rawQuery, _ = strings.Cut(rawQuery, "&")
+		value, named := c.valueOf(pair)
+		if !named {
+			continue
+		}
+		if found != absent {
+			return wrong
+		}
+		found = c.checkValue(value)
+	}
+	return found
+}
+
+func (c *queryCheck) checkValue(escaped string) verdict {
+	value, err := url.QueryUnescape(escaped)
+	if err != nil || len(value) > maxCredential {
+		return wrong
+	}
+	if !c.secrets.contains(digestOf(purposeQuery, value)) {
+		return wrong
+	}
+	return right
+}
+
+// valueOf gives the escaped value of a pair whose name is the parameter.
+func (c *queryCheck) valueOf(pair string) (value string, named bool) {
+	name, value, _ := strings.Cut(pair, "=")
+	if !strings.ContainsAny(name, "%+") {
+		return value, name == c.parameter
+	}
+	name, err := url.QueryUnescape(name)
+	return value, err == nil && name == c.parameter
+}
+
+// strip removes every pair whose name is the parameter. All other bytes stay as
+// they came: decoding and encoding the query anew would sort it, and break a URL
+// that was signed as it stood.
+func (c *queryCheck) strip(rawQuery string) string {
+	var kept strings.Builder
+	stripped, first := false, true
+	for rest, more := rawQuery, true; more; {
+		var pair string
+		pair, rest, more = strings.Cut(rest, "&")
+		if _, named := c.valueOf(pair); named {
+			stripped = true
+			continue
+		}
+		if !first {
+			kept.WriteByte('&')
+		}
+		first = false
+		kept.WriteString(pair)
+	}
+	if !stripped {
+		return rawQuery
+	}
+	return kept.String()
+}
+
+// Strip removes what must not go on to the service: the Authorization header,
+// always, and the parameter of the query secret, where one is configured, from
+// r.URL and from r.RequestURI. The rest of the query keeps its every byte. The
+// request is changed in place.
+func (p *Policy) Strip(r *http.Request) {
+	delete(r.Header, "Authorization")
+	c := p.judge.query
+	if c == nil {
+		return
+	}
+	r.URL.RawQuery = c.strip(r.URL.RawQuery)
+	path, query, found := strings.Cut(r.RequestURI, "?")
+	if !found {
+		return
+	}
+	switch left := c.strip(query); {
+	case left == query:
+	case left == "":
+		r.RequestURI = path
+	default:
+		r.RequestURI = path + "?" + left
+	}
+}
