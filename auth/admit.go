@@ -14,6 +14,9 @@ type Admission struct {
 	// Whether the callback_secret of the body decides: VerifyBody (VerifyMessage,
 	// for a WebSocket) has to succeed before one byte goes on.
 	BodySecret bool
+
+	// Whether header and query alone have shown a right credential.
+	Identified bool
 }
 
 // verdict is what one check says about its credential.
@@ -71,22 +74,23 @@ func (j *judge) admitAll(r *http.Request, token, query, basic verdict, login log
 			return Admission{}, refusal
 		}
 	}
-	return Admission{User: login.username, BodySecret: j.body != nil}, nil
+	identified := token == right || query == right || basic != notConfigured
+	return Admission{User: login.username, BodySecret: j.body != nil, Identified: identified}, nil
 }
 
 // admitAny is content with one right credential. When none in header and query
 // is, the one in the body decides, if it is configured.
 func (j *judge) admitAny(r *http.Request, token, query, basic verdict, login login) (Admission, error) {
 	if basic == right {
-		return Admission{User: login.username}, nil
+		return Admission{User: login.username, Identified: true}, nil
 	}
 	if token == right || query == right {
-		return Admission{}, nil
+		return Admission{Identified: true}, nil
 	}
 	var refusal *Refusal
 	if basic == undecided {
 		if refusal = j.hash(r, login); refusal == nil {
-			return Admission{User: login.username}, nil
+			return Admission{User: login.username, Identified: true}, nil
 		}
 	}
 	switch {

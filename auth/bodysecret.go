@@ -272,3 +272,8 @@ func (f *bodyFile) release() {
 
 // Interface guard
 var _ io.ReadCloser = (*replayBody)(nil)
+
+// BodySecretMissing is the refusal of a callback that shows no credential but,
+// perhaps, the one in its body, where the body comes too late to decide: a
+// WebSocket's messages come after its handshake.
+func (p *Policy) BodySecretMissing() *Refusal { return p.judge.refuse(ReasonCallbackSecretMissing) }

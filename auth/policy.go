@@ -139,14 +139,14 @@ const (
 	defaultGuesses     = 20
 	defaultGuessWindow = time.Minute
 
-	// minPlainPassword is in characters.
-	minPlainPassword = 32
+	// MinPlainPassword is how many characters a password needs that is not hashed.
+	MinPlainPassword = 32
 )
 
 // Provision resolves placeholders, validates, and builds what Admit, VerifyBody
 // and VerifyMessage look into. Its errors name the credential, never its value.
 func (p *Policy) Provision(ctx caddy.Context) error {
-	if err := p.validate(); err != nil {
+	if err := p.Check(); err != nil {
 		return err
 	}
 	repl := caddy.NewReplacer()
@@ -178,8 +178,9 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// validate checks what can be told without the credentials' values.
-func (p *Policy) validate() error {
+// Check reports what is wrong with the configuration as far as that can be told
+// without the credentials' values: Provision checks it again, and them.
+func (p *Policy) Check() error {
 	switch p.Require {
 	case "", requireAll, requireAny:
 	default:
@@ -279,9 +280,9 @@ func resolvePlainAccounts(repl *caddy.Replacer, accounts []PlainAccount) (digest
 		if err != nil {
 			return nil, fmt.Errorf("account %q: password: %w", username, err)
 		}
-		if n := utf8.RuneCountInString(password); n < minPlainPassword {
+		if n := utf8.RuneCountInString(password); n < MinPlainPassword {
 			return nil, fmt.Errorf("account %q: password: it has %d characters, but what is not hashed needs at least %d random ones",
-				username, n, minPlainPassword)
+				username, n, MinPlainPassword)
 		}
 		set = append(set, digestOf(purposePlain, username, password))
 	}

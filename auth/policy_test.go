@@ -164,7 +164,7 @@ func TestPlaceholdersAreResolvedInEveryCredential(t *testing.T) {
 			r.Header.Set("dg-token", longPassword)
 			admission, err := p.Admit(r)
 			require.NoError(t, err)
-			require.Equal(t, Admission{User: login[0], BodySecret: true}, admission)
+			require.Equal(t, Admission{User: login[0], BodySecret: true, Identified: true}, admission)
 		}
 	}
 	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"`+longPassword+`"}}}`)))
