@@ -1,0 +1,266 @@
+package handler
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay"
+	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
+)
+
+// What holds where the configuration says nothing.
+const (
+	defaultMaxBody      = 64 << 20
+	defaultMaxMessage   = 1 << 20
+	defaultPingInterval = 20 * time.Second
+	defaultPongTimeout  = 10 * time.Second
+	defaultWriteTimeout = 10 * time.Second
+	defaultCloseTimeout = 5 * time.Second
+	defaultDrain        = 10 * time.Second
+)
+
+// The ports that Deepgram calls, and the methods by which it does.
+var (
+	defaultPorts   = []int{80, 443, 8080, 8443}
+	defaultMethods = []string{"POST", "PUT"}
+)
+
+// Provision implements [caddy.Provisioner].
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.refusals = sampled(h.logger)
+
+	// The app keeps the live streams, and runs only where it is loaded.
+	if _, err := ctx.App("deepgram_callback"); err != nil {
+		return err
+	}
+	if err := h.Policy.Provision(ctx); err != nil {
+		return err
+	}
+	if err := h.provisionLimits(); err != nil {
+		return err
+	}
+	if err := h.provisionProxies(ctx); err != nil {
+		return err
+	}
+	h.adviseOnLogs()
+	return nil
+}
+
+// Cleanup implements [caddy.CleanerUpper]. It is called on what a failed
+// Provision left as well.
+func (h *Handler) Cleanup() error {
+	err := h.batch.Cleanup()
+	if h.streaming != h.batch {
+		err = errors.Join(err, h.streaming.Cleanup())
+	}
+	h.batch, h.streaming = nil, nil
+	return err
+}
+
+func (h *Handler) provisionLimits() error {
+	ports := h.Ports
+	if len(ports) == 0 {
+		ports = defaultPorts
+	}
+	h.ports = make(map[int]bool, len(ports))
+	for _, port := range ports {
+		if port < 1 || port > 65535 {
+			return fmt.Errorf("ports: %d is no port; it has to be from 1 to 65535", port)
+		}
+		h.ports[port] = true
+	}
+
+	if h.MaxBody < 0 {
+		return fmt.Errorf("max_body: %d bytes; it has to be more than zero", h.MaxBody)
+	}
+	h.maxBody = h.MaxBody
+	if h.maxBody == 0 {
+		h.maxBody = defaultMaxBody
+	}
+
+	if err := h.provisionMethods(); err != nil {
+		return err
+	}
+	return h.provisionStreamLimits()
+}
+
+func (h *Handler) provisionMethods() error {
+	methods := h.Methods
+	if len(methods) == 0 {
+		methods = defaultMethods
+	}
+	if h.Relay == nil {
+		methods = nil // nothing takes batch callbacks
+	}
+	h.methods = make(map[string]bool, len(methods))
+	for _, method := range methods {
+		if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
+			return fmt.Errorf("methods: %q is no method; methods are upper-case words like POST", method)
+		}
+		if method == "CONNECT" || method == "TRACE" {
+			return fmt.Errorf("methods: %s cannot carry a callback", method)
+		}
+		h.methods[method] = true
+	}
+	if h.Relay == nil {
+		methods = []string{"GET"} // a WebSocket's handshake
+	}
+	h.allow = strings.Join(methods, ", ")
+	return nil
+}
+
+func (h *Handler) provisionStreamLimits() error {
+	if h.Stream == nil {
+		h.Stream = new(Stream)
+	}
+	s := h.Stream
+	if s.MaxMessage < 0 {
+		return fmt.Errorf("stream: max_message: %d bytes; it has to be more than zero", s.MaxMessage)
+	}
+	if s.MaxStreams < 0 {
+		return fmt.Errorf("stream: max_streams: %d; it has to be more than zero", s.MaxStreams)
+	}
+	if s.MaxMessage == 0 {
+		s.MaxMessage = defaultMaxMessage
+	}
+	for _, d := range []struct {
+		name  string
+		value *caddy.Duration
+		def   time.Duration
+	}{
+		{"ping_interval", &s.PingInterval, defaultPingInterval},
+		{"pong_timeout", &s.PongTimeout, defaultPongTimeout},
+		{"write_timeout", &s.WriteTimeout, defaultWriteTimeout},
+		{"close_timeout", &s.CloseTimeout, defaultCloseTimeout},
+		{"drain", &s.Drain, defaultDrain},
+	} {
+		if *d.value < 0 {
+			return fmt.Errorf("stream: %s: %s; it has to be more than zero", d.name, time.Duration(*d.value))
+		}
+		if *d.value == 0 {
+			*d.value = caddy.Duration(d.def)
+		}
+	}
+	h.limits = stream.Options{
+		MaxMessage:   s.MaxMessage,
+		AllowBinary:  s.AllowBinary,
+		PingInterval: time.Duration(s.PingInterval),
+		PongTimeout:  time.Duration(s.PongTimeout),
+		WriteTimeout: time.Duration(s.WriteTimeout),
+		CloseTimeout: time.Duration(s.CloseTimeout),
+	}
+	return nil
+}
+
+func (h *Handler) provisionProxies(ctx caddy.Context) error {
+	if h.Relay == nil && (h.Stream.Off || h.Stream.Proxy == nil) {
+		return errors.New("no upstreams: name the service behind this gateway, as in `deepgram_callback 127.0.0.1:9000`")
+	}
+	if h.Stream.Off && h.Stream.Proxy != nil {
+		return errors.New("stream: off, but with upstreams; it is one or the other")
+	}
+	// Provisioning a proxy uses its configuration up, so first what another
+	// proxy takes from it.
+	if err := h.inheritUpstreams(); err != nil {
+		return err
+	}
+	h.route = routeName(h.Relay, h.Stream.Proxy)
+
+	var err error
+	if h.Relay != nil {
+		if h.batch, err = relay.NewProxy(ctx, h.Relay); err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+	}
+	switch {
+	case h.Stream.Off:
+	case h.Stream.Proxy != nil:
+		if h.streaming, err = relay.NewProxy(ctx, h.Stream.Proxy); err != nil {
+			return fmt.Errorf("stream: proxy: %w", err)
+		}
+	default:
+		h.streaming = h.batch
+	}
+	return nil
+}
+
+// inheritUpstreams gives a proxy for streams that has none the upstreams of
+// the relay.
+func (h *Handler) inheritUpstreams() error {
+	proxy := h.Stream.Proxy
+	if proxy == nil || h.Relay == nil || len(proxy.Upstreams) > 0 || proxy.DynamicUpstreamsRaw != nil {
+		return nil
+	}
+	for _, upstream := range h.Relay.Upstreams {
+		proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: upstream.Dial, MaxRequests: upstream.MaxRequests})
+	}
+	proxy.DynamicUpstreamsRaw = slices.Clone(h.Relay.DynamicUpstreamsRaw)
+	if proxy.TransportRaw == nil {
+		proxy.TransportRaw = slices.Clone(h.Relay.TransportRaw)
+	}
+	return nil
+}
+
+// routeName is what a service is called in counts and listings.
+func routeName(relay, stream *reverseproxy.Handler) string {
+	proxy := stream
+	if proxy == nil {
+		proxy = relay
+	}
+	if len(proxy.Upstreams) == 0 {
+		var dynamic struct {
+			Source string `json:"source"`
+		}
+		_ = json.Unmarshal(proxy.DynamicUpstreamsRaw, &dynamic) // its own module reports what is wrong with it
+		return "dynamic " + dynamic.Source
+	}
+	dials := make([]string, len(proxy.Upstreams))
+	for i, upstream := range proxy.Upstreams {
+		dials[i] = upstream.Dial
+	}
+	slices.Sort(dials)
+	return strings.Join(slices.Compact(dials), ",")
+}
+
+// sampled keeps a flood of refusals from flooding the log: of those with the
+// same reason, ten a second are written, and then each thousandth.
+func sampled(logger *zap.Logger) *zap.Logger {
+	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
+	}))
+}
+
+// adviseOnce makes the advice on logs come once, not with each reload.
+var adviseOnce sync.Once
+
+// adviseOnLogs says what Caddy's own logs would show of credentials: it
+// encodes a request for them before any handler runs, and hides Authorization,
+// but no other header and no query.
+func (h *Handler) adviseOnLogs() {
+	var fields []string
+	if h.DGToken != nil {
+		fields = append(fields, "request>headers>Dg-Token")
+	}
+	if h.QuerySecret != nil {
+		fields = append(fields, "request>uri (parameter "+h.QuerySecret.Parameter+")")
+	}
+	if len(fields) == 0 {
+		return
+	}
+	adviseOnce.Do(func() {
+		h.logger.Warn("access and error logs show these credentials unless a filter encoder hides them; the README has one to copy",
+			zap.Strings("log_fields", fields))
+	})
+}
