@@ -1,0 +1,160 @@
+package caddyfile
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+
+	"github.com/caddy-deepgram/deepgram-callback/auth"
+)
+
+// plain is where a hash algorithm may be named: no algorithm.
+const plain = "plain"
+
+// plainFollows looks ahead to what kind of basic_auth this is.
+func (p *parser) plainFollows() bool {
+	if !p.NextArg() {
+		return false
+	}
+	defer p.Prev()
+	return p.Val() == plain
+}
+
+func (p *parser) basicAuth() error {
+	config := &auth.BasicAuth{}
+	args := p.RemainingArgs()
+	if len(args) > 2 {
+		return p.Errf("basic_auth takes a hash algorithm and a realm, got %d arguments", len(args))
+	}
+	if len(args) > 1 {
+		config.Realm = args[1]
+	}
+	if len(args) > 0 {
+		algorithm := args[0]
+		if _, err := caddy.GetModule("http.authentication.hashes." + algorithm); err != nil {
+			return p.Errf("basic_auth: unrecognized hash algorithm %q; it has to be bcrypt, argon2id or plain", algorithm)
+		}
+		config.HashRaw = caddyconfig.JSON(map[string]string{"algorithm": algorithm}, nil)
+	}
+	err := p.accounts("basic_auth", func(username, password string) error {
+		config.Accounts = append(config.Accounts, caddyauth.Account{Username: username, Password: password})
+		return nil
+	})
+	p.config.BasicAuth = config
+	return err
+}
+
+func (p *parser) basicAuthPlain() error {
+	config := &auth.BasicAuthPlain{}
+	args := p.RemainingArgs() // the first is "plain"
+	if len(args) > 2 {
+		return p.Errf("basic_auth plain takes a realm, got %d arguments", len(args)-1)
+	}
+	if len(args) > 1 {
+		config.Realm = args[1]
+	}
+	err := p.accounts("basic_auth plain", func(username, password string) error {
+		// What a placeholder stands for is not known before the configuration is loaded.
+		if n := utf8.RuneCountInString(password); n < auth.MinPlainPassword && !strings.Contains(password, "{") {
+			return p.Errf("basic_auth plain: the password of %q has %d characters; it has to be a random one of at least %d, such as `openssl rand -hex 16` prints",
+				username, n, auth.MinPlainPassword)
+		}
+		config.Accounts = append(config.Accounts, auth.PlainAccount{Username: username, Password: password})
+		return nil
+	})
+	p.config.BasicAuthPlain = config
+	return err
+}
+
+// accounts reads a block with a username and a password in each line. What
+// stands in place of a password is never repeated in an error.
+func (p *parser) accounts(of string, add func(username, password string) error) error {
+	count := 0
+	for nesting := p.Nesting(); p.NextBlock(nesting); count++ {
+		username := p.Val()
+		args := p.RemainingArgs()
+		if username == "" || len(args) != 1 || args[0] == "" {
+			return p.Errf("%s: a line of its block has to be a username and a password", of)
+		}
+		if err := add(username, args[0]); err != nil {
+			return err
+		}
+		if p.NextBlock(p.Nesting()) {
+			return p.Errf("%s: an account takes no block", of)
+		}
+	}
+	if count == 0 {
+		return p.Errf("%s needs a block with a username and a password", of)
+	}
+	return nil
+}
+
+func (p *parser) dgToken() error {
+	config := &auth.DGToken{KeyIDs: p.RemainingArgs()}
+	if len(config.KeyIDs) == 0 || slices.Contains(config.KeyIDs, "") {
+		return p.Errf("dg_token needs the identifier of an API key, or several")
+	}
+	p.config.DGToken = config
+	return p.block("dg_token", map[string]func() error{
+		"if_present": func() error {
+			config.IfPresent = true
+			return p.flag()
+		},
+	})
+}
+
+func (p *parser) callbackSecret() (err error) {
+	p.config.CallbackSecret, err = p.atLeastOne("a secret, or several")
+	return err
+}
+
+func (p *parser) querySecret() error {
+	args, err := p.atLeastOne("the name of a URL parameter and a secret, or several")
+	if err != nil {
+		return err
+	}
+	if len(args) < 2 {
+		return p.Errf("query_secret needs the name of a URL parameter and a secret, or several")
+	}
+	p.config.QuerySecret = &auth.QuerySecret{Parameter: args[0], Secrets: args[1:]}
+	return nil
+}
+
+func (p *parser) require() error {
+	arg, err := p.exactlyOne("all or any")
+	if err != nil {
+		return err
+	}
+	if arg != "all" && arg != "any" {
+		return p.Errf("require: %q is neither all nor any", arg)
+	}
+	p.config.Require = arg
+	return nil
+}
+
+func (p *parser) anonymous() error {
+	p.config.Anonymous = true
+	return p.flag()
+}
+
+func (p *parser) guessLimit() error {
+	args := p.RemainingArgs()
+	if len(args) != 2 {
+		return p.Errf("guess_limit needs a number and a window, such as 20 1m")
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil || n < 1 {
+		return p.Errf("guess_limit: %q is no number from 1 up", args[0])
+	}
+	window, err := p.parseDuration("guess_limit", args[1])
+	if err != nil {
+		return err
+	}
+	p.config.GuessLimit = &auth.GuessLimit{Guesses: n, Window: window}
+	return p.noBlock("guess_limit")
+}

@@ -1,0 +1,204 @@
+// Package caddyfile is the grammar of the directive deepgram_callback: Caddyfile
+// tokens in, the handler's configuration out.
+//
+//	caddyfile.go  the directive
+//	auth.go       who may call
+//	proxy.go      relay and stream
+//	values.go     ports, sizes, durations: what a value may be
+package caddyfile
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-deepgram/deepgram-callback/handler"
+)
+
+// Directive is the name under which Parse is registered.
+const Directive = "deepgram_callback"
+
+// Parse sets up the handler from Caddyfile tokens:
+//
+//	deepgram_callback [<matcher>] [<upstreams...>] {
+//		basic_auth [<hash_algorithm> [<realm>]] {
+//			<username> <hashed_password>
+//		}
+//		basic_auth plain [<realm>] {
+//			<username> <password>
+//		}
+//		dg_token <api_key_id...> {
+//			if_present
+//		}
+//		callback_secret <secret...>
+//		query_secret <parameter> <secret...>
+//		require all|any
+//		anonymous
+//		guess_limit <n> <window>
+//
+//		ports <port...>
+//		methods <method...>
+//		max_body <size>
+//
+//		relay [<upstreams...>] {
+//			<any subdirective of reverse_proxy>
+//		}
+//		stream [<upstreams...>] {
+//			max_message <size>
+//			max_streams <n>
+//			ping_interval <duration>
+//			pong_timeout <duration>
+//			write_timeout <duration>
+//			close_timeout <duration>
+//			drain <duration>
+//			allow_binary
+//			proxy {
+//				<any subdirective of reverse_proxy>
+//			}
+//		}
+//		stream off
+//	}
+func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	p := &parser{Helper: h, config: new(handler.Handler), seen: make(map[string]bool)}
+	if err := p.directive(); err != nil {
+		return nil, err
+	}
+	return p.config, nil
+}
+
+// parser reads one directive.
+type parser struct {
+	httpcaddyfile.Helper
+	config    *handler.Handler
+	seen      map[string]bool
+	name      caddyfile.Token
+	upstreams []caddyfile.Token
+}
+
+func (p *parser) directive() error {
+	p.Next() // the directive's name
+	p.name = p.Token()
+	p.upstreams = p.RemainingArgsAsTokens()
+
+	for p.NextBlock(0) {
+		if err := p.subdirective(); err != nil {
+			return err
+		}
+	}
+
+	// What concerns the directive as a whole is reported at its name.
+	p.Reset()
+	p.Next()
+	if p.config.Relay == nil && len(p.upstreams) > 0 {
+		relay, err := p.proxy(p.name, p.upstreams, nil)
+		if err != nil {
+			return err
+		}
+		p.config.Relay = relay
+	}
+	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil) {
+		return p.Errf("no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`", Directive)
+	}
+	if err := p.config.Policy.Check(); err != nil {
+		return p.WrapErr(err)
+	}
+	return nil
+}
+
+// subdirectives are the parsers of what may stand in the directive's block, by
+// name.
+func (p *parser) subdirective() error {
+	name := p.Val()
+	if name == "basic_auth" && p.plainFollows() {
+		name = "basic_auth plain"
+	}
+	parse, ok := map[string]func() error{
+		"basic_auth":       p.basicAuth,
+		"basic_auth plain": p.basicAuthPlain,
+		"dg_token":         p.dgToken,
+		"callback_secret":  p.callbackSecret,
+		"query_secret":     p.querySecret,
+		"require":          p.require,
+		"anonymous":        p.anonymous,
+		"guess_limit":      p.guessLimit,
+		"ports":            p.ports,
+		"methods":          p.methods,
+		"max_body":         p.maxBody,
+		"relay":            p.relay,
+		"stream":           p.stream,
+	}[name]
+	if !ok {
+		return p.Errf("unrecognized subdirective %s", name)
+	}
+	if p.seen[name] {
+		return p.Errf("%s stands here a second time; put all of it in one place", name)
+	}
+	p.seen[name] = true
+	return parse()
+}
+
+// noBlock refuses a block behind a subdirective that takes none.
+func (p *parser) noBlock(name string) error {
+	if p.NextBlock(p.Nesting()) {
+		return p.Errf("%s takes no block", name)
+	}
+	return nil
+}
+
+// atLeastOne returns the arguments of the current subdirective, of which it
+// needs one.
+func (p *parser) atLeastOne(what string) ([]string, error) {
+	name := p.Val()
+	args := p.RemainingArgs()
+	if len(args) == 0 {
+		return nil, p.Errf("%s needs %s", name, what)
+	}
+	for _, arg := range args {
+		if strings.TrimSpace(arg) == "" {
+			return nil, p.Errf("%s: an empty value", name)
+		}
+	}
+	return args, p.noBlock(name)
+}
+
+// exactlyOne returns the one argument of the current subdirective.
+func (p *parser) exactlyOne(what string) (string, error) {
+	name := p.Val()
+	args := p.RemainingArgs()
+	if len(args) != 1 {
+		return "", p.Errf("%s needs %s, and nothing else", name, what)
+	}
+	return args[0], p.noBlock(name)
+}
+
+// flag reads a subdirective that takes nothing.
+func (p *parser) flag() error {
+	name := p.Val()
+	if args := p.RemainingArgs(); len(args) > 0 {
+		return p.Errf("%s takes no arguments, got %s", name, strings.Join(args, " "))
+	}
+	return p.noBlock(name)
+}
+
+// block reads a block of options, each at most once.
+func (p *parser) block(of string, options map[string]func() error) error {
+	seen := make(map[string]bool)
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		name := p.Val()
+		parse, ok := options[name]
+		if !ok {
+			return p.Errf("%s: unrecognized subdirective %s", of, name)
+		}
+		if seen[name] {
+			return p.Errf("%s: %s stands here a second time", of, name)
+		}
+		seen[name] = true
+		if err := parse(); err != nil {
+			return fmt.Errorf("%s: %w", of, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package caddyfile
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-deepgram/deepgram-callback/handler"
+)
+
+func (p *parser) relay() error {
+	name := p.Token()
+	upstreams := p.RemainingArgsAsTokens()
+	if len(upstreams) > 0 && len(p.upstreams) > 0 {
+		return p.Errf("relay: there are upstreams here and behind %s; put all of them in one place", Directive)
+	}
+	if len(upstreams) == 0 {
+		upstreams = p.upstreams
+	}
+	relay, err := p.proxy(name, upstreams, p.blockTokens())
+	p.config.Relay = relay
+	return err
+}
+
+func (p *parser) stream() (err error) {
+	config := &handler.Stream{}
+	p.config.Stream = config
+	name := p.Token()
+	upstreams := p.RemainingArgsAsTokens()
+	if len(upstreams) == 1 && upstreams[0].Text == "off" {
+		config.Off = true
+		return p.noBlock("stream off")
+	}
+
+	var proxyBlock []caddyfile.Token
+	err = p.block("stream", map[string]func() error{
+		"max_message":   func() (err error) { config.MaxMessage, err = p.size(); return err },
+		"max_streams":   func() (err error) { config.MaxStreams, err = p.count(); return err },
+		"ping_interval": func() (err error) { config.PingInterval, err = p.duration(); return err },
+		"pong_timeout":  func() (err error) { config.PongTimeout, err = p.duration(); return err },
+		"write_timeout": func() (err error) { config.WriteTimeout, err = p.duration(); return err },
+		"close_timeout": func() (err error) { config.CloseTimeout, err = p.duration(); return err },
+		"drain":         func() (err error) { config.Drain, err = p.duration(); return err },
+		"allow_binary":  func() error { config.AllowBinary = true; return p.flag() },
+		"proxy": func() error {
+			if args := p.RemainingArgs(); len(args) > 0 {
+				return p.Errf("proxy takes only a block; the upstreams stand behind stream")
+			}
+			proxyBlock = p.blockTokens()
+			if len(proxyBlock) == 0 {
+				return p.Errf("proxy needs a block with subdirectives of reverse_proxy")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if len(upstreams) > 0 || len(proxyBlock) > 0 {
+		config.Proxy, err = p.proxy(name, upstreams, proxyBlock)
+	}
+	return err
+}
+
+// blockTokens takes the block that follows, with its braces, if one does.
+func (p *parser) blockTokens() []caddyfile.Token {
+	// NextSegment gives the current token and all that belongs to it.
+	return p.NextSegment()[1:]
+}
+
+// proxy has reverse_proxy's own parser read upstreams and a block as if they
+// stood together in a Caddyfile, in the line of name. The tokens in the block
+// keep their lines, for errors to name.
+func (p *parser) proxy(name caddyfile.Token, upstreams, block []caddyfile.Token) (*reverseproxy.Handler, error) {
+	tokens := []caddyfile.Token{name}
+	sameLine := func(t caddyfile.Token) caddyfile.Token {
+		t.File, t.Line = name.File, name.Line
+		return t
+	}
+	for _, upstream := range upstreams {
+		tokens = append(tokens, sameLine(upstream))
+	}
+	if len(block) > 0 {
+		tokens = append(tokens, sameLine(block[0]))
+		tokens = append(tokens, block[1:]...)
+	}
+	proxy := new(reverseproxy.Handler)
+	d := caddyfile.NewDispenser(tokens)
+	if err := proxy.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	if err := proxy.FinalizeUnmarshalCaddyfile(p.WithDispenser(d)); err != nil {
+		return nil, err
+	}
+	return proxy, nil
+}
