@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// asCaddy makes the test binary the command that is tested.
+const asCaddy = "TEST_AS_CADDY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCaddy) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// logs is what a process writes.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// command is caddy with args, in a home of its own.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	home := t.TempDir()
+	c := exec.CommandContext(t.Context(), self, args...)
+	c.Env = append(os.Environ(), asCaddy+"=1", "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "AppData="+home)
+	return c
+}
+
+// freePorts finds ports on which nobody listens.
+func freePorts(t *testing.T, n int) []string {
+	t.Helper()
+	ports := make([]string, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { require.NoError(t, l.Close()) }()
+		_, ports[i], err = net.SplitHostPort(l.Addr().String())
+		require.NoError(t, err)
+	}
+	return ports
+}
+
+// A demo is a running demo, on other ports than it says.
+type demo struct {
+	ports  *strings.Replacer // what stands in the documents, to what it is here
+	log    logs
+	errors logs
+}
+
+func startDemo(t *testing.T) *demo {
+	t.Helper()
+	ports := freePorts(t, 3)
+	d := &demo{ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2])}
+
+	original, err := os.ReadFile("../../testdata/demo.Caddyfile")
+	require.NoError(t, err)
+	config := d.ports.Replace(string(original))
+	// The gateway takes callbacks on the ports that Deepgram calls.
+	config = strings.Replace(config, "max_body 1MiB", "max_body 1MiB\nports "+ports[0], 1)
+	require.Contains(t, config, "\nports ")
+	start(t, config, ports[1], &d.log, &d.errors)
+	return d
+}
+
+// start runs a Caddyfile for the rest of the test, and returns when something
+// answers on port.
+func start(t *testing.T, config, port string, stdout, stderr io.Writer) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+
+	c := command(t, "run", "--config", file, "--adapter", "caddyfile")
+	c.Stdout, c.Stderr = stdout, stderr
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	c.WaitDelay = 20 * time.Second
+	require.NoError(t, c.Start())
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = c.Wait() // its error says that it was interrupted
+	}()
+	t.Cleanup(func() { <-exited }) // the test's context is done by now, which interrupts it
+
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	}, 20*time.Second, 10*time.Millisecond, "nobody listens: %s", stderr)
+}
+
+// awaitEndOfStreams returns when the service was told of every stream's end.
+func (d *demo) awaitEndOfStreams(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		log := d.log.String()
+		return strings.Count(log, " opened on ") == strings.Count(log, " ended: ")
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
+// example is a command in the README and what it prints.
+type example struct{ command, output string }
+
+var consoleFence = regexp.MustCompile("(?s)\n```console\n\\$ ([^\n]*)\n(.*?)```\n")
+
+func readmeExamples(t *testing.T) []example {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	var examples []example
+	for _, fence := range consoleFence.FindAllStringSubmatch(string(readme), -1) {
+		examples = append(examples, example{command: fence[1], output: fence[2]})
+	}
+	return examples
+}
+
+// comparable takes out of an output what differs from run to run.
+func comparable(output string) string {
+	output = strings.ReplaceAll(strings.ToValidUTF8(output, "\uFFFD"), "\r", "")
+	for pattern, replacement := range map[string]string{
+		`Date: .*`:                     "Date: now",
+		`\b\d\d:\d\d:\d\d `:            "00:00:00 ",
+		`curl/[\d.]+`:                  "curl/8",
+		`after \d+ milliseconds`:       "after 2000 milliseconds",
+		`(127\.0\.0\.1|localhost):\d+`: "$1:0",
+	} {
+		output = regexp.MustCompile(pattern).ReplaceAllString(output, replacement)
+	}
+	return strings.TrimSpace(output)
+}
+
+func TestTheReadmesExamplesPrintWhatItSays(t *testing.T) {
+	for _, tool := range []string{"sh", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not installed")
+		}
+	}
+	examples := readmeExamples(t)
+	require.NotEmpty(t, examples)
+	demo := startDemo(t)
+	for _, e := range examples {
+		demo.awaitEndOfStreams(t)
+		ported := demo.ports.Replace(e.command)
+		if !strings.Contains(ported, "curl -s ") {
+			ported = strings.Replace(ported, "curl ", "curl -sS ", 1) // no progress bar, as it is no terminal
+		}
+		c := exec.CommandContext(t.Context(), "sh", "-c", ported)
+		c.Dir = "../.."
+		output, err := c.CombinedOutput()
+		if err != nil {
+			require.ErrorContains(t, err, "exit status 28", "%s\n%s", e.command, output) // curl was told to hang up
+		}
+		require.Equal(t, comparable(e.output), comparable(string(output)), e.command)
+	}
+
+	for _, secret := range []string{"demo-secret", "demo-key-id"} {
+		require.NotContains(t, demo.log.String(), secret)
+		require.NotContains(t, demo.errors.String(), secret)
+	}
+}
+
+// The same without curl, for machines that have none.
+func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
+	demo := startDemo(t)
+	send := func(method, password, token, body string) int {
+		request, err := http.NewRequestWithContext(t.Context(), method, demo.ports.Replace("http://127.0.0.1:8080/callback"), strings.NewReader(body))
+		require.NoError(t, err)
+		request.SetBasicAuth("deepgram", password)
+		if token != "" {
+			request.Header.Set("dg-token", token)
+		}
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(t, err)
+		return response.StatusCode
+	}
+	const password = "demo-secret-do-not-use-elsewhere"
+	require.Equal(t, 200, send("POST", password, "", `{"results":{"channels":[{"alternatives":[{"transcript":"hello"}]}]}}`))
+	require.Equal(t, 200, send("PUT", password, "demo-key-id", "{}"))
+	require.Equal(t, 401, send("POST", password, "other-key-id", "{}"))
+	require.Equal(t, 401, send("POST", "guess", "", "{}"))
+	require.Equal(t, 405, send("DELETE", password, "", ""))
+	require.Equal(t, 413, send("POST", password, "", strings.Repeat("x", 1<<20+1)))
+
+	require.Eventually(t, func() bool { return strings.Contains(demo.log.String(), "callback 2: PUT") }, 5*time.Second, 10*time.Millisecond)
+	require.Contains(t, demo.log.String(), `transcript: "hello"`)
+	require.NotContains(t, demo.log.String(), "callback 3")
+}
+
+func TestTheReadmesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(readme), "\n### Keeping credentials out of Caddy's logs\n")
+	require.True(t, found)
+	_, config, found := strings.Cut(section, "\n```caddyfile\n")
+	require.True(t, found)
+	config, _, _ = strings.Cut(config, "```")
+
+	ports := freePorts(t, 2)
+	const keyID, secret = "the-key-identifier", "the-secret-of-the-query"
+	t.Setenv("DEEPGRAM_KEY_ID", keyID)
+	t.Setenv("DEEPGRAM_CALLBACK_SECRET", secret)
+	config = strings.NewReplacer(
+		"{\n\tlog {", "{\n\tadmin off\n\tdebug\n\tlog {",
+		"callbacks.example.com", "http://127.0.0.1:"+ports[0],
+		"127.0.0.1:9000 {", "127.0.0.1:"+ports[1]+" {\nports "+ports[0], // where nobody listens
+	).Replace(config)
+	var log logs
+	start(t, config, ports[0], io.Discard, &log)
+
+	url := "http://127.0.0.1:" + ports[0] + "/callback?a=1&token=" + secret
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+	require.NoError(t, err)
+	request.Header.Set("dg-token", keyID)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusBadGateway, response.StatusCode)
+
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "http.log.access") }, 5*time.Second, 10*time.Millisecond)
+	require.Contains(t, log.String(), "http.log.error")
+	require.Contains(t, log.String(), "token=REDACTED")
+	require.NotContains(t, log.String(), keyID)
+	require.NotContains(t, log.String(), secret)
+}

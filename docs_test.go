@@ -1,0 +1,342 @@
+package callback_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/caddy-deepgram/deepgram-callback"
+	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
+	"github.com/caddy-deepgram/deepgram-callback/handler"
+)
+
+// The documents are held to what they say: every ```caddyfile and ```json fence
+// is a whole configuration that Caddy takes, the tables of options have every
+// option and no other, and links to files lead somewhere.
+
+// documents are the files with words for users.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	require.Subset(t, files, []string{"README.md", "xcaddy.md"})
+	texts := make(map[string]string, len(files))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		texts[file] = string(text)
+	}
+	return texts
+}
+
+var fence = regexp.MustCompile("(?ms)^```([a-z]+)\n(.*?)^```$")
+
+// fences are the blocks of code in a language, by the line that they start in.
+func fences(text, language string) map[int]string {
+	found := make(map[int]string)
+	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
+		if text[at[2]:at[3]] == language {
+			found[strings.Count(text[:at[4]], "\n")+1] = text[at[4]:at[5]]
+		}
+	}
+	return found
+}
+
+// anySecret is long enough for every kind of credential.
+const anySecret = "0123456789abcdef0123456789abcdef0123456789abcdef"
+
+var (
+	fromEnvironment = regexp.MustCompile(`\{env\.(\w+)\}`)
+	fromFile        = regexp.MustCompile(`\{file\.([^}]+)\}`)
+	certificateFile = regexp.MustCompile(`/etc/\S+\.pem`)
+)
+
+// furnish gives a configuration what it expects of the machine that it is
+// written for: variables, secrets in files, certificates.
+func furnish(t *testing.T, config string) string {
+	t.Helper()
+	for _, match := range fromEnvironment.FindAllStringSubmatch(config, -1) {
+		t.Setenv(match[1], anySecret+match[1])
+	}
+	folder := filepath.ToSlash(t.TempDir())
+	config = fromFile.ReplaceAllStringFunc(config, func(placeholder string) string {
+		file := folder + "/" + filepath.Base(strings.Trim(placeholder, "{}"))
+		require.NoError(t, os.WriteFile(file, []byte(anySecret+"\n"), 0o600))
+		return "{file." + file + "}"
+	})
+	return certificateFile.ReplaceAllStringFunc(config, func(string) string {
+		server := httptest.NewTLSServer(nil)
+		defer server.Close()
+		certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+		file := folder + "/certificate.pem"
+		require.NoError(t, os.WriteFile(file, certificate, 0o600))
+		return file
+	})
+}
+
+// adapt makes JSON of a Caddyfile that has nothing to be warned of.
+func adapt(t *testing.T, config string) []byte {
+	t.Helper()
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	return adapted
+}
+
+// validate provisions a configuration as `caddy validate` does.
+func validate(t *testing.T, config []byte) {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(config))
+	decoder.DisallowUnknownFields()
+	var parsed caddy.Config
+	require.NoError(t, decoder.Decode(&parsed))
+	if parsed.Admin == nil {
+		parsed.Admin = new(caddy.AdminConfig)
+	}
+	require.NoError(t, caddy.Validate(&parsed))
+}
+
+func requireCaddyfile(t *testing.T, text string) {
+	t.Helper()
+	require.Equal(t, string(caddyfile.Format([]byte(text))), text, "not as caddy fmt has it")
+	validate(t, adapt(t, furnish(t, text)))
+}
+
+func TestEveryQuotedCaddyfileIsWholeAndValid(t *testing.T) {
+	for file, text := range documents(t) {
+		for line, config := range fences(text, "caddyfile") {
+			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) { requireCaddyfile(t, config) })
+		}
+	}
+	require.NotEmpty(t, fences(documents(t)["README.md"], "caddyfile"))
+}
+
+func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
+	for file, text := range documents(t) {
+		for line, config := range fences(text, "json") {
+			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) { validate(t, []byte(furnish(t, config))) })
+		}
+	}
+	require.NotEmpty(t, fences(documents(t)["README.md"], "json"))
+}
+
+func TestEveryExampleCaddyfileIsValid(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.Caddyfile")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			requireCaddyfile(t, string(text))
+		})
+	}
+}
+
+// An option as a table of the README has it.
+type option struct {
+	block   string // the subdirective whose block it stands in; none for the directive's own
+	name    string
+	initial string // what the column of defaults says
+}
+
+var (
+	optionsHeading = regexp.MustCompile("^### Options of `(\\w+)`$")
+	optionRow      = regexp.MustCompile("^\\| `([^`]+)` \\| (.*?) \\|")
+)
+
+// readmeOptions are the rows of the tables under "Options".
+func readmeOptions(t *testing.T) []option {
+	t.Helper()
+	_, section, found := strings.Cut(documents(t)["README.md"], "\n## Options\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+
+	var options []option
+	block := ""
+	for line := range strings.Lines(section) {
+		line = strings.TrimSpace(line)
+		if heading := optionsHeading.FindStringSubmatch(line); heading != nil {
+			block = heading[1]
+		}
+		row := optionRow.FindStringSubmatch(line)
+		if row == nil || strings.HasPrefix(row[1], "<") { // the directive's own arguments
+			continue
+		}
+		name := strings.Fields(row[1])[0]
+		if strings.HasPrefix(row[1], "basic_auth plain") {
+			name = "basic_auth plain"
+		}
+		options = append(options, option{block: block, name: name, initial: strings.Trim(row[2], "`")})
+	}
+	return options
+}
+
+// grammarKeys are the names that the grammar's parsers are listed under.
+func grammarKeys(t *testing.T) []string {
+	t.Helper()
+	var keys []string
+	files, err := filepath.Glob("caddyfile/*.go")
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(parsed, func(node ast.Node) bool {
+			literal, ok := node.(*ast.CompositeLit)
+			if !ok {
+				return true
+			}
+			of, ok := literal.Type.(*ast.MapType)
+			if !ok {
+				return true
+			}
+			if _, parsers := of.Value.(*ast.FuncType); !parsers {
+				return true
+			}
+			for _, element := range literal.Elts {
+				key, err := strconv.Unquote(element.(*ast.KeyValueExpr).Key.(*ast.BasicLit).Value)
+				require.NoError(t, err)
+				keys = append(keys, key)
+			}
+			return true
+		})
+	}
+	return keys
+}
+
+func TestTheTablesHaveEveryOption(t *testing.T) {
+	var documented []string
+	for _, option := range readmeOptions(t) {
+		documented = append(documented, option.name)
+	}
+	keys := grammarKeys(t)
+	require.Contains(t, keys, "max_body")
+	require.Contains(t, keys, "ping_interval")
+	for _, key := range keys {
+		require.Contains(t, documented, key)
+	}
+}
+
+// inBlock adapts a Caddyfile with a bare line in the directive's block, or in
+// that of a subdirective.
+func inBlock(block, line string) error {
+	switch block {
+	case "":
+	case "dg_token":
+		line = "dg_token key-id {\n" + line + "\n}"
+	default:
+		line = block + " {\n" + line + "\n}"
+	}
+	site := ":80 {\ndeepgram_callback 127.0.0.1:9000 {\n" + line + "\n}\n}\n"
+	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(site), nil)
+	return err
+}
+
+func TestTheDirectiveKnowsEveryOptionOfTheTables(t *testing.T) {
+	_, grammar, _ := strings.Cut(documents(t)["README.md"], "```text\n")
+	grammar, _, _ = strings.Cut(grammar, "```")
+	const unknown = "no_such_option"
+	for _, option := range readmeOptions(t) {
+		t.Run(strings.TrimSpace(option.block+" "+option.name), func(t *testing.T) {
+			require.Regexp(t, `(?m)^\t+`+option.name+`\b`, grammar)
+			refused := inBlock(option.block, unknown)
+			require.Error(t, refused)
+			if err := inBlock(option.block, option.name); err != nil { // it lacks arguments
+				require.NotEqual(t, strings.ReplaceAll(refused.Error(), unknown, option.name), err.Error())
+			}
+		})
+	}
+}
+
+// The defaults of `stream` are filled in when the handler is provisioned.
+func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
+	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
+	require.NoError(t, err)
+	module, err := ctx.LoadModuleByID("http.handlers.deepgram_callback", json.RawMessage(`{"anonymous": true, "relay": {"upstreams": [{"dial": "127.0.0.1:9000"}]}}`))
+	require.NoError(t, err)
+	stream := module.(*handler.Handler).Stream
+	defaults := map[string]any{
+		"max_message":   stream.MaxMessage,
+		"ping_interval": stream.PingInterval,
+		"pong_timeout":  stream.PongTimeout,
+		"write_timeout": stream.WriteTimeout,
+		"close_timeout": stream.CloseTimeout,
+		"drain":         stream.Drain,
+	}
+	compared := 0
+	for _, option := range readmeOptions(t) {
+		value, ok := defaults[option.name]
+		if option.block != "stream" || !ok {
+			continue
+		}
+		compared++
+		if duration, ok := value.(caddy.Duration); ok {
+			want, err := time.ParseDuration(option.initial)
+			require.NoError(t, err)
+			require.Equal(t, want, time.Duration(duration), option.name)
+			continue
+		}
+		require.Equal(t, "1MiB", option.initial)
+		require.EqualValues(t, 1<<20, value)
+	}
+	require.Equal(t, len(defaults), compared)
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// anchor is how a heading is linked to.
+func anchor(heading string) string {
+	heading = strings.ToLower(strings.TrimSpace(strings.TrimLeft(heading, "#")))
+	heading = regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(heading, "")
+	return strings.ReplaceAll(heading, " ", "-")
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	texts := documents(t)
+	for file, text := range texts {
+		for _, match := range link.FindAllStringSubmatch(text, -1) {
+			target := match[1]
+			if strings.Contains(target, "://") {
+				continue
+			}
+			path, heading, _ := strings.Cut(target, "#")
+			if path == "" {
+				path = file
+			}
+			_, err := os.Stat(path)
+			require.NotErrorIs(t, err, fs.ErrNotExist, "%s links to %s", file, target)
+			if heading == "" {
+				continue
+			}
+			var anchors []string
+			for line := range strings.Lines(fence.ReplaceAllString(texts[path], "")) {
+				if strings.HasPrefix(line, "#") {
+					anchors = append(anchors, anchor(line))
+				}
+			}
+			require.True(t, slices.Contains(anchors, heading), "%s links to %s", file, target)
+		}
+	}
+}
