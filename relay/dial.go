@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -72,11 +73,16 @@ func (d *dial) roundTrip(inner http.RoundTripper, r *http.Request) (*http.Respon
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
-	if conn == nil || !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
+	if !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
 		res.Body.Close()
 		return nil, errNotUpgraded
 	}
-	buffered, err := takeBuffered(res.Body, conn)
+	var buffered []byte
+	if body, ok := res.Body.(*upgradedBody); ok {
+		conn, buffered, err = body.take()
+	} else {
+		buffered, err = takeBuffered(res.Body, conn)
+	}
 	if err != nil {
 		res.Body.Close()
 		return nil, fmt.Errorf("taking over the connection: %w", err)
@@ -84,7 +90,10 @@ func (d *dial) roundTrip(inner http.RoundTripper, r *http.Request) (*http.Respon
 	if d.backend != nil { // an lb_retry_match asked for another attempt
 		d.backend.Conn.Close()
 	}
-	d.backend = &Backend{Conn: conn, Buffered: buffered, Upstream: r.URL.Host}
+	d.backend = &Backend{Conn: conn, Buffered: buffered}
+	if info, ok := reverseproxy.GetDialInfo(r.Context()); ok {
+		d.backend.Upstream = info.Address
+	}
 	res.StatusCode, res.Status = http.StatusNoContent, ""
 	res.Body, res.ContentLength = http.NoBody, 0
 	return res, nil
@@ -94,6 +103,9 @@ func (d *dial) roundTrip(inner http.RoundTripper, r *http.Request) (*http.Respon
 // handshake. Only body knows of it, and it reads from conn next, so conn is
 // made to time out at once.
 func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
+	if conn == nil {
+		return nil, errNotUpgraded
+	}
 	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return nil, err
 	}

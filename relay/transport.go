@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -16,10 +17,9 @@ type transport struct {
 	http.RoundTripper
 }
 
-// wrapTransport loads the transport that handler is configured with and gives
-// it to handler wrapped. That is done before handler is provisioned, as
-// provisioning starts goroutines that use the transport.
-func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
+// newTransport loads the transport that handler is configured with, by default
+// Caddy's for HTTP, and wraps it.
+func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport, error) {
 	var (
 		loaded any
 		err    error
@@ -30,11 +30,11 @@ func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
 		loaded, err = ctx.LoadModuleByID("http.reverse_proxy.transport.http", nil)
 	}
 	if err != nil {
-		return fmt.Errorf("loading transport: %w", err)
+		return nil, fmt.Errorf("loading transport: %w", err)
 	}
 	inner, ok := loaded.(http.RoundTripper)
 	if !ok {
-		return fmt.Errorf("loading transport: %T is no http.RoundTripper", loaded)
+		return nil, fmt.Errorf("loading transport: %T is no http.RoundTripper", loaded)
 	}
 	if sized, ok := inner.(reverseproxy.BufferedTransport); ok {
 		requests, responses := sized.DefaultBufferSizes()
@@ -45,8 +45,12 @@ func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
 			handler.ResponseBuffers = responses
 		}
 	}
-	handler.Transport = &transport{inner}
-	return nil
+	if plain, ok := inner.(*reverseproxy.HTTPTransport); ok {
+		if lean, ok := newHTTP1(plain); ok {
+			inner = lean
+		}
+	}
+	return &transport{inner}, nil
 }
 
 // RoundTrip does what the wrapped transport does, but where Dial is behind the
@@ -55,7 +59,22 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
 		return dial.roundTrip(t.RoundTripper, r)
 	}
-	return t.RoundTripper.RoundTrip(r)
+	res, err := t.RoundTripper.RoundTrip(r)
+	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
+		// The proxy would drop it and leave the sender with a 200.
+		res.Body.Close()
+		return nil, errNotAsked
+	}
+	return res, err
+}
+
+var errNotAsked = errors.New("the service answered 101 to what was no handshake")
+
+// close closes what no request uses.
+func (t *transport) close() {
+	if lean, ok := t.RoundTripper.(*http1); ok {
+		lean.idle.close()
+	}
 }
 
 // What the proxy asks of its transport besides, and would not find behind an
