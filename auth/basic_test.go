@@ -118,6 +118,25 @@ func TestAWrongPasswordIsHashedAndCountedOnce(t *testing.T) {
 	require.EqualValues(t, 2, comparer.calls.Load())
 }
 
+// Between the look at what is remembered and the lock, the same login may have
+// been hashed by somebody else.
+func TestALoginThatWasHashedInTheMeantimeIsNotHashedAgain(t *testing.T) {
+	p, _ := countingPolicy(t, "")
+	h := p.judge.basic.hashed
+	for key, add := range map[digest]func(digest){
+		digestOf("right", t.Name()): func(key digest) { recognised.Add(key, struct{}{}) },
+		digestOf("wrong", t.Name()): func(key digest) { h.wrong.Add(key, struct{}{}) },
+	} {
+		add(key)
+		current, mine, known := h.board(request("POST", "/"), key)
+		require.Nil(t, current)
+		require.Nil(t, mine)
+		require.NotNil(t, known)
+	}
+	require.Empty(t, h.flights)
+	require.Zero(t, h.guesses.addresses.Len())
+}
+
 func TestRecognitionOutlivesAConfigurationUnlessTheHashChanged(t *testing.T) {
 	hash := randomHash()
 	before, _ := policyWithHash(t, hash, "")
