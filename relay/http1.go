@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -99,10 +100,13 @@ func (h *http1) connect(ctx context.Context, to address) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, to: to, pool: &h.idle}
-	c.reader = bufio.NewReader(c)
+	c := &conn{Conn: raw, to: to, pool: &h.idle, reader: readers.Get().(*bufio.Reader)}
+	c.reader.Reset(c)
 	return c, nil
 }
+
+// readers are reused, as a stream needs one for its handshake only.
+var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // exchange writes r and reads the head of the answer. The caller closes c on
 // an error.
@@ -176,34 +180,33 @@ func (c *conn) Read(p []byte) (int, error) {
 // bodyError is an error of the request's body, not of the connection.
 type bodyError struct{ error }
 
-// watchedBody marks the errors of a request's body.
-type watchedBody struct{ io.ReadCloser }
+var pieces = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-func (b watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.EOF is never wrapped by a Reader
-		err = &bodyError{err}
-	}
-	return n, err
-}
-
-var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
-
-// writeRequest writes r in as few writes as its size allows.
+// writeRequest writes r in one piece. Its body is read first, so that nothing
+// of a request that breaks off reaches the service, and a slow sender does not
+// hold the service up.
 func (c *conn) writeRequest(r *http.Request) error {
-	w := writers.Get().(*bufio.Writer)
-	defer writers.Put(w)
-	w.Reset(c.Conn)
-	defer w.Reset(nil)
-
+	body := pieces.Get().(*bytes.Buffer)
+	defer pieces.Put(body)
+	body.Reset()
 	if r.Body != nil {
+		body.Grow(int(r.ContentLength) + bytes.MinRead)
+		_, err := body.ReadFrom(r.Body)
+		r.Body.Close()
+		if err != nil {
+			return &bodyError{err}
+		}
 		r = r.WithContext(r.Context()) // a RoundTripper leaves its request as it is
-		r.Body = watchedBody{r.Body}
+		r.Body = io.NopCloser(bytes.NewReader(body.Bytes()))
 	}
-	if err := r.Write(w); err != nil {
+	whole := pieces.Get().(*bytes.Buffer)
+	defer pieces.Put(whole)
+	whole.Reset()
+	if err := r.Write(whole); err != nil {
 		return err
 	}
-	return w.Flush()
+	_, err := c.Conn.Write(whole.Bytes())
+	return err
 }
 
 // readResponse reads the head of the answer, past interim ones.
@@ -286,8 +289,13 @@ func (b *upgradedBody) take() (net.Conn, []byte, error) {
 	if !b.conn.release() {
 		return nil, nil, net.ErrClosed
 	}
-	buffered, err := b.conn.reader.Peek(b.conn.reader.Buffered())
-	return b.conn.Conn, slices.Clone(buffered), err
+	reader := b.conn.reader
+	buffered, err := reader.Peek(reader.Buffered())
+	buffered = slices.Clone(buffered)
+	b.conn.reader = nil
+	reader.Reset(nil)
+	readers.Put(reader)
+	return b.conn.Conn, buffered, err
 }
 
 // Read implements [io.Reader]: whoever does not take the connection gets
