@@ -17,16 +17,16 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// http1 does the round trips of what callbacks mostly are: small requests to a
+// http1 makes the round trips of what callbacks mostly are: small requests to a
 // service that speaks plain HTTP/1.1. net/http's transport keeps two goroutines
 // for each connection and hands every request from one to the other; here the
 // goroutine of the request writes and reads itself, which saves a fifth of what
 // relaying a callback costs, and two thirds of what opening a stream does.
-// Everything else goes through Caddy's own transport, which http1 wraps and
-// whose settings, dialler and limits it takes.
+// Everything else goes through Caddy's own transport, whose settings, dialler
+// and limits http1 takes.
 type http1 struct {
-	*reverseproxy.HTTPTransport
-	idle idleConns
+	settings *reverseproxy.HTTPTransport
+	idle     idleConns
 }
 
 // smallBody is the most that a request's body may have to be written before
@@ -38,34 +38,31 @@ const smallBody = 64 << 10
 // transport says: as in net/http.
 const maxAnswerHeader = 10 << 20
 
-// newHTTP1 wraps t where t's settings mean plain HTTP/1.1, and nothing that
+// newHTTP1 makes an http1 for t where t's settings mean plain HTTP/1.1, and nothing that
 // only net/http's transport knows how to do.
-func newHTTP1(t *reverseproxy.HTTPTransport) (*http1, bool) {
+func newHTTP1(t *reverseproxy.HTTPTransport) *http1 {
 	plain := canTellOpen && t.TLS == nil && t.ProxyProtocol == "" && t.MaxConnsPerHost == 0 &&
 		t.ExpectContinueTimeout == 0 && t.ReadBufferSize == 0 && t.WriteBufferSize == 0 &&
 		(t.Compression == nil || !*t.Compression) &&
 		(t.KeepAlive.Enabled == nil || *t.KeepAlive.Enabled) &&
 		slices.Contains(t.Versions, "1.1") && !slices.Contains(t.Versions, "h2c")
 	if !plain {
-		return nil, false
+		return nil
 	}
-	h := &http1{HTTPTransport: t}
+	h := &http1{settings: t}
 	h.idle.perHost = t.KeepAlive.MaxIdleConnsPerHost
 	h.idle.timeout = time.Duration(t.KeepAlive.IdleConnTimeout)
-	return h, true
+	return h
 }
 
-// RoundTrip implements [http.RoundTripper].
-func (h *http1) RoundTrip(r *http.Request) (*http.Response, error) {
-	target, ok := h.target(r)
-	if !ok {
-		return h.HTTPTransport.RoundTrip(r)
-	}
-	c, err := h.connect(r.Context(), target)
+// roundTrip makes the round trip of r to a target that target allowed. A
+// service gets headTimeout for the head of its answer; zero is no limit.
+func (h *http1) roundTrip(r *http.Request, to address, headTimeout time.Duration) (*http.Response, error) {
+	c, err := h.connect(r.Context(), to)
 	if err != nil {
 		return nil, err // the body is not touched: the proxy may try elsewhere
 	}
-	res, err := h.exchange(c, r)
+	res, err := h.exchange(c, r, headTimeout)
 	if err != nil {
 		c.Close()
 		if cause := context.Cause(r.Context()); cause != nil {
@@ -77,13 +74,16 @@ func (h *http1) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // target says where r goes, unless it is nothing for http1.
-func (h *http1) target(r *http.Request) (target address, ok bool) {
+func (h *http1) target(r *http.Request) (to address, ok bool) {
+	if h == nil {
+		return address{}, false
+	}
 	dial, ok := reverseproxy.GetDialInfo(r.Context())
 	if !ok || r.ContentLength < 0 || r.ContentLength > smallBody || r.Header.Get("Expect") != "" {
 		return address{}, false
 	}
-	h.SetScheme(r)
-	if proxy, err := h.Transport.Proxy(r); proxy != nil || err != nil {
+	h.settings.SetScheme(r)
+	if proxy, err := h.settings.Transport.Proxy(r); proxy != nil || err != nil {
 		return address{}, false
 	}
 	return address{dial.Network, dial.Address}, true
@@ -96,7 +96,7 @@ func (h *http1) connect(ctx context.Context, to address) (*conn, error) {
 	if c := h.idle.take(to); c != nil {
 		return c, nil
 	}
-	raw, err := h.Transport.DialContext(ctx, to.network, to.address)
+	raw, err := h.settings.Transport.DialContext(ctx, to.network, to.address)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // exchange writes r and reads the head of the answer. The caller closes c on
 // an error.
-func (h *http1) exchange(c *conn, r *http.Request) (*http.Response, error) {
+func (h *http1) exchange(c *conn, r *http.Request, headTimeout time.Duration) (*http.Response, error) {
 	// A request that is given up makes the connection time out.
 	c.stop = context.AfterFunc(r.Context(), func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 
@@ -120,8 +120,8 @@ func (h *http1) exchange(c *conn, r *http.Request) (*http.Response, error) {
 	if readErr := (*bodyError)(nil); errors.As(writeErr, &readErr) {
 		return nil, readErr.error
 	}
-	if h.ResponseHeaderTimeout > 0 {
-		_ = c.SetReadDeadline(time.Now().Add(time.Duration(h.ResponseHeaderTimeout)))
+	if headTimeout > 0 {
+		_ = c.SetReadDeadline(time.Now().Add(headTimeout))
 	}
 	res, err := c.readResponse(r, h.maxHeader())
 	switch {
@@ -133,7 +133,7 @@ func (h *http1) exchange(c *conn, r *http.Request) (*http.Response, error) {
 	default:
 		return nil, err // unwrapped, as the proxy answers 504 to a net.Error that says Timeout
 	}
-	if h.ResponseHeaderTimeout > 0 {
+	if headTimeout > 0 {
 		_ = c.SetReadDeadline(time.Time{})
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
@@ -147,8 +147,8 @@ func (h *http1) exchange(c *conn, r *http.Request) (*http.Response, error) {
 var errNoAnswer = errors.New("the service closed the connection without an answer")
 
 func (h *http1) maxHeader() int64 {
-	if h.MaxResponseHeaderSize > 0 {
-		return h.MaxResponseHeaderSize
+	if h.settings.MaxResponseHeaderSize > 0 {
+		return h.settings.MaxResponseHeaderSize
 	}
 	return maxAnswerHeader
 }

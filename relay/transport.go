@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -15,6 +16,7 @@ import (
 // handshakes.
 type transport struct {
 	http.RoundTripper
+	plain *http1 // nil unless the transport is for plain HTTP/1.1
 }
 
 // newTransport loads the transport that handler is configured with, by default
@@ -45,21 +47,24 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 			handler.ResponseBuffers = responses
 		}
 	}
-	if plain, ok := inner.(*reverseproxy.HTTPTransport); ok {
-		if lean, ok := newHTTP1(plain); ok {
-			inner = lean
-		}
+	wrapped := &transport{RoundTripper: inner}
+	if settings, ok := inner.(*reverseproxy.HTTPTransport); ok {
+		wrapped.plain = newHTTP1(settings)
 	}
-	return &transport{inner}, nil
+	return wrapped, nil
 }
 
 // RoundTrip does what the wrapped transport does, but where Dial is behind the
 // request it keeps the connection of an accepted handshake for Dial.
-func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
 	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
-		return dial.roundTrip(t.RoundTripper, r)
+		return dial.roundTrip(t, r)
 	}
-	res, err := t.RoundTripper.RoundTrip(r)
+	if to, ok := t.plain.target(r); ok {
+		res, err = t.plain.roundTrip(r, to, time.Duration(t.plain.settings.ResponseHeaderTimeout))
+	} else {
+		res, err = t.RoundTripper.RoundTrip(r)
+	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
 		// The proxy would drop it and leave the sender with a 200.
 		res.Body.Close()
@@ -72,8 +77,8 @@ var errNotAsked = errors.New("the service answered 101 to what was no handshake"
 
 // close closes what no request uses.
 func (t *transport) close() {
-	if lean, ok := t.RoundTripper.(*http1); ok {
-		lean.idle.close()
+	if t.plain != nil {
+		t.plain.idle.close()
 	}
 }
 
