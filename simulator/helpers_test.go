@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -51,6 +52,7 @@ type env struct {
 	t    *testing.T
 	sim  *Simulator
 	url  string
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: as usual
 	logs *observer.ObservedLogs
 }
 
@@ -119,7 +121,8 @@ func (e *env) post(path, contentType string, body io.Reader, query ...string) an
 
 func (e *env) do(req *http.Request) answer {
 	e.t.Helper()
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{Transport: &http.Transport{DialContext: e.dial, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
 	require.NoError(e.t, err)
 	defer func() { require.NoError(e.t, resp.Body.Close()) }()
 	body, err := io.ReadAll(resp.Body)
@@ -214,15 +217,16 @@ func take[T any](t *testing.T, from <-chan T) T {
 // speak opens a live stream.
 func (e *env) speak(query ...string) (*websocket.Conn, *http.Response) {
 	e.t.Helper()
-	conn, resp, err := e.dial(query...)
+	conn, resp, err := e.dialStream(query...)
 	require.NoError(e.t, err)
 	e.t.Cleanup(func() { _ = conn.Close() })
 	return conn, resp
 }
 
-func (e *env) dial(query ...string) (*websocket.Conn, *http.Response, error) {
+func (e *env) dialStream(query ...string) (*websocket.Conn, *http.Response, error) {
 	target := strings.Replace(e.url, "http", "ws", 1) + "/v1/listen?" + pairs(query).Encode()
-	return websocket.DefaultDialer.Dial(target, http.Header{"Authorization": {"token a-key"}})
+	dialer := websocket.Dialer{NetDialContext: e.dial}
+	return dialer.Dial(target, http.Header{"Authorization": {"token a-key"}})
 }
 
 // sayLinear16 sends so many seconds of raw audio at 8000 Hz, mono, in pieces.

@@ -305,15 +305,18 @@ func asEnding(err error) *ending {
 	return &ending{err.Error(), websocket.CloseInternalServerErr, websocket.CloseInternalServerErr}
 }
 
-// hangUp closes both sides, the speaker's first: nothing more is read there.
+// hangUp closes both sides at the same time, so that neither waits for how
+// slowly the other takes its leave.
 func (l *live) hangUp(ctx context.Context, end *ending) {
-	if l.callback != nil && end == endFault {
-		l.callback.close(0, "") // at once, as the speaker's
+	var callback sync.WaitGroup
+	if l.callback != nil {
+		callback.Go(func() { l.hangUpCallback(ctx, end) })
 	}
 	l.speaker.close(end.speaker, end.reason)
-	if l.callback == nil {
-		return
-	}
+	callback.Wait()
+}
+
+func (l *live) hangUpCallback(ctx context.Context, end *ending) {
 	if l.neverClose && end.callback == websocket.CloseNormalClosure {
 		select {
 		case <-l.callback.ended:

@@ -53,11 +53,11 @@ type readSummary struct {
 
 type readSentiments struct {
 	Segments []readSegment `json:"segments"`
-	Average  sentiment     `json:"average"`
+	Average  readAverage   `json:"average"`
 }
 
-type sentiment struct {
-	Sentiment      string  `json:"sentiment,omitempty"`
+type readAverage struct {
+	Sentiment      string  `json:"sentiment"`
 	SentimentScore float64 `json:"sentiment_score"`
 }
 
@@ -69,9 +69,11 @@ type readSegment struct {
 	Text      string `json:"text"`
 	StartWord int    `json:"start_word"`
 	EndWord   int    `json:"end_word"`
-	*sentiment
-	Topics  []readTopic  `json:"topics,omitempty"`
-	Intents []readIntent `json:"intents,omitempty"`
+
+	Sentiment      string       `json:"sentiment,omitempty"`
+	SentimentScore *float64     `json:"sentiment_score,omitempty"`
+	Topics         []readTopic  `json:"topics,omitempty"`
+	Intents        []readIntent `json:"intents,omitempty"`
 }
 
 type readTopic struct {
@@ -173,11 +175,10 @@ func newReadResult(c *call, o options, text string) readResult {
 		result.Results.Summary = &readSummary{"Simulated summary: " + strings.Join(words[:min(len(words), 20)], " ")}
 	}
 	if isOn(c.query, "sentiment") {
-		neutral := sentiment{Sentiment: "neutral"}
 		segment := whole
-		segment.sentiment = &neutral
+		segment.Sentiment, segment.SentimentScore = "neutral", new(0.0)
 		result.Metadata.SentimentInfo = info("sentiment")
-		result.Results.Sentiments = &readSentiments{Segments: []readSegment{segment}, Average: neutral}
+		result.Results.Sentiments = &readSentiments{Segments: []readSegment{segment}, Average: readAverage{Sentiment: "neutral"}}
 	}
 	if isOn(c.query, "topics") {
 		segment := whole
