@@ -105,7 +105,7 @@ func TestOnlyLoopbackAndAllowedAddressesAreDialled(t *testing.T) {
 func TestDialerChecksTheResolvedAddress(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
 
@@ -120,8 +120,8 @@ func TestDialerChecksTheResolvedAddress(t *testing.T) {
 func TestSlowConnectionKeepsToItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		defer near.Close()
-		defer far.Close()
+		defer func() { _ = near.Close() }()
+		defer func() { _ = far.Close() }()
 		go func() {
 			buffer := make([]byte, 1<<10)
 			for {

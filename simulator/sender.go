@@ -112,7 +112,7 @@ func (s *sender) send(ctx context.Context, cb *callback) (int, error) {
 	if err != nil {
 		return 0, withoutURL(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	// Read a little, so that the connection can be used again; the answer's
 	// body means nothing.
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
