@@ -250,7 +250,7 @@ func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
 		return refused
 	}
 	bodyFileBytes.Add(maxBodyFiles - 100_000)
-	verify()
+	_ = verify()
 	bodyFileBytes.Add(-(maxBodyFiles - 100_000))
 	require.Zero(t, bodyFileBytes.Load())
 
@@ -290,7 +290,7 @@ func FuzzVerifyBody(f *testing.F) {
 		inMessage := p.VerifyMessage(body)
 		require.Equal(t, inMessage == nil, err == nil)
 		if err != nil {
-			refusal(t, err)
+			_ = refusal(t, err)
 			return
 		}
 		got, err := io.ReadAll(verified)

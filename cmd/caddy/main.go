@@ -1,6 +1,7 @@
-// Command caddy is Caddy with every standard module and this project's own, so
-// that a clone can be tried with `go run ./cmd/caddy run`. A production build
-// is made with xcaddy, which takes the gateway alone; see xcaddy.md.
+// Command caddy is Caddy with every standard module, this project's own, and
+// the demo's service, so that a clone can be tried with `go run ./cmd/caddy
+// run --config testdata/demo.Caddyfile`. A production build is made with
+// xcaddy, which takes the gateway alone; see xcaddy.md.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
+	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
 )
 
 func main() {

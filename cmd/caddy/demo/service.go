@@ -1,0 +1,199 @@
+// Package demo is http.handlers.demo_service, the service behind the gateway in
+// the demo: it shows what it receives. Only cmd/caddy has it, so a production
+// build, which takes the gateway alone, does not.
+//
+//	service.go   taking callbacks and streams
+//	describe.go  what is said of them
+package demo
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gorilla/websocket"
+)
+
+// directive is the name of the directive.
+const directive = "demo_service"
+
+const (
+	// keep is how many entries GET shows.
+	keep = 20
+
+	// readLimit is how much of a body is kept to find its transcript; the
+	// rest is only counted.
+	readLimit = 8 << 20
+
+	// greeting is what a stream's backend says first.
+	greeting = "hello, this is the demo's WebSocket backend"
+)
+
+// Service prints the callbacks and the WebSocket messages that it receives, and
+// answers GET with the latest of it. Of headers it shows a few that hold no
+// credential, and of a query nothing, which may hold one.
+type Service struct {
+	output io.Writer // standard output; Caddy's own log goes to standard error
+
+	mu        sync.Mutex
+	entries   []string
+	callbacks int
+	streams   int
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Service) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers." + directive,
+		New: func() caddy.Module { return &Service{output: os.Stdout} },
+	}
+}
+
+// UnmarshalCaddyfile sets up the service from Caddyfile tokens: the name alone.
+func (*Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() || d.NextBlock(0) {
+		return d.Errf("%s takes neither arguments nor a block", directive)
+	}
+	return nil
+}
+
+// ServeHTTP takes a stream, a callback, or the question what came so far.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	switch {
+	case websocket.IsWebSocketUpgrade(r):
+		return s.stream(w, r)
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return s.list(w)
+	default:
+		return s.callback(w, r)
+	}
+}
+
+// callback prints a callback and answers 200 with its number.
+func (s *Service) callback(w http.ResponseWriter, r *http.Request) error {
+	kept, err := io.ReadAll(io.LimitReader(r.Body, readLimit))
+	if err != nil {
+		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the callback: %w", err))
+	}
+	rest, err := io.Copy(io.Discard, r.Body)
+	if err != nil {
+		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the callback: %w", err))
+	}
+
+	s.mu.Lock()
+	s.callbacks++
+	number := s.callbacks
+	s.mu.Unlock()
+
+	s.print(describeCallback(fmt.Sprintf("callback %d", number), r, kept, int64(len(kept))+rest))
+	_, err = fmt.Fprintf(w, "received callback %d\n", number)
+	return err
+}
+
+// stream is the backend of one stream, from its greeting to its end.
+func (s *Service) stream(w http.ResponseWriter, r *http.Request) error {
+	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+	conn, err := upgrader.Upgrade(hijackable{w}, r, nil)
+	if err != nil {
+		return nil // the upgrader has answered
+	}
+	defer conn.Close()
+
+	s.mu.Lock()
+	s.streams++
+	name := fmt.Sprintf("stream %d", s.streams)
+	s.mu.Unlock()
+
+	s.print(name + " opened on " + r.URL.EscapedPath() + "\n")
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(greeting)); err != nil {
+		s.print(name + " ended: " + err.Error() + "\n")
+		return nil
+	}
+	for {
+		_, message, err := conn.ReadMessage()
+		if err != nil {
+			s.print(name + " ended: " + describeEnd(err) + "\n")
+			return nil
+		}
+		s.print(name + " says " + describeMessage(message) + "\n")
+	}
+}
+
+// list answers with what came so far, the latest last.
+func (s *Service) list(w http.ResponseWriter) error {
+	s.mu.Lock()
+	entries := slices.Clone(s.entries)
+	s.mu.Unlock()
+
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if len(entries) == 0 {
+		_, err := io.WriteString(w, "nothing received yet\n")
+		return err
+	}
+	for _, entry := range entries {
+		if _, err := io.WriteString(w, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// print shows an entry and keeps it for list.
+func (s *Service) print(entry string) {
+	entry = time.Now().Format("15:04:05 ") + entry
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entries = append(s.entries, entry)
+	if over := len(s.entries) - keep; over > 0 {
+		s.entries = slices.Delete(s.entries, 0, over)
+	}
+	_, _ = io.WriteString(s.output, entry)
+}
+
+// describeEnd says how a stream ended for the backend.
+func describeEnd(err error) string {
+	var closed *websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code == websocket.CloseAbnormalClosure {
+		return "no Close frame came (" + err.Error() + ")"
+	}
+	if closed.Text == "" {
+		return fmt.Sprintf("close code %d", closed.Code)
+	}
+	return fmt.Sprintf("close code %d, %q", closed.Code, closed.Text)
+}
+
+// hijackable gives gorilla's upgrader the http.Hijacker that it looks for:
+// Caddy's writers only lead to one.
+type hijackable struct{ http.ResponseWriter }
+
+// Hijack implements [http.Hijacker].
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(h.ResponseWriter).Hijack()
+}
+
+func init() {
+	caddy.RegisterModule(new(Service))
+	httpcaddyfile.RegisterHandlerDirective(directive, func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		service := new(Service)
+		return service, service.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler       = (*Service)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Service)(nil)
+)
