@@ -99,8 +99,8 @@ func (p *parser) directive() error {
 		}
 		p.config.Relay = relay
 	}
-	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil) {
-		return p.Errf("no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`", Directive)
+	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil || !hasUpstreams(p.config.Stream.Proxy)) {
+		return p.noUpstreams(p.name)
 	}
 	if err := p.config.Policy.Check(); err != nil {
 		return p.WrapErr(err)
@@ -108,8 +108,8 @@ func (p *parser) directive() error {
 	return nil
 }
 
-// subdirectives are the parsers of what may stand in the directive's block, by
-// name.
+// subdirective reads one line of the directive's block, with the block that
+// belongs to it.
 func (p *parser) subdirective() error {
 	name := p.Val()
 	if name == "basic_auth" && p.plainFollows() {
@@ -140,10 +140,19 @@ func (p *parser) subdirective() error {
 	return parse()
 }
 
+// errAt is Errf for a token that was passed already: what comes behind it in
+// its own line is all right.
+func (p *parser) errAt(token caddyfile.Token, format string, args ...any) error {
+	d := caddyfile.NewDispenser([]caddyfile.Token{token})
+	d.Next()
+	return d.Errf(format, args...)
+}
+
 // noBlock refuses a block behind a subdirective that takes none.
 func (p *parser) noBlock(name string) error {
+	last := p.Token()
 	if p.NextBlock(p.Nesting()) {
-		return p.Errf("%s takes no block", name)
+		return p.errAt(last, "%s takes no block", name)
 	}
 	return nil
 }
@@ -178,7 +187,7 @@ func (p *parser) exactlyOne(what string) (string, error) {
 func (p *parser) flag() error {
 	name := p.Val()
 	if args := p.RemainingArgs(); len(args) > 0 {
-		return p.Errf("%s takes no arguments, got %s", name, strings.Join(args, " "))
+		return p.Errf("%s takes no arguments", name)
 	}
 	return p.noBlock(name)
 }

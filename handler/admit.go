@@ -168,6 +168,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	case errors.As(cause, &tooLong):
 		status, reason = http.StatusRequestEntityTooLarge, "max_body"
 	}
+	if r.Header["Expect"] != nil && r.ProtoMajor == 1 {
+		// The sender waits for an answer before it sends the body, which
+		// net/http would wait for before it answers, to discard it: Caddy's
+		// timeouts wrap the body, so it does not know that none comes.
+		w.Header().Set("Connection", "close")
+	}
 	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+reason); c != nil {
 		c.Write(
 			zap.Int("status", status),

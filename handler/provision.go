@@ -106,11 +106,8 @@ func (h *Handler) provisionMethods() error {
 	}
 	h.methods = make(map[string]bool, len(methods))
 	for _, method := range methods {
-		if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
-			return fmt.Errorf("methods: %q is no method; methods are upper-case words like POST", method)
-		}
-		if method == "CONNECT" || method == "TRACE" {
-			return fmt.Errorf("methods: %s cannot carry a callback", method)
+		if err := CheckMethod(method); err != nil {
+			return fmt.Errorf("methods: %w", err)
 		}
 		h.methods[method] = true
 	}
@@ -118,6 +115,19 @@ func (h *Handler) provisionMethods() error {
 		methods = []string{"GET"} // a WebSocket's handshake
 	}
 	h.allow = strings.Join(methods, ", ")
+	return nil
+}
+
+// CheckMethod says what is wrong with method as that of a batch callback, if
+// anything is.
+func CheckMethod(method string) error {
+	// a method is a token, as the name of a header field is (RFC 9110, section 9.1)
+	if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
+		return fmt.Errorf("%q is no method; methods are upper-case words like POST", method)
+	}
+	if method == "CONNECT" || method == "TRACE" {
+		return fmt.Errorf("%s cannot carry a callback", method)
+	}
 	return nil
 }
 
