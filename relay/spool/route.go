@@ -444,9 +444,10 @@ func (r *route) ended(g *registration, msg *Message, result Result, probe, settl
 	return down
 }
 
-// available notes an answer of the service.
+// available notes an answer of the service. One more delivery at a time for each makes twice
+// as many with every round.
 func (h *health) available(config RouteConfig) {
-	h.limit = min(2*h.limit, config.Concurrency)
+	h.limit = min(h.limit+1, config.Concurrency)
 	if h.down {
 		h.limit = 1
 	}
