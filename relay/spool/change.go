@@ -4,7 +4,6 @@ package spool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -254,26 +253,24 @@ func (t *indexTx) unparkDamaged(route uint32, id ID) error {
 // Replay implements Store.
 func (d *Disk) Replay(ctx context.Context, id ID) error {
 	var result error
-	var route string
-	var order uint64
 	err := d.perform(ctx, func(c *change) error {
-		result = nil
 		p, ok := d.find(c.indexTx, id)
 		switch {
 		case !ok:
 			result = ErrNotFound
+			return nil
 		case d.isLeased(id):
 			result = ErrInFlight
-		}
-		if result != nil {
 			return nil
 		}
-		route, order = p.info.name, recordOrderKey(p.record)
 		var err error
 		result, err = c.replay(p, time.Now())
 		return err
-	}, func() { d.replayed(route, order) })
-	return errors.Join(err, result)
+	})
+	if err == nil {
+		err = result
+	}
+	return err
 }
 
 // replay makes a message due. Failing to read it is the result; failing to write it is err.
@@ -289,15 +286,14 @@ func (c *change) replay(p place, now time.Time) (result, err error) {
 		return nil, err
 	}
 	m.Attempts, m.ScheduledFrom, m.NextAttemptAt, m.DiedAt = 0, now, time.Time{}, time.Time{}
+	c.after = append(c.after, func() { c.d.replayed(p.info.name, m.OrderKey) })
 	return nil, c.parkAgain(p.info, m)
 }
 
 // replayed lets the queue of a route know. d.mu is held.
 func (d *Disk) replayed(route string, order uint64) {
 	if q := d.queue(route); q != nil {
-		if k := q.keys[order]; k != nil {
-			k.parked = true
-		}
+		q.letPass(order)
 		d.notify(route)
 	}
 }
@@ -320,19 +316,17 @@ func (d *Disk) ReplayDead(ctx context.Context, route string, diedBefore time.Tim
 				continue
 			}
 			for _, p := range c.dead(info, diedBefore, limit-replayed) {
-				order := recordOrderKey(p.record)
 				result, err := c.replay(p, now)
 				if err != nil {
 					return err
 				}
 				if result == nil {
 					replayed++
-					c.after = append(c.after, func() { d.replayed(info.name, order) })
 				}
 			}
 		}
 		return nil
-	}, nil)
+	})
 	return replayed, err
 }
 
@@ -372,8 +366,11 @@ func (d *Disk) Drop(ctx context.Context, id ID) (*Message, error) {
 		more, err := c.remove(p)
 		c.after = append(c.after, func() { d.vanished(p, dropped.OrderKey, more) })
 		return err
-	}, nil)
-	return dropped, errors.Join(err, result)
+	})
+	if err == nil {
+		err = result
+	}
+	return dropped, err
 }
 
 // dropLeased marks a leased message to be forgotten when it is settled. It
@@ -438,32 +435,53 @@ func (d *Disk) Expire(ctx context.Context, route string, scheduledBefore time.Ti
 			c.after = append(c.after, func() { d.vanished(p, m.OrderKey, more) })
 		}
 		return nil
-	}, nil)
+	})
 	return expired, err
 }
 
-// expired returns pending messages that are due, not leased, and whose schedule began before a time.
+// expired returns pending messages that are due, that nothing of their order key is before,
+// and whose schedule began before a time.
 func (c *change) expired(info *routeInfo, scheduledBefore, now time.Time, limit int) []place {
 	var places []place
-	take := func(bucket []byte, id ID, record []byte) bool {
-		old := recordScheduledFrom(record) < unixNano(scheduledBefore)
-		if old && !c.d.isLeased(id) {
-			places = append(places, place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)})
-		}
-		return old
+	taken := c.d.leasedKeys(info.name)
+	isOld := func(record []byte) bool { return recordScheduledFrom(record) < unixNano(scheduledBefore) }
+	take := func(bucket []byte, id ID, record []byte) {
+		places = append(places, place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)})
 	}
-	c.scan(bucketDue, routeKey(info.number), nil, func(key, _ []byte) bool {
+	c.scan(bucketDue, routeKey(info.number), nil, func(key, order []byte) bool {
 		if len(places) >= limit || keyTime(key) > unixNano(now) {
 			return false
 		}
 		id := keyID(key)
-		take(bucketParked, id, c.get(bucketParked, idKey(info.number, id)))
+		if record := c.get(bucketParked, idKey(info.number, id)); isOld(record) && !taken[parseUint64(order)] {
+			take(bucketParked, id, record)
+		}
 		return true
 	})
 	c.scan(bucketFresh, routeKey(info.number), nil, func(key, record []byte) bool {
-		return len(places) < limit && take(bucketFresh, keyID(key), record)
+		if len(places) >= limit || !isOld(record) {
+			return false // the rest came later
+		}
+		order := recordOrderKey(record)
+		if _, parked := c.firstParked(info.number, order); !parked && !taken[order] {
+			take(bucketFresh, keyID(key), record)
+		}
+		return true
 	})
 	return places
+}
+
+// leasedKeys returns the order keys of a route of which something is leased.
+func (d *Disk) leasedKeys(route string) map[uint64]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	keys := make(map[uint64]bool)
+	for _, l := range d.leases {
+		if l.queue.route == route {
+			keys[l.msg.OrderKey] = true
+		}
+	}
+	return keys
 }
 
 // DropDead implements Store.
@@ -498,6 +516,6 @@ func (d *Disk) DropDead(ctx context.Context, route string, diedBefore time.Time,
 			}
 		}
 		return nil
-	}, nil)
+	})
 	return dropped, err
 }

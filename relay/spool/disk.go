@@ -746,11 +746,27 @@ func (d *Disk) mayAccept(size int64) error {
 
 // Flush implements Store.
 func (d *Disk) Flush(ctx context.Context) error {
-	return d.perform(ctx, func(*change) error { return nil }, nil)
+	return d.perform(ctx, func(*change) error { return nil })
+}
+
+// droppedLeases returns what is to be forgotten although its delivery has not ended.
+func (d *Disk) droppedLeases() []ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var ids []ID
+	for id, l := range d.leases {
+		if l.dropped && !l.settled {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Close implements Store.
 func (d *Disk) Close() error {
+	for _, id := range d.droppedLeases() {
+		d.Settle(id, Settlement{Verdict: Done})
+	}
 	if !d.ops.close() {
 		<-d.done
 		return nil

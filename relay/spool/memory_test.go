@@ -242,11 +242,12 @@ func (s *memoryStore) Expire(_ context.Context, route string, scheduledBefore ti
 	defer s.mu.Unlock()
 	now := time.Now()
 	var expired []*Message
-	for _, m := range s.sorted(func(m *memoryMessage) bool {
-		return m.Route == route && m.State == Pending && !m.leased && m.ScheduledFrom.Before(scheduledBefore) && !m.NextAttemptAt.After(now)
-	}) {
+	for _, m := range s.heads(route) {
 		if len(expired) == limit {
 			break
+		}
+		if m.leased || !m.ScheduledFrom.Before(scheduledBefore) || m.NextAttemptAt.After(now) {
+			continue
 		}
 		m.State, m.DiedAt, m.NextAttemptAt = Dead, now, time.Time{}
 		m.LastError = cmp.Or(m.LastError, lastError)

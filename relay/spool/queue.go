@@ -121,6 +121,23 @@ func (q *queue) advance(order uint64) bool {
 	return true
 }
 
+// letPass notes that there are parked messages of a key now, which come before one that is ready.
+func (q *queue) letPass(order uint64) {
+	k := q.keys[order]
+	if k == nil {
+		return // the index knows
+	}
+	k.parked = true
+	if i := slices.IndexFunc(q.ready, func(w waiting) bool { return w.key == order }); i >= 0 {
+		w := q.ready[i]
+		q.ready = slices.Delete(q.ready, i, i+1)
+		w.msg = nil
+		k.followers = slices.Insert(k.followers, 0, w)
+		q.held++
+		k.busy = false
+	}
+}
+
 // forget takes out a fresh message that is gone otherwise.
 func (q *queue) forget(id ID, order uint64) {
 	same := func(w waiting) bool { return w.id == id }

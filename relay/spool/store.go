@@ -81,9 +81,9 @@ type Store interface {
 	// when its delivery ends, however it ends: ErrInFlight says so.
 	Drop(ctx context.Context, id ID) (*Message, error)
 
-	// Expire makes dead letters of the route's pending messages whose schedule
-	// started before the time given and that are due and not leased, at most limit of
-	// them, oldest first. They get lastError unless they have an own one.
+	// Expire makes dead letters of the route's messages that could be leased now and whose schedule
+	// started before the time given, at most limit of them. They get lastError unless they
+	// have an own one. What waits behind them may come with the next call.
 	Expire(ctx context.Context, route string, scheduledBefore time.Time, lastError string, limit int) ([]*Message, error)
 
 	// DropDead forgets the route's dead letters that died before the time given, at most limit of

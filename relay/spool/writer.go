@@ -873,14 +873,9 @@ func (d *Disk) Accept(ctx context.Context, msg *Message, fingerprint Fingerprint
 	}
 }
 
-// perform has the writer do something and waits until it is on disk; then after is called, with d.mu held.
-func (d *Disk) perform(ctx context.Context, apply func(*change) error, after func()) error {
-	op := &operation{done: make(chan error, 1), apply: func(c *change) error {
-		if after != nil {
-			c.after = append(c.after, after)
-		}
-		return apply(c)
-	}}
+// perform has the writer do something and waits until it is on disk.
+func (d *Disk) perform(ctx context.Context, apply func(*change) error) error {
+	op := &operation{done: make(chan error, 1), apply: apply}
 	if !d.ops.push(op, true) {
 		return ErrClosed
 	}
