@@ -55,6 +55,7 @@ type DiskOptions struct {
 	Damaged func(error)
 
 	segmentSize int64
+	limits      queueLimits
 	fsys        fileSystem
 }
 
@@ -115,6 +116,9 @@ func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 	}
 	if options.segmentSize == 0 {
 		options.segmentSize = defaultSegmentSize
+	}
+	if options.limits == (queueLimits{}) {
+		options.limits = defaultQueueLimits
 	}
 	if options.MaxFingerprints == 0 {
 		options.MaxFingerprints = defaultMaxFingerprints
@@ -316,7 +320,7 @@ func (d *Disk) queue(route string) *queue {
 		if info == nil {
 			return nil
 		}
-		q = newQueue(route, info.number)
+		q = newQueue(route, info.number, d.options.limits)
 		d.queues[route] = q
 	}
 	return q
@@ -467,7 +471,7 @@ func (l *leasing) load(t *indexTx) {
 		w := waiting{id: keyID(key), key: recordOrderKey(record)}
 		q.cursor = w.id
 		if l.d.leases[w.id] != nil {
-			return read < loadChunk
+			return read < q.limits.chunk
 		}
 		k := q.keys[w.key]
 		if !k.occupied() && l.parked {
@@ -479,14 +483,14 @@ func (l *leasing) load(t *indexTx) {
 		switch {
 		case !k.occupied():
 			q.makeReady(w)
-		case q.held < maxFollowers && overflow[w.key] == nil:
+		case q.mayHold() && overflow[w.key] == nil:
 			q.hold(w)
 		default:
 			overflow[w.key] = append(overflow[w.key], w)
 		}
-		return read < loadChunk && q.hasRoom()
+		return read < q.limits.chunk && q.hasRoom()
 	})
-	q.atEnd = read < loadChunk && q.hasRoom()
+	q.atEnd = read < q.limits.chunk && q.hasRoom()
 	for order, more := range overflow {
 		l.d.park(q, order, more)
 	}

@@ -4,12 +4,15 @@ package spool
 
 import "slices"
 
-const (
-	maxReady     = 256  // messages held ready to be leased
-	maxFollowers = 4096 // messages held back behind another of their order key
-	loadChunk    = 256  // read from the index at once
-	maxTransit   = 1024 // messages on their way from fresh to parked for want of room here
-)
+// queueLimits bound what a queue keeps in memory.
+type queueLimits struct {
+	ready     int // messages held ready to be leased
+	followers int // messages held back behind another of their order key
+	chunk     int // read from the index at once
+	transit   int // messages on their way from fresh to parked for want of room here
+}
+
+var defaultQueueLimits = queueLimits{ready: 256, followers: 4096, chunk: 256, transit: 1024}
 
 // queue hands out the messages of one route in order, with little of them in memory.
 //
@@ -26,6 +29,7 @@ const (
 type queue struct {
 	route  string
 	number uint32
+	limits queueLimits
 
 	cursor   ID   // fresh messages up to this one were read
 	atEnd    bool // there are no fresh ones behind the cursor
@@ -52,8 +56,8 @@ type keyQueue struct {
 	followers []waiting
 }
 
-func newQueue(route string, number uint32) *queue {
-	return &queue{route: route, number: number, keys: make(map[uint64]*keyQueue)}
+func newQueue(route string, number uint32, limits queueLimits) *queue {
+	return &queue{route: route, number: number, limits: limits, keys: make(map[uint64]*keyQueue)}
 }
 
 // reset forgets what was read, to begin at the front again. What is leased stays so, see Disk.reload.
@@ -79,7 +83,10 @@ func (k *keyQueue) occupied() bool {
 }
 
 // hasRoom reports whether the queue can take in more fresh messages.
-func (q *queue) hasRoom() bool { return len(q.ready) < maxReady && q.transit < maxTransit }
+func (q *queue) hasRoom() bool { return len(q.ready) < q.limits.ready && q.transit < q.limits.transit }
+
+// mayHold reports whether one more message may be held back.
+func (q *queue) mayHold() bool { return q.held < q.limits.followers }
 
 // makeReady puts a message of a free key in line.
 func (q *queue) makeReady(w waiting) {

@@ -51,7 +51,8 @@ type Store interface {
 
 	// Lease hands out messages that may be delivered now. Where it returns
 	// fewer than asked for, next is the time at which the earliest of
-	// the waiting ones is due, or zero if none waits for a time.
+	// the waiting ones is due, or zero if none waits for a time. It may return fewer than
+	// there are; then the function given to Watch is called when it is worth asking again.
 	Lease(request LeaseRequest) (leased []*Message, next time.Time, err error)
 
 	// Settle ends a lease. It takes effect at once for what is leased next, and gets to

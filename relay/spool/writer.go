@@ -702,7 +702,7 @@ func (d *Disk) offer(m *Message) {
 	}
 	w := waiting{id: m.ID, key: m.OrderKey, msg: m}
 	switch k := q.keys[m.OrderKey]; {
-	case k.occupied() && q.held < maxFollowers:
+	case k.occupied() && q.mayHold():
 		q.hold(w)
 	case !k.occupied() && q.hasRoom() && d.routes[m.Route].counts.parked == 0:
 		q.makeReady(w)
