@@ -1,0 +1,4 @@
+package spool
+
+func isChild() bool { return false }
+func runChild()     {}
