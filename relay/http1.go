@@ -122,6 +122,9 @@ func (h *http1) exchange(c *conn, r *http.Request, headTimeout time.Duration) (*
 	}
 	if headTimeout > 0 {
 		_ = c.SetReadDeadline(time.Now().Add(headTimeout))
+		if err := r.Context().Err(); err != nil { // whose deadline this one may have replaced
+			return nil, err
+		}
 	}
 	res, err := c.readResponse(r, h.maxHeader())
 	switch {
@@ -135,6 +138,9 @@ func (h *http1) exchange(c *conn, r *http.Request, headTimeout time.Duration) (*
 	}
 	if headTimeout > 0 {
 		_ = c.SetReadDeadline(time.Time{})
+		if err := r.Context().Err(); err != nil {
+			return nil, err
+		}
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		res.Body = &upgradedBody{c}

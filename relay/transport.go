@@ -57,6 +57,7 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 // RoundTrip does what the wrapped transport does, but where Dial is behind the
 // request it keeps the connection of an accepted handshake for Dial.
 func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
+	r = redactToken(r)
 	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
 		return dial.roundTrip(t, r)
 	}
