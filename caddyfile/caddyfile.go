@@ -4,6 +4,7 @@
 //	caddyfile.go  the directive
 //	auth.go       who may call
 //	proxy.go      relay and stream
+//	spool.go      the inbox
 //	values.go     ports, sizes, durations: what a value may be
 package caddyfile
 
@@ -60,6 +61,17 @@ const Directive = "deepgram_callback"
 //			}
 //		}
 //		stream off
+//		spool {
+//			path <dir>
+//			route <name>
+//			retry_delays <d...>
+//			retry_for <duration>
+//			concurrency <n>
+//			max_size <size>
+//			dedupe_window <duration>
+//			dead_letter_keep <duration>
+//			sign <whsec_secret...>
+//		}
 //	}
 func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	p := &parser{Helper: h, config: new(handler.Handler), seen: make(map[string]bool)}
@@ -102,6 +114,9 @@ func (p *parser) directive() error {
 	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil || !hasUpstreams(p.config.Stream.Proxy)) {
 		return p.noUpstreams(p.name)
 	}
+	if p.config.Spool != nil && p.config.Relay == nil {
+		return p.Errf("spool: there are no upstreams for batch callbacks, which alone go through it")
+	}
 	if err := p.config.Policy.Check(); err != nil {
 		return p.WrapErr(err)
 	}
@@ -129,6 +144,7 @@ func (p *parser) subdirective() error {
 		"max_body":         p.maxBody,
 		"relay":            p.relay,
 		"stream":           p.stream,
+		"spool":            p.spool,
 	}[name]
 	if !ok {
 		return p.Errf("unrecognized subdirective %s", name)

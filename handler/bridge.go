@@ -25,7 +25,7 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	if err := h.checkHandshake(r, admission); err != nil {
 		return h.refuse(w, r, err)
 	}
-	release, err := app.Streams.Reserve(h.route, h.Stream.MaxStreams)
+	release, err := app.Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
 	if err != nil {
 		return h.refuse(w, r, &refusal{
 			status: http.StatusServiceUnavailable,
@@ -64,8 +64,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	if admission.BodySecret {
 		caller.Admit = h.admitMessage
 	}
+	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.Stream{
-		Route:    h.route,
+		Route:    h.streamRoute,
 		ClientIP: clientIP(r),
 		Path:     strings.Clone(r.URL.Path),
 		Upstream: backend.Upstream,

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -42,7 +43,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.refusals = sampled(h.logger)
 
 	// The app keeps the live streams, and runs only where it is loaded.
-	if _, err := ctx.App("deepgram_callback"); err != nil {
+	loaded, err := ctx.App("deepgram_callback")
+	if err != nil {
 		return err
 	}
 	if err := h.Policy.Provision(ctx); err != nil {
@@ -52,6 +54,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.provisionProxies(ctx); err != nil {
+		return err
+	}
+	if err := h.provisionSpool(loaded.(*app.App)); err != nil {
 		return err
 	}
 	h.adviseOnLogs()
@@ -186,7 +191,11 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	if err := h.inheritUpstreams(); err != nil {
 		return err
 	}
-	h.route = routeName(h.Relay, h.Stream.Proxy)
+	h.batchRoute = routeName(h.Relay)
+	h.streamRoute = h.batchRoute
+	if h.Stream.Proxy != nil {
+		h.streamRoute = routeName(h.Stream.Proxy)
+	}
 
 	var err error
 	if h.Relay != nil {
@@ -224,10 +233,9 @@ func (h *Handler) inheritUpstreams() error {
 }
 
 // routeName is what a service is called in counts and listings.
-func routeName(relay, stream *reverseproxy.Handler) string {
-	proxy := stream
+func routeName(proxy *reverseproxy.Handler) string {
 	if proxy == nil {
-		proxy = relay
+		return ""
 	}
 	if len(proxy.Upstreams) == 0 {
 		var dynamic struct {
