@@ -116,10 +116,12 @@ func (d *direction) conclude(err error) (again bool) {
 // relay forwards frames until one leg ends. It never returns nil.
 func (d *direction) relay() error {
 	for {
-		if d.start < d.end {
+		for again := d.start < d.end; again; {
+			had := d.end
 			if err := d.forward(); err != nil {
 				return err
 			}
+			again = d.end > had // at a gate more came meanwhile
 		}
 		if d.start == d.end {
 			d.release()
@@ -238,8 +240,8 @@ func (d *direction) flush(from int) error {
 	}
 	messages, bytes := d.messages, d.bytes
 	d.messages, d.bytes = 0, 0
-	if !d.to.gate.wait() {
-		return nil
+	if admitted, err := d.awaitGate(); !admitted {
+		return err
 	}
 	sent, err := d.to.write(d.buf[from:d.start], d.rest == 0, d.pair.options.WriteTimeout)
 	if err != nil {

@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -51,16 +53,34 @@ func (d *direction) closeGate(admitted bool) {
 	close(g.closed)
 }
 
-// wait waits until the end behind the gate is admitted, or never will be.
-func (g *gate) wait() (admitted bool) {
+// lookAtGate is how often a direction that has something for an end behind a
+// gate looks whether it may go there.
+const lookAtGate = 100 * time.Millisecond
+
+// awaitGate waits until the end that d goes to is admitted, or never will be.
+// Meanwhile it reads on, to notice if the end that it comes from is gone; beyond
+// a full buffer, that has to wait too.
+func (d *direction) awaitGate() (admitted bool, err error) {
+	g := d.to.gate
 	if g == nil {
-		return true
+		return true, nil
 	}
-	<-g.closed
-	return g.admitted
+	for !g.decided() {
+		if d.end == bufferSize {
+			<-g.closed
+			break
+		}
+		_ = d.from.conn.SetReadDeadline(time.Now().Add(lookAtGate))
+		err := d.reader.read(d)
+		_ = d.from.conn.SetReadDeadline(time.Time{})
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, err
+		}
+	}
+	return g.admitted, nil
 }
 
-// decided reports whether wait would return at once.
+// decided reports whether the end behind the gate is admitted or refused.
 func (g *gate) decided() bool {
 	if g == nil {
 		return true

@@ -25,6 +25,7 @@ func (p *Pair) keepalive() {
 	}
 
 	next := min(p.attend(&p.caller, &p.backend), p.attend(&p.backend, &p.caller))
+	next = min(next, p.options.PingInterval) // or the next silence could begin unnoticed
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lost != nil {
@@ -42,10 +43,11 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 	lastRead := time.Duration(l.lastRead.Load())
 	readingSince := time.Duration(l.readingSince.Load())
 	if readingSince < 0 {
-		return min(p.options.PingInterval, p.options.PongTimeout)
+		return p.options.PongTimeout
 	}
 
-	if l.pingedAt == 0 || lastRead > l.pingedAt {
+	// What came at the very instant of the ping counts: clocks can be coarse.
+	if l.pingedAt == 0 || lastRead >= l.pingedAt {
 		l.pingedAt = 0
 		if quiet := now - max(lastRead, readingSince); quiet < p.options.PingInterval {
 			return p.options.PingInterval - quiet
