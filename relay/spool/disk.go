@@ -25,6 +25,7 @@ const (
 
 	defaultSegmentSize     = 32 << 20
 	defaultMaxFingerprints = 4 << 20
+	defaultPause           = 500 * time.Millisecond
 	defaultDedupeWindow    = 24 * time.Hour
 
 	// maxUnrecorded bounds how many settled messages may wait to be on disk: after a crash they are delivered again.
@@ -55,6 +56,7 @@ type DiskOptions struct {
 	Damaged func(error)
 
 	segmentSize int64
+	pause       time.Duration // the first one before something that failed is tried again
 	limits      queueLimits
 	fsys        fileSystem
 }
@@ -116,6 +118,9 @@ func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 	}
 	if options.segmentSize == 0 {
 		options.segmentSize = defaultSegmentSize
+	}
+	if options.pause == 0 {
+		options.pause = defaultPause
 	}
 	if options.limits == (queueLimits{}) {
 		options.limits = defaultQueueLimits
@@ -743,9 +748,8 @@ func (d *Disk) mayAccept(size int64) error {
 	case refusing != nil && refusing.Reason != ReasonFull:
 		return refusing
 	}
-	err := d.admit(size)
-	d.setFull(err != nil)
-	return err
+	d.noteFull()
+	return d.admit(size)
 }
 
 // Flush implements Store.

@@ -47,7 +47,7 @@ func (d *Disk) maintain(now time.Time) {
 			d.writer.compactAt = now.Add(compactPause)
 			if d.index == nil {
 				d.refuse(err)
-				d.writer.retryAt = now.Add(time.Second)
+				d.writer.retryAt = now.Add(d.options.pause)
 			}
 		}
 	}

@@ -432,7 +432,7 @@ func (d *Disk) routeNumber(name string) uint32 {
 // indexFailed gives up a group that the index did not take, or of which nobody knows whether it did.
 func (d *Disk) indexFailed(group []*operation, err error) {
 	refused := d.refuse(err)
-	d.writer.retryAt = time.Now().Add(time.Second)
+	d.writer.retryAt = time.Now().Add(d.options.pause)
 	if refused.Reason == ReasonDisk && d.fsys.Remove(d.ballastPath()) == nil {
 		d.writer.retryAt = time.Now()
 	}
@@ -472,7 +472,7 @@ func (d *Disk) refuse(err error) *RefusedError {
 	d.refusing = refused
 	d.mu.Unlock()
 
-	d.writer.backoff = min(max(2*d.writer.backoff, 500*time.Millisecond), 5*time.Second)
+	d.writer.backoff = min(max(2*d.writer.backoff, d.options.pause), 10*d.options.pause)
 	d.writer.probeAt = time.Now().Add(d.writer.backoff)
 	if began && d.options.Refusing != nil {
 		d.options.Refusing(refused.Reason, true, err)
@@ -480,8 +480,9 @@ func (d *Disk) refuse(err error) *RefusedError {
 	return refused
 }
 
-// setFull notes whether max_size is reached.
-func (d *Disk) setFull(full bool) {
+// noteFull notes whether there is no room for an ordinary message within max_size.
+func (d *Disk) noteFull() {
+	full := d.admit(maxSegmentBody) != nil
 	d.mu.Lock()
 	var notify func(Reason, bool, error)
 	switch {
@@ -555,7 +556,7 @@ func (d *Disk) reopen() bool {
 			_ = d.index.close(false)
 			d.index = nil
 		}
-		d.writer.retryAt = time.Now().Add(time.Second)
+		d.writer.retryAt = time.Now().Add(d.options.pause)
 		return false
 	}
 	d.requeue()
@@ -818,7 +819,7 @@ func (c *change) publish() {
 		f()
 	}
 	d.mu.Unlock()
-	d.setFull(d.admit(maxSegmentBody) != nil)
+	d.noteFull()
 }
 
 // key returns the key in the index of a fingerprint that the table knows by half of its sequence.
