@@ -48,6 +48,7 @@ func newEcho(t testing.TB, opts ...echoOptions) *echo {
 			return
 		}
 		c := &backendConn{Conn: conn, handshake: r, messages: make(chan string, 1000), ended: make(chan error, 1)}
+		defer func() { _ = conn.Close() }()
 		e.conns <- c
 		if o.greeting != "" {
 			_ = conn.WriteMessage(websocket.TextMessage, []byte(o.greeting))

@@ -28,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
+	"github.com/caddy-deepgram/deepgram-callback/app"
 )
 
 // childEnv makes the test binary a Caddy, for tests that need a process of
@@ -104,7 +105,11 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 		require.NoError(t, err)
 		break
 	}
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	t.Cleanup(func() {
+		require.NoError(t, caddy.Stop())
+		// the next test has the same registry, and would log their ends
+		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "streams outlive their ends")
+	})
 	return g
 }
 
@@ -203,6 +208,14 @@ func (g *gateway) waitForLog(what string, matches func(line map[string]any) bool
 }
 
 var discardLog = log.New(io.Discard, "", 0)
+
+// waitForEnd waits for the line of the end of the stream to upstream.
+func (g *gateway) waitForEnd(upstream string) map[string]any {
+	g.t.Helper()
+	return g.waitForLog("the stream's end", func(line map[string]any) bool {
+		return line["msg"] == "stream ended" && line["upstream"] == upstream
+	})
+}
 
 // A service stands behind the gateway and remembers what it was sent.
 type service struct {

@@ -138,7 +138,7 @@ func TestNoSecretIsLogged(t *testing.T) {
 				sendEveryKind(t, g, test.streams)
 			}
 			if test.streams {
-				g.waitForLog("the stream's end", func(line map[string]any) bool { return line["msg"] == "stream ended" })
+				g.waitForEnd(addr)
 			}
 			ours := 0
 			for _, line := range g.logLines() {
