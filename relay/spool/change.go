@@ -73,14 +73,12 @@ func (c *change) at(info *routeInfo, id ID, buckets ...[]byte) (place, bool) {
 // settleOperation records the end of a lease. d.mu is held.
 func (d *Disk) settleOperation(l *lease, s Settlement) *operation {
 	id, order, q := l.msg.ID, l.msg.OrderKey, l.queue
-	advanced := !l.parked && s.Verdict != Retry // the queue went on without waiting for the disk
 	var more bool
 	after := func() {
 		delete(d.leases, id)
 		d.unstored--
-		if k := q.keys[order]; k != nil && !advanced {
-			k.parked = more
-			q.advance(order)
+		if !l.advanced {
+			q.recorded(order, more)
 		}
 		d.notify(q.route)
 	}
@@ -191,7 +189,7 @@ func (d *Disk) park(q *queue, order uint64, rest []waiting) {
 
 // quarantine puts a record that cannot be read where it does not stop others. d.mu is held.
 func (d *Disk) quarantine(q *queue, id ID) {
-	d.leases[id] = &lease{msg: &Message{ID: id}, queue: q, settled: true}
+	d.leases[id] = &lease{msg: &Message{ID: id}, queue: q, settled: true, advanced: true}
 	d.unstored++
 	if d.options.Damaged != nil {
 		d.options.Damaged(fmt.Errorf("message %s of route %s: %w", id, q.route, ErrDamaged))

@@ -372,6 +372,7 @@ func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
 
 // fill looks for messages in the index.
 func (l *leasing) fill(t *indexTx) error {
+	l.takeResumed(t)
 	if l.request.UntriedFirst {
 		l.takeFresh(t)
 		l.takeDue(t)
@@ -380,6 +381,31 @@ func (l *leasing) fill(t *indexTx) error {
 	l.takeDue(t)
 	l.takeFresh(t)
 	return nil
+}
+
+// takeResumed leases the next parked message of keys of which the one before is done, which
+// the index does not know yet.
+func (l *leasing) takeResumed(t *indexTx) {
+	for len(l.q.resumed) > 0 && l.missing() > 0 {
+		order := l.q.resumed[0]
+		l.q.resumed = l.q.resumed[1:]
+		k := l.q.keys[order]
+		if k == nil || k.leased || k.unrecorded == 0 {
+			continue // the index knows by now
+		}
+		t.scan(bucketOrder, orderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
+			id := keyID(key)
+			if l.d.leases[id] != nil {
+				return true
+			}
+			record := t.get(bucketParked, idKey(l.q.number, id))
+			if m, err := parseRecord(record); err == nil && !m.NextAttemptAt.After(l.request.Now) {
+				m.ID = id
+				l.lease(m, true)
+			}
+			return false
+		})
+	}
 }
 
 // takeDue leases parked messages whose time has come.
@@ -408,8 +434,6 @@ func (l *leasing) takeDue(t *indexTx) {
 			l.d.quarantine(l.q, id)
 			return true
 		}
-		k := l.q.key(m.OrderKey)
-		k.busy, k.parked = true, true
 		m.ID = id
 		l.lease(m, true)
 		return true
@@ -462,6 +486,9 @@ func (l *leasing) lease(m *Message, parked bool) {
 	m.State, m.Route = Pending, l.q.route
 	l.d.leases[m.ID] = &lease{msg: m, queue: l.q, parked: parked}
 	l.q.inFlight++
+	k := l.q.key(m.OrderKey)
+	k.busy, k.leased = true, true
+	k.parked = k.parked || parked
 	copied := *m // the caller's own
 	l.leased = append(l.leased, &copied)
 }
@@ -505,7 +532,12 @@ func (l *leasing) load(t *indexTx) {
 func (d *Disk) giveBack(l *lease) {
 	delete(d.leases, l.msg.ID)
 	l.queue.inFlight--
-	switch q, order := l.queue, l.msg.OrderKey; {
+	q, order := l.queue, l.msg.OrderKey
+	k := q.key(order)
+	k.leased = false
+	switch {
+	case l.parked && k.unrecorded > 0:
+		q.resumed = append(q.resumed, order)
 	case l.parked:
 		q.advance(order)
 	case l.msg.ID.Compare(q.cursor) > 0: // it will be read again
@@ -531,11 +563,23 @@ func (d *Disk) Settle(id ID, s Settlement) {
 		d.giveBack(l)
 		return
 	}
-	l.settled, l.retried = true, s.Verdict == Retry
+	l.settled, l.advanced = true, !l.parked && s.Verdict != Retry
 	l.queue.inFlight--
 	d.unstored++
-	if !l.parked && s.Verdict != Retry && l.queue.advance(l.msg.OrderKey) {
-		d.notify(l.queue.route)
+	q, order := l.queue, l.msg.OrderKey
+	k := q.key(order)
+	k.leased = false
+	switch {
+	case l.advanced:
+		if q.advance(order) {
+			d.notify(q.route)
+		}
+	case s.Verdict == Retry:
+		k.unrecorded++
+	default:
+		k.unrecorded++
+		q.resumed = append(q.resumed, order)
+		d.notify(q.route)
 	}
 	d.ops.push(d.settleOperation(l, s), false)
 }

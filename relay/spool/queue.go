@@ -35,8 +35,9 @@ type queue struct {
 	atEnd    bool // there are no fresh ones behind the cursor
 	ready    []waiting
 	keys     map[uint64]*keyQueue
-	held     int // followers in all keys
-	transit  int // messages being parked
+	held     int      // followers in all keys
+	resumed  []uint64 // keys of which a parked one is done and the next may go ahead of the disk
+	transit  int      // messages being parked
 	inFlight int
 	epoch    int // counts the times when everything here was forgotten
 }
@@ -50,10 +51,12 @@ type waiting struct {
 
 // keyQueue is an order key of which something is leased, ready, or held back.
 type keyQueue struct {
-	busy      bool // one is leased or ready, or was settled in a way that is not on disk yet
-	parked    bool // there are parked ones, which come before the followers
-	transit   int  // park operations under way: more parked ones to come
-	followers []waiting
+	busy       bool // one is leased or ready, or unrecorded is not 0
+	leased     bool
+	unrecorded int  // parked, or about to be, and settled, which is not on disk yet
+	parked     bool // there are parked ones, which come before the followers
+	transit    int  // park operations under way: more parked ones to come
+	followers  []waiting
 }
 
 func newQueue(route string, number uint32, limits queueLimits) *queue {
@@ -62,7 +65,7 @@ func newQueue(route string, number uint32, limits queueLimits) *queue {
 
 // reset forgets what was read, to begin at the front again. What is leased stays so, see Disk.reload.
 func (q *queue) reset() {
-	q.cursor, q.atEnd, q.ready, q.held, q.transit = ID{}, false, nil, 0, 0
+	q.cursor, q.atEnd, q.ready, q.resumed, q.held, q.transit = ID{}, false, nil, nil, 0, 0
 	q.keys = make(map[uint64]*keyQueue)
 	q.epoch++
 }
@@ -128,6 +131,19 @@ func (q *queue) advance(order uint64) bool {
 	return true
 }
 
+// recorded notes that a settlement is on disk, and whether there are parked ones of its key left.
+func (q *queue) recorded(order uint64, more bool) {
+	k := q.keys[order]
+	if k == nil {
+		return
+	}
+	k.unrecorded--
+	k.parked = more
+	if k.unrecorded == 0 && !k.leased {
+		q.advance(order)
+	}
+}
+
 // letPass notes that there are parked messages of a key now, which come before one that is ready.
 func (q *queue) letPass(order uint64) {
 	k := q.keys[order]
@@ -172,6 +188,8 @@ type lease struct {
 	queue   *queue
 	parked  bool // it is, or is about to be, among the parked
 	settled bool // and waits to be on disk
-	retried bool // settled as Retry
 	dropped bool // to be forgotten when it is settled
+
+	// advanced: it was settled and its key went on without waiting for the disk.
+	advanced bool
 }

@@ -576,9 +576,16 @@ func (d *Disk) requeue() {
 	_ = d.index.view(func(t *indexTx) error {
 		for id, l := range d.leases {
 			l.parked = t.get(bucketFresh, idKey(l.queue.number, id)) == nil
-			if !l.settled || l.parked || l.retried {
-				k := l.queue.key(l.msg.OrderKey)
-				k.busy, k.parked = true, l.parked
+			if l.advanced {
+				continue
+			}
+			k := l.queue.key(l.msg.OrderKey)
+			k.busy = true
+			k.parked = k.parked || l.parked
+			if l.settled {
+				k.unrecorded++
+			} else {
+				k.leased = true
 			}
 		}
 		return nil
