@@ -10,6 +10,7 @@
 //	auth/       who is calling
 //	relay/      how a callback reaches its service
 //	app/        what outlives one request and one configuration
+//	admin/      what an operator can see and do: admin API and commands
 //	caddyfile/  the directive's grammar
 //	cmd/caddy/  Caddy with this module, for `go run`
 //
@@ -19,7 +20,9 @@ package callback
 import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
+	"github.com/caddy-deepgram/deepgram-callback/admin"
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
@@ -30,7 +33,10 @@ func init() {
 	caddy.RegisterModule(new(app.App))
 	caddy.RegisterModule(auth.Provider{})
 	caddy.RegisterModule(new(handler.Handler))
+	caddy.RegisterModule(admin.API{})
 
 	httpcaddyfile.RegisterHandlerDirective(caddyfile.Directive, caddyfile.Parse)
 	httpcaddyfile.RegisterDirectiveOrder(caddyfile.Directive, httpcaddyfile.Before, "reverse_proxy")
+
+	caddycmd.RegisterCommand(admin.Command())
 }

@@ -5,15 +5,26 @@ package app
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 )
 
-// App stands for the process's live streams in one configuration.
+// App stands in one configuration for what the process keeps: its live streams,
+// and its inboxes.
 type App struct {
 	logger *zap.Logger
+	events *caddyevents.App
+	ctx    caddy.Context
+
+	mu       sync.Mutex
+	routes   []*Route
+	joined   []string // paths of inboxes, once for each route
+	releases []func(context.Context)
 }
 
 // CaddyModule returns the Caddy module information.
@@ -26,36 +37,55 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements [caddy.Provisioner].
 func (a *App) Provision(ctx caddy.Context) error {
-	a.logger = ctx.Logger()
-	return nil
+	a.ctx, a.logger = ctx, ctx.Logger()
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	a.events = events.(*caddyevents.App)
+	return registerMetrics(ctx.GetMetricsRegistry())
 }
 
-// Start makes this configuration's logs those of the streams that are live,
-// also of the ones that an earlier configuration opened: its own logs may be
-// closed.
+// Start opens the inboxes, and makes this configuration's logs and events those
+// of all that the process keeps, also of what an earlier configuration opened:
+// its own logs may be closed.
 func (a *App) Start() error {
-	logger.Store(a.logger)
-	return nil
+	current.Store(a)
+	return a.openInboxes()
 }
 
-// Stop tells the live streams that the process ends, if it does: the stop of a
-// configuration alone does not concern them.
+// Stop ends what belongs to this configuration alone. The live streams do not,
+// unless the process ends.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		Streams.beginShutdown()
 	}
+	return a.closeInboxes()
+}
+
+// Cleanup implements [caddy.CleanerUpper]: what the process keeps must not keep
+// a configuration in memory.
+func (a *App) Cleanup() error {
+	current.CompareAndSwap(a, nil)
 	return nil
 }
 
-// logger is that of the newest configuration.
-var logger atomic.Pointer[zap.Logger]
+// current is the app of the newest configuration.
+var current atomic.Pointer[App]
 
 // currentLogger is for what may happen after its own configuration is gone.
 func currentLogger() *zap.Logger {
-	if l := logger.Load(); l != nil {
-		return l
+	if a := current.Load(); a != nil {
+		return a.logger
 	}
 	return caddy.Log().Named("deepgram_callback")
+}
+
+// emit tells the subscribers of Caddy's events.
+func emit(event string, data map[string]any) {
+	if a := current.Load(); a != nil {
+		a.events.Emit(a.ctx, event, data)
+	}
 }
 
 func init() {
@@ -66,6 +96,7 @@ func init() {
 
 // Interface guards
 var (
-	_ caddy.App         = (*App)(nil)
-	_ caddy.Provisioner = (*App)(nil)
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
 )

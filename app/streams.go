@@ -92,6 +92,7 @@ func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options strea
 	r.live[s.ID] = &s
 	closing := r.closing
 	r.mu.Unlock()
+	streamsOpenedTotal.WithLabelValues(s.Route).Inc()
 
 	if closing {
 		s.shutdown()
@@ -103,6 +104,7 @@ func (r *Registry) ended(s *Stream, end stream.End, release func()) {
 	delete(r.live, s.ID)
 	r.mu.Unlock()
 	release()
+	countStream(s, end)
 	s.log(end)
 }
 
@@ -148,6 +150,27 @@ func (r *Registry) List() []*Stream {
 		return cmp.Or(a.Started().Compare(b.Started()), cmp.Compare(a.ID, b.ID))
 	})
 	return list
+}
+
+// open counts the live streams of each route.
+func (r *Registry) open() map[string]int {
+	open := make(map[string]int)
+	for _, s := range r.List() {
+		open[s.Route]++
+	}
+	return open
+}
+
+// Kill ends the stream with this id: both sides are told 1001. It reports
+// whether there is one.
+func (r *Registry) Kill(id string) bool {
+	r.mu.Lock()
+	s, ok := r.live[id]
+	r.mu.Unlock()
+	if ok {
+		s.pair.Shutdown(stream.CloseGoingAway, "ended by the operator", s.Drain)
+	}
+	return ok
 }
 
 // Shutdown tells every stream that the process goes away (1001), lets no new

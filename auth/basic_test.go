@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
 )
@@ -42,6 +43,22 @@ func (c *countingComparer) Compare(_, plaintext []byte) (bool, error) {
 		<-c.gate
 	}
 	return string(plaintext) == "right", c.err
+}
+
+// otherHash is a hash module that neither Caddy nor this package knows.
+type otherHash struct{}
+
+func init() { caddy.RegisterModule(otherHash{}) }
+
+func (otherHash) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.authentication.hashes.other",
+		New: func() caddy.Module { return new(otherHash) },
+	}
+}
+
+func (otherHash) Compare(hashed, plaintext []byte) (bool, error) {
+	return string(hashed) == "$other$"+strings.ToUpper(string(plaintext)), nil
 }
 
 // randomHash looks like a bcrypt hash that no other test has.
@@ -99,6 +116,25 @@ func TestAWrongPasswordIsHashedAndCountedOnce(t *testing.T) {
 		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "nobody", "right")).Reason)
 	}
 	require.EqualValues(t, 2, comparer.calls.Load())
+}
+
+// Between the look at what is remembered and the lock, the same login may have
+// been hashed by somebody else.
+func TestALoginThatWasHashedInTheMeantimeIsNotHashedAgain(t *testing.T) {
+	p, _ := countingPolicy(t, "")
+	h := p.judge.basic.hashed
+	for key, add := range map[digest]func(digest){
+		digestOf("right", t.Name()): func(key digest) { recognised.Add(key, struct{}{}) },
+		digestOf("wrong", t.Name()): func(key digest) { h.wrong.Add(key, struct{}{}) },
+	} {
+		add(key)
+		current, mine, known := h.board(request("POST", "/"), key)
+		require.Nil(t, current)
+		require.Nil(t, mine)
+		require.NotNil(t, known)
+	}
+	require.Empty(t, h.flights)
+	require.Zero(t, h.guesses.addresses.Len())
 }
 
 func TestRecognitionOutlivesAConfigurationUnlessTheHashChanged(t *testing.T) {
@@ -351,13 +387,14 @@ func TestHashesOfEveryKindAreUnderstood(t *testing.T) {
 		"bcrypt":            {bcryptHash, `"hash":{"algorithm":"bcrypt"},`},
 		"bcrypt, version y": {strings.Replace(bcryptHash, "$2a$", "$2y$", 1), ""},
 		"bcrypt in base64":  {base64.StdEncoding.EncodeToString([]byte(bcryptHash)), ""},
+		"another module":    {"$other$CORRECT HORSE", `"hash":{"algorithm":"other"},`},
 		"argon2id":          {argon2idHash, `"hash":{"algorithm":"argon2id"},`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustProvision(t, `{"basic_auth":{`+test.algorithm+`"accounts":[{"username":"alice","password":"`+test.hash+`"}]}}`)
 			for range 2 {
 				require.NoError(t, logIn(p, client, "alice", "correct horse"))
-				require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "Correct horse")).Reason)
+				require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "incorrect horse")).Reason)
 			}
 		})
 	}

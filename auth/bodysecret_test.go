@@ -173,6 +173,7 @@ func TestAnErrorAfterTheSecretComesWhereItCame(t *testing.T) {
 	broken := errors.New("broken")
 	text := `{` + rightMetadata + `,"results"`
 	for name, reader := range map[string]io.Reader{
+		"only once":      &onceBroken{text: text, err: broken},
 		"after the data": io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken)),
 		"with the data":  iotest.DataErrReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))),
 	} {
@@ -184,6 +185,32 @@ func TestAnErrorAfterTheSecretComesWhereItCame(t *testing.T) {
 			require.ErrorIs(t, err, broken)
 		})
 	}
+}
+
+// onceBroken gives its text together with an error, and then ends as if there had
+// been none.
+type onceBroken struct {
+	text string
+	err  error
+}
+
+func (b *onceBroken) Read(p []byte) (int, error) {
+	if b.text == "" {
+		return 0, io.EOF
+	}
+	n := copy(p, b.text)
+	b.text = b.text[n:]
+	return n, b.err
+}
+
+func TestTheFileOfABodyIsReleasedOnceItIsRead(t *testing.T) {
+	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(`{` + filler(200_000) + rightMetadata + `}`)))
+	require.NoError(t, err)
+	require.Positive(t, bodyFileBytes.Load())
+	_, err = io.Copy(io.Discard, verified)
+	require.NoError(t, err)
+	require.Zero(t, bodyFileBytes.Load())
+	require.NoError(t, verified.Close())
 }
 
 // temporaryFolder is where the test's bodies are kept.

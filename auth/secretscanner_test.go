@@ -108,6 +108,26 @@ func TestSecretScannerFollowsOnlyThePath(t *testing.T) {
 	}
 }
 
+func TestSecretScannerSkipsLongStringsWhereverTheyAreCut(t *testing.T) {
+	for name, text := range map[string]string{
+		"plain":             strings.Repeat("0123456789", 10),
+		"escaped quotes":    strings.Repeat("x", 30) + strings.Repeat(`\"`, 30),
+		"escaped backslash": strings.Repeat("x", 30) + strings.Repeat(`\\`, 31),
+		"mixed":             strings.Repeat(`012345678901234567\"\\\"}],{[\u0022`, 5),
+		"escape last":       strings.Repeat("x", 61) + `\"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			document := `{"a":"` + text + `","b":[{"c":"` + text + `"}],"metadata":{"extra":{"` + text + `":"` + text + `","callback_secret":"s3"}}}`
+			require.True(t, json.Valid([]byte(document)))
+			for size := range 130 {
+				found, value := scanPieces(document, size)
+				require.Equal(t, secretFound, found, "in pieces of %d", size)
+				require.Equal(t, "s3", value, "in pieces of %d", size)
+			}
+		})
+	}
+}
+
 func TestSecretScannerKeepsLittleOfLongNamesAndValues(t *testing.T) {
 	var scanner secretScanner
 	require.Equal(t, searching, scanner.scan([]byte(`{"`+strings.Repeat("n", 1<<20)+`":1,"`)))

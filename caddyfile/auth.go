@@ -1,6 +1,7 @@
 package caddyfile
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,7 +75,7 @@ func (p *parser) basicAuthPlain() error {
 // accounts reads a block with a username and a password in each line. What
 // stands in place of a password is never repeated in an error.
 func (p *parser) accounts(of string, add func(username, password string) error) error {
-	count := 0
+	count, last := 0, p.Token()
 	for nesting := p.Nesting(); p.NextBlock(nesting); count++ {
 		username := p.Val()
 		args := p.RemainingArgs()
@@ -84,12 +85,12 @@ func (p *parser) accounts(of string, add func(username, password string) error) 
 		if err := add(username, args[0]); err != nil {
 			return err
 		}
-		if p.NextBlock(p.Nesting()) {
-			return p.Errf("%s: an account takes no block", of)
+		if err := p.noBlock(of + ": an account"); err != nil {
+			return err
 		}
 	}
 	if count == 0 {
-		return p.Errf("%s needs a block with a username and a password", of)
+		return p.errAt(last, "%s needs a block with a username and a password", of)
 	}
 	return nil
 }
@@ -100,12 +101,17 @@ func (p *parser) dgToken() error {
 		return p.Errf("dg_token needs the identifier of an API key, or several")
 	}
 	p.config.DGToken = config
-	return p.block("dg_token", map[string]func() error{
-		"if_present": func() error {
-			config.IfPresent = true
-			return p.flag()
-		},
-	})
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		if p.Val() != "if_present" || config.IfPresent {
+			// What stands here instead may be an identifier, so it is not repeated.
+			return p.Errf("dg_token: its block takes if_present, once, and nothing else")
+		}
+		config.IfPresent = true
+		if err := p.flag(); err != nil {
+			return fmt.Errorf("dg_token: %w", err)
+		}
+	}
+	return nil
 }
 
 func (p *parser) callbackSecret() (err error) {

@@ -4,6 +4,7 @@
 //	caddyfile.go  the directive
 //	auth.go       who may call
 //	proxy.go      relay and stream
+//	spool.go      the inbox
 //	values.go     ports, sizes, durations: what a value may be
 package caddyfile
 
@@ -60,6 +61,17 @@ const Directive = "deepgram_callback"
 //			}
 //		}
 //		stream off
+//		spool {
+//			path <dir>
+//			route <name>
+//			retry_delays <d...>
+//			retry_for <duration>
+//			concurrency <n>
+//			max_size <size>
+//			dedupe_window <duration>
+//			dead_letter_keep <duration>
+//			sign <whsec_secret...>
+//		}
 //	}
 func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	p := &parser{Helper: h, config: new(handler.Handler), seen: make(map[string]bool)}
@@ -99,8 +111,11 @@ func (p *parser) directive() error {
 		}
 		p.config.Relay = relay
 	}
-	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil) {
-		return p.Errf("no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`", Directive)
+	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil || !hasUpstreams(p.config.Stream.Proxy)) {
+		return p.noUpstreams(p.name)
+	}
+	if p.config.Spool != nil && p.config.Relay == nil {
+		return p.Errf("spool: there are no upstreams for batch callbacks, which alone go through it")
 	}
 	if err := p.config.Policy.Check(); err != nil {
 		return p.WrapErr(err)
@@ -108,8 +123,8 @@ func (p *parser) directive() error {
 	return nil
 }
 
-// subdirectives are the parsers of what may stand in the directive's block, by
-// name.
+// subdirective reads one line of the directive's block, with the block that
+// belongs to it.
 func (p *parser) subdirective() error {
 	name := p.Val()
 	if name == "basic_auth" && p.plainFollows() {
@@ -129,6 +144,7 @@ func (p *parser) subdirective() error {
 		"max_body":         p.maxBody,
 		"relay":            p.relay,
 		"stream":           p.stream,
+		"spool":            p.spool,
 	}[name]
 	if !ok {
 		return p.Errf("unrecognized subdirective %s", name)
@@ -140,10 +156,19 @@ func (p *parser) subdirective() error {
 	return parse()
 }
 
+// errAt is Errf for a token that was passed already: what comes behind it in
+// its own line is all right.
+func (p *parser) errAt(token caddyfile.Token, format string, args ...any) error {
+	d := caddyfile.NewDispenser([]caddyfile.Token{token})
+	d.Next()
+	return d.Errf(format, args...)
+}
+
 // noBlock refuses a block behind a subdirective that takes none.
 func (p *parser) noBlock(name string) error {
+	last := p.Token()
 	if p.NextBlock(p.Nesting()) {
-		return p.Errf("%s takes no block", name)
+		return p.errAt(last, "%s takes no block", name)
 	}
 	return nil
 }
@@ -178,7 +203,7 @@ func (p *parser) exactlyOne(what string) (string, error) {
 func (p *parser) flag() error {
 	name := p.Val()
 	if args := p.RemainingArgs(); len(args) > 0 {
-		return p.Errf("%s takes no arguments, got %s", name, strings.Join(args, " "))
+		return p.Errf("%s takes no arguments", name)
 	}
 	return p.noBlock(name)
 }

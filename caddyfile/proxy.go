@@ -13,12 +13,27 @@ func (p *parser) relay() error {
 	if len(upstreams) > 0 && len(p.upstreams) > 0 {
 		return p.Errf("relay: there are upstreams here and behind %s; put all of them in one place", Directive)
 	}
+	start := name // in whose line an error with the upstreams is
 	if len(upstreams) == 0 {
-		upstreams = p.upstreams
+		start, upstreams = p.name, p.upstreams
 	}
-	relay, err := p.proxy(name, upstreams, p.blockTokens())
+	relay, err := p.proxy(start, upstreams, p.blockTokens())
+	if err != nil {
+		return err
+	}
+	if !hasUpstreams(relay) {
+		return p.noUpstreams(name)
+	}
 	p.config.Relay = relay
-	return err
+	return nil
+}
+
+func hasUpstreams(proxy *reverseproxy.Handler) bool {
+	return len(proxy.Upstreams) > 0 || proxy.DynamicUpstreamsRaw != nil
+}
+
+func (p *parser) noUpstreams(at caddyfile.Token) error {
+	return p.errAt(at, "no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`", Directive)
 }
 
 func (p *parser) stream() (err error) {
@@ -26,7 +41,10 @@ func (p *parser) stream() (err error) {
 	p.config.Stream = config
 	name := p.Token()
 	upstreams := p.RemainingArgsAsTokens()
-	if len(upstreams) == 1 && upstreams[0].Text == "off" {
+	if len(upstreams) > 0 && upstreams[0].Text == "off" {
+		if len(upstreams) > 1 {
+			return p.Errf("stream: off, but with upstreams; it is one or the other")
+		}
 		config.Off = true
 		return p.noBlock("stream off")
 	}
@@ -45,9 +63,10 @@ func (p *parser) stream() (err error) {
 			if args := p.RemainingArgs(); len(args) > 0 {
 				return p.Errf("proxy takes only a block; the upstreams stand behind stream")
 			}
+			name := p.Token()
 			proxyBlock = p.blockTokens()
 			if len(proxyBlock) == 0 {
-				return p.Errf("proxy needs a block with subdirectives of reverse_proxy")
+				return p.errAt(name, "proxy needs a block with subdirectives of reverse_proxy")
 			}
 			return nil
 		},

@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-deepgram/deepgram-callback/handler"
 )
 
 func (p *parser) ports() error {
@@ -35,6 +37,9 @@ func (p *parser) methods() error {
 	}
 	for _, arg := range args {
 		method := strings.ToUpper(arg)
+		if err := handler.CheckMethod(method); err != nil {
+			return p.Errf("methods: %w", err)
+		}
 		if slices.Contains(p.config.Methods, method) {
 			return p.Errf("methods: %s stands there twice", method)
 		}

@@ -12,7 +12,15 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
+)
+
+// What is counted of requests, beside the reasons of refusals.
+const (
+	kindBatch       = "batch"
+	kindStream      = "stream"
+	outcomeAdmitted = "admitted"
 )
 
 // A refusal is why a callback is turned away, with what its sender is told.
@@ -168,6 +176,17 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	case errors.As(cause, &tooLong):
 		status, reason = http.StatusRequestEntityTooLarge, "max_body"
 	}
+	if r.Header["Expect"] != nil && r.ProtoMajor == 1 {
+		// The sender waits for an answer before it sends the body, which
+		// net/http would wait for before it answers, to discard it: Caddy's
+		// timeouts wrap the body, so it does not know that none comes.
+		w.Header().Set("Connection", "close")
+	}
+	kind := kindBatch
+	if isWebSocket(r) {
+		kind = kindStream
+	}
+	app.CountRequest(kind, reason)
 	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+reason); c != nil {
 		c.Write(
 			zap.Int("status", status),

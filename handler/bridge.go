@@ -25,7 +25,7 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	if err := h.checkHandshake(r, admission); err != nil {
 		return h.refuse(w, r, err)
 	}
-	release, err := app.Streams.Reserve(h.route, h.Stream.MaxStreams)
+	release, err := app.Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
 	if err != nil {
 		return h.refuse(w, r, &refusal{
 			status: http.StatusServiceUnavailable,
@@ -64,8 +64,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	if admission.BodySecret {
 		caller.Admit = h.admitMessage
 	}
+	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.Stream{
-		Route:    h.route,
+		Route:    h.streamRoute,
 		ClientIP: clientIP(r),
 		Path:     strings.Clone(r.URL.Path),
 		Upstream: backend.Upstream,
@@ -91,7 +92,9 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.ContentLength != 0 {
 		return &refusal{status: http.StatusBadRequest, reason: "handshake", detail: "a WebSocket opens with a GET of HTTP/1.1 without a body"}
 	}
-	if r.Header.Get("Sec-Websocket-Version") != "13" {
+	// Neither field may stand twice (sections 11.3.1 and 11.3.5): the backend
+	// might take the other one.
+	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
 		return &refusal{
 			status: http.StatusUpgradeRequired,
 			reason: "handshake",
@@ -99,13 +102,21 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 			header: http.Header{"Sec-Websocket-Version": {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
 		}
 	}
-	if key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-Websocket-Key")); err != nil || len(key) != 16 {
+	if !validKey(r.Header["Sec-Websocket-Key"]) {
 		return &refusal{status: http.StatusBadRequest, reason: "handshake", detail: "a Sec-WebSocket-Key that is not 16 bytes in base64"}
 	}
 	if admission.BodySecret && !admission.Identified {
 		return h.BodySecretMissing()
 	}
 	return nil
+}
+
+func validKey(values []string) bool {
+	if len(values) != 1 {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(values[0])
+	return err == nil && len(key) == 16
 }
 
 // acceptKey is the answer to a Sec-WebSocket-Key (RFC 6455, section 4.2.2).

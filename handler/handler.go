@@ -4,6 +4,7 @@
 //	handler.go    the configuration, and a callback's way through: read this first
 //	provision.go  defaults, checks and what is built from the configuration
 //	admit.go      who and what is let in
+//	spool.go      a batch callback's way through the inbox, in and out
 //	bridge.go     a streaming callback's way, from its handshake to a live pair
 package handler
 
@@ -15,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
@@ -49,16 +51,23 @@ type Handler struct {
 	// where batch callbacks go.
 	Stream *Stream `json:"stream,omitempty"`
 
+	// Accept batch callbacks onto disk and deliver them later, instead of
+	// forwarding them at once.
+	Spool *Spool `json:"spool,omitempty"`
+
 	batch     *relay.Proxy // nil if only streams are taken
 	streaming *relay.Proxy // nil if only batch callbacks are taken; may be batch
+	inbox     *app.Route   // nil if batch callbacks are forwarded at once
 	ports     map[int]bool
 	methods   map[string]bool
 	allow     string // the methods, for Allow
 	maxBody   int64
 	limits    stream.Options
-	route     string // names the backends of the streams over reloads
-	logger    *zap.Logger
-	refusals  *zap.Logger
+	// The routes name a service in counts, and over reloads.
+	batchRoute, streamRoute string
+
+	logger   *zap.Logger
+	refusals *zap.Logger
 }
 
 // Stream configures streaming callbacks over WebSockets.
@@ -125,6 +134,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	if err := h.admitBody(w, r, admission); err != nil {
 		return h.refuse(w, r, err)
+	}
+	defer r.Body.Close()
+	app.CountRequest(kindBatch, outcomeAdmitted)
+	if h.inbox != nil {
+		return h.accept(w, r)
 	}
 	return h.batch.Forward(w, r)
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -42,7 +43,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.refusals = sampled(h.logger)
 
 	// The app keeps the live streams, and runs only where it is loaded.
-	if _, err := ctx.App("deepgram_callback"); err != nil {
+	loaded, err := ctx.App("deepgram_callback")
+	if err != nil {
 		return err
 	}
 	if err := h.Policy.Provision(ctx); err != nil {
@@ -52,6 +54,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.provisionProxies(ctx); err != nil {
+		return err
+	}
+	if err := h.provisionSpool(loaded.(*app.App)); err != nil {
 		return err
 	}
 	h.adviseOnLogs()
@@ -106,11 +111,8 @@ func (h *Handler) provisionMethods() error {
 	}
 	h.methods = make(map[string]bool, len(methods))
 	for _, method := range methods {
-		if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
-			return fmt.Errorf("methods: %q is no method; methods are upper-case words like POST", method)
-		}
-		if method == "CONNECT" || method == "TRACE" {
-			return fmt.Errorf("methods: %s cannot carry a callback", method)
+		if err := CheckMethod(method); err != nil {
+			return fmt.Errorf("methods: %w", err)
 		}
 		h.methods[method] = true
 	}
@@ -118,6 +120,19 @@ func (h *Handler) provisionMethods() error {
 		methods = []string{"GET"} // a WebSocket's handshake
 	}
 	h.allow = strings.Join(methods, ", ")
+	return nil
+}
+
+// CheckMethod says what is wrong with method as that of a batch callback, if
+// anything is.
+func CheckMethod(method string) error {
+	// a method is a token, as the name of a header field is (RFC 9110, section 9.1)
+	if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
+		return fmt.Errorf("%q is no method; methods are upper-case words like POST", method)
+	}
+	if method == "CONNECT" || method == "TRACE" {
+		return fmt.Errorf("%s cannot carry a callback", method)
+	}
 	return nil
 }
 
@@ -176,7 +191,11 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	if err := h.inheritUpstreams(); err != nil {
 		return err
 	}
-	h.route = routeName(h.Relay, h.Stream.Proxy)
+	h.batchRoute = routeName(h.Relay)
+	h.streamRoute = h.batchRoute
+	if h.Stream.Proxy != nil {
+		h.streamRoute = routeName(h.Stream.Proxy)
+	}
 
 	var err error
 	if h.Relay != nil {
@@ -214,10 +233,9 @@ func (h *Handler) inheritUpstreams() error {
 }
 
 // routeName is what a service is called in counts and listings.
-func routeName(relay, stream *reverseproxy.Handler) string {
-	proxy := stream
+func routeName(proxy *reverseproxy.Handler) string {
 	if proxy == nil {
-		proxy = relay
+		return ""
 	}
 	if len(proxy.Upstreams) == 0 {
 		var dynamic struct {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -35,9 +36,7 @@ const handshakeTimeout = 10 * time.Second
 // any way but 101: then w has that answer.
 func (p *Proxy) Dial(w http.ResponseWriter, r *http.Request) (backend *Backend, err error) {
 	d := new(dial)
-	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), dialKey{}, d), handshakeTimeout)
-	defer cancel()
-
+	ctx := context.WithValue(r.Context(), dialKey{}, d)
 	aw := &answerWriter{ResponseWriter: w, dial: d}
 	err = p.handler.ServeHTTP(aw, r.WithContext(ctx), nothing)
 	if d.backend == nil {
@@ -63,20 +62,21 @@ var errNotUpgraded = errors.New("the service answered 101, but not with a WebSoc
 // roundTrip performs one attempt at the handshake. An accepted one is kept and
 // shown to the proxy as an empty answer: at a 101 the proxy would take the
 // sender's connection over and copy bytes itself.
-func (d *dial) roundTrip(inner http.RoundTripper, r *http.Request) (*http.Response, error) {
-	var conn net.Conn
-	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
-	})
-	res, err := inner.RoundTrip(r.WithContext(ctx))
+func (d *dial) roundTrip(t *transport, r *http.Request) (*http.Response, error) {
+	res, conn, err := shakeHands(t, r)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
-	if conn == nil || !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
+	if !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
 		res.Body.Close()
 		return nil, errNotUpgraded
 	}
-	buffered, err := takeBuffered(res.Body, conn)
+	var buffered []byte
+	if body, ok := res.Body.(*upgradedBody); ok {
+		conn, buffered, err = body.take()
+	} else {
+		buffered, err = takeBuffered(res.Body, conn)
+	}
 	if err != nil {
 		res.Body.Close()
 		return nil, fmt.Errorf("taking over the connection: %w", err)
@@ -84,16 +84,42 @@ func (d *dial) roundTrip(inner http.RoundTripper, r *http.Request) (*http.Respon
 	if d.backend != nil { // an lb_retry_match asked for another attempt
 		d.backend.Conn.Close()
 	}
-	d.backend = &Backend{Conn: conn, Buffered: buffered, Upstream: r.URL.Host}
+	d.backend = &Backend{Conn: conn, Buffered: buffered}
+	if info, ok := reverseproxy.GetDialInfo(r.Context()); ok {
+		d.backend.Upstream = info.Address
+	}
 	res.StatusCode, res.Status = http.StatusNoContent, ""
 	res.Body, res.ContentLength = http.NoBody, 0
 	return res, nil
+}
+
+// shakeHands sends the handshake. conn is the connection that a transport of
+// net/http used for it.
+func shakeHands(t *transport, r *http.Request) (res *http.Response, conn net.Conn, err error) {
+	if to, ok := t.plain.target(r); ok {
+		res, err = t.plain.roundTrip(r, to, handshakeTimeout)
+		return res, nil, err
+	}
+	// The time limit has to end with the head of the answer: what else the
+	// service may answer is not limited.
+	ctx, cancel := context.WithCancelCause(r.Context())
+	limit := time.AfterFunc(handshakeTimeout, func() { cancel(context.DeadlineExceeded) })
+	res, err = t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+	})))
+	if limit.Stop() || err == nil {
+		return res, conn, err
+	}
+	return nil, nil, context.DeadlineExceeded
 }
 
 // takeBuffered returns what the transport has read from conn beyond the
 // handshake. Only body knows of it, and it reads from conn next, so conn is
 // made to time out at once.
 func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
+	if conn == nil {
+		return nil, errNotUpgraded
+	}
 	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return nil, err
 	}

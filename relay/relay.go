@@ -15,7 +15,8 @@ import (
 
 // A Proxy is a provisioned reverse_proxy.
 type Proxy struct {
-	handler *reverseproxy.Handler
+	handler   *reverseproxy.Handler
+	transport *transport
 }
 
 // NewProxy provisions handler, which is the proxy's from then on.
@@ -23,15 +24,17 @@ func NewProxy(ctx caddy.Context, handler *reverseproxy.Handler) (*Proxy, error) 
 	if len(handler.Upstreams) == 0 && handler.DynamicUpstreamsRaw == nil {
 		return nil, errors.New("no upstreams")
 	}
-	if err := wrapTransport(ctx, handler); err != nil {
+	transport, err := newTransport(ctx, handler)
+	if err != nil {
 		return nil, err
 	}
+	handler.Transport = transport // before Provision, whose goroutines use it
 	if err := handler.Provision(ctx); err != nil {
 		// What is half provisioned is cleaned up, as Caddy does with the
 		// modules that it loads itself.
 		return nil, errors.Join(err, handler.Cleanup())
 	}
-	return &Proxy{handler}, nil
+	return &Proxy{handler, transport}, nil
 }
 
 // Cleanup releases what the proxy holds. It is safe on nil.
@@ -39,6 +42,7 @@ func (p *Proxy) Cleanup() error {
 	if p == nil {
 		return nil
 	}
+	p.transport.close()
 	return p.handler.Cleanup()
 }
 

@@ -1,9 +1,11 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -14,12 +16,12 @@ import (
 // handshakes.
 type transport struct {
 	http.RoundTripper
+	plain *http1 // nil unless the transport is for plain HTTP/1.1
 }
 
-// wrapTransport loads the transport that handler is configured with and gives
-// it to handler wrapped. That is done before handler is provisioned, as
-// provisioning starts goroutines that use the transport.
-func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
+// newTransport loads the transport that handler is configured with, by default
+// Caddy's for HTTP, and wraps it.
+func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport, error) {
 	var (
 		loaded any
 		err    error
@@ -30,11 +32,11 @@ func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
 		loaded, err = ctx.LoadModuleByID("http.reverse_proxy.transport.http", nil)
 	}
 	if err != nil {
-		return fmt.Errorf("loading transport: %w", err)
+		return nil, fmt.Errorf("loading transport: %w", err)
 	}
 	inner, ok := loaded.(http.RoundTripper)
 	if !ok {
-		return fmt.Errorf("loading transport: %T is no http.RoundTripper", loaded)
+		return nil, fmt.Errorf("loading transport: %T is no http.RoundTripper", loaded)
 	}
 	if sized, ok := inner.(reverseproxy.BufferedTransport); ok {
 		requests, responses := sized.DefaultBufferSizes()
@@ -45,17 +47,40 @@ func wrapTransport(ctx caddy.Context, handler *reverseproxy.Handler) error {
 			handler.ResponseBuffers = responses
 		}
 	}
-	handler.Transport = &transport{inner}
-	return nil
+	wrapped := &transport{RoundTripper: inner}
+	if settings, ok := inner.(*reverseproxy.HTTPTransport); ok {
+		wrapped.plain = newHTTP1(settings)
+	}
+	return wrapped, nil
 }
 
 // RoundTrip does what the wrapped transport does, but where Dial is behind the
 // request it keeps the connection of an accepted handshake for Dial.
-func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
+	r = redactToken(r)
 	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
-		return dial.roundTrip(t.RoundTripper, r)
+		return dial.roundTrip(t, r)
 	}
-	return t.RoundTripper.RoundTrip(r)
+	if to, ok := t.plain.target(r); ok {
+		res, err = t.plain.roundTrip(r, to, time.Duration(t.plain.settings.ResponseHeaderTimeout))
+	} else {
+		res, err = t.RoundTripper.RoundTrip(r)
+	}
+	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
+		// The proxy would drop it and leave the sender with a 200.
+		res.Body.Close()
+		return nil, errNotAsked
+	}
+	return res, err
+}
+
+var errNotAsked = errors.New("the service answered 101 to what was no handshake")
+
+// close closes what no request uses.
+func (t *transport) close() {
+	if t.plain != nil {
+		t.plain.idle.close()
+	}
 }
 
 // What the proxy asks of its transport besides, and would not find behind an

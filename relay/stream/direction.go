@@ -3,10 +3,10 @@ package stream
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
-	"time"
 )
 
 // bufferSize is what a direction moves at a time. Frames that fit are
@@ -30,13 +30,18 @@ type direction struct {
 	buf        *[bufferSize]byte
 	start, end int
 	rest       int64 // what is still to come of a frame that is larger than the buffer
+	restIsLast bool  // and whether that frame ends a message
 
 	messages, bytes int64 // in what is about to be flushed
 }
 
 func newDirection(p *Pair, from, to *leg, count *counter, endpoint Endpoint) *direction {
 	d := &direction{pair: p, from: from, to: to, count: count}
-	d.grammar = grammar{wantMasked: !from.toServer, allowBinary: p.options.AllowBinary, maxMessage: p.options.MaxMessage}
+	d.grammar = grammar{
+		wantMasked:  !from.toServer,
+		allowBinary: p.options.AllowBinary,
+		maxMessage:  min(p.options.MaxMessage, math.MaxInt64-maxHeader), // so that a frame's size is an int64 too
+	}
 	d.reader = newReader(endpoint)
 	if endpoint.Admit != nil {
 		d.openGate(endpoint.Admit)
@@ -53,8 +58,11 @@ type closeFrame struct {
 
 func (closeFrame) Error() string { return "close frame received" }
 
-// writeError is how relay returns when the other leg takes no more.
-type writeError struct{ error }
+// writeError is how relay returns when to takes no more.
+type writeError struct {
+	to *leg
+	error
+}
 
 func (e writeError) Unwrap() error { return e.error }
 
@@ -62,28 +70,34 @@ func (e writeError) Unwrap() error { return e.error }
 // until nothing more can come from there.
 func (d *direction) run() {
 	defer d.pair.returned()
-	if d.conclude(d.relay()) {
-		d.discard()
-	}
-	if d.gate != nil {
-		d.gate.timer.Stop()
+	for d.conclude(d.relay()) {
 	}
 	d.release()
 }
 
-// conclude ends the pair in the way that err asks for, and reports whether
-// d's own leg may still have something to say.
-func (d *direction) conclude(err error) (readOn bool) {
+// conclude ends the pair in the way that err asks for. It reports whether to
+// relay on, in order to hear d's own leg answer the Close frame that it gets.
+func (d *direction) conclude(err error) (again bool) {
 	p := d.pair
 	var (
 		frame  closeFrame
 		broken *violation
 		write  writeError
 	)
+	if errors.As(err, &write) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			p.stalled(write.to, p.other(write.to), err)
+		} else {
+			p.lose(write.to, err)
+		}
+		return true
+	}
+
+	d.closeGate(false)
 	switch {
 	case errors.As(err, &frame):
 		p.closed(d.from, d.to, frame)
-		return true
+		d.discard()
 
 	case errors.As(err, &broken):
 		reason := EndViolation
@@ -91,50 +105,31 @@ func (d *direction) conclude(err error) (readOn bool) {
 			reason = EndRefused
 		}
 		p.failed(d.from, d.to, End{Reason: reason, Code: CloseInternalError, Text: d.from.name + ": " + broken.text, Err: broken}, broken.code, broken.text)
-		return true
-
-	case errors.As(err, &write):
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			p.failed(d.to, d.from, End{Reason: EndStalled, Code: CloseGoingAway, Text: d.to.name + " takes no more", Err: err}, 0, "")
-			return true
-		}
-		// The other leg is gone, but what it said before may still be on its
-		// way through the other direction, a Close frame above all. That
-		// direction ends the pair, unless it has nothing to read either.
-		time.AfterFunc(settle, func() { p.dropped(d.to, d.from, err) })
 		d.discard()
-		p.dropped(d.to, d.from, err)
-		return false
 
 	default:
 		p.dropped(d.from, d.to, err)
-		return false
 	}
-}
-
-// dropped ends the pair because leg is gone without a Close frame.
-func (p *Pair) dropped(leg, survivor *leg, err error) {
-	var ownCode int
-	if errors.Is(err, io.EOF) {
-		// Perhaps it only shut its write side: then it is still there to be told.
-		ownCode = CloseProtocolError
-	}
-	p.failed(leg, survivor, End{Reason: EndDropped, Code: CloseGoingAway, Text: leg.name + " gone", Err: err}, ownCode, "no Close frame before the end")
+	return false
 }
 
 // relay forwards frames until one leg ends. It never returns nil.
 func (d *direction) relay() error {
 	for {
-		if err := d.fill(); err != nil {
-			return err
-		}
-		d.from.lastRead.Store(d.pair.elapsed())
-		if err := d.forward(); err != nil {
-			return err
+		for again := d.start < d.end; again; {
+			had := d.end
+			if err := d.forward(); err != nil {
+				return err
+			}
+			again = d.end > had // at a gate more came meanwhile
 		}
 		if d.start == d.end {
 			d.release()
 		}
+		if err := d.fill(); err != nil {
+			return err
+		}
+		d.from.lastRead.Store(d.pair.elapsed())
 	}
 }
 
@@ -179,6 +174,19 @@ func (d *direction) forward() error {
 			n := min(d.rest, int64(d.end-d.start))
 			d.start += int(n)
 			d.rest -= n
+			d.bytes += n
+			if d.rest > 0 {
+				break
+			}
+			// Between two large frames there is room for a control frame of
+			// the gateway's own.
+			if d.restIsLast {
+				d.messages++
+			}
+			if err := d.flush(ready); err != nil {
+				return err
+			}
+			ready = d.start
 			continue
 		}
 		h, ok := parseHeader(d.buf[d.start:d.end])
@@ -204,15 +212,18 @@ func (d *direction) forward() error {
 				ready, end = d.start, err
 				continue
 			}
-		} else {
-			if d.grammar.accept(h) {
-				d.messages++
-			}
-			d.bytes += h.length
+			d.start += int(size)
+			continue
 		}
+		last := d.grammar.accept(h)
 		if have < size {
-			d.start, d.rest = d.end, size-have
+			d.bytes += have - int64(h.size)
+			d.start, d.rest, d.restIsLast = d.end, size-have, last
 			break
+		}
+		d.bytes += h.length
+		if last {
+			d.messages++
 		}
 		d.start += int(size)
 	}
@@ -227,15 +238,19 @@ func (d *direction) flush(from int) error {
 	if from == d.start {
 		return nil
 	}
+	messages, bytes := d.messages, d.bytes
+	d.messages, d.bytes = 0, 0
+	if admitted, err := d.awaitGate(); !admitted {
+		return err
+	}
 	sent, err := d.to.write(d.buf[from:d.start], d.rest == 0, d.pair.options.WriteTimeout)
 	if err != nil {
-		return writeError{err}
+		return writeError{d.to, err}
 	}
 	if sent {
-		d.count.messages.Add(d.messages)
-		d.count.bytes.Add(d.bytes)
+		d.count.messages.Add(messages)
+		d.count.bytes.Add(bytes)
 	}
-	d.messages, d.bytes = 0, 0
 	return nil
 }
 
@@ -249,8 +264,13 @@ func (d *direction) control(h header, payload []byte) (skip bool, end error) {
 		mask(payload, h.key)
 	}
 	switch h.opcode {
+	case opPing:
+		if d.to.gate.decided() {
+			return false, nil
+		}
+		return true, d.answer(payload)
 	case opPong:
-		return d.from.ownPong(payload), nil
+		return d.from.ownPong(payload) || !d.to.gate.decided(), nil
 	case opClose:
 		code, text, bad := parseClose(payload)
 		if bad != nil {
@@ -261,6 +281,15 @@ func (d *direction) control(h header, payload []byte) (skip bool, end error) {
 	return false, nil
 }
 
+// answer answers a ping in the place of the other end, which a gate keeps
+// from hearing of it: its sender must not take that for the other's death.
+func (d *direction) answer(ping []byte) error {
+	if err := d.from.pong(ping, d.pair.options.WriteTimeout); err != nil {
+		return writeError{d.from, err}
+	}
+	return nil
+}
+
 // discard reads and drops what still comes from d's leg, until its end or
 // until the pair closes it.
 func (d *direction) discard() {
@@ -268,7 +297,7 @@ func (d *direction) discard() {
 		d.start, d.end = 0, 0
 		if err := d.reader.read(d); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				_ = d.from.conn.Close()
+				d.from.drop()
 			}
 			return
 		}

@@ -3,6 +3,7 @@ package stream
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -225,9 +226,10 @@ func sendable(code int) bool {
 	}
 }
 
-// closePayload is the payload of a Close frame, its text cut to what fits,
-// never in the middle of a character.
+// closePayload is the payload of a Close frame, its text made UTF-8 and cut to
+// what fits, never in the middle of a character.
 func closePayload(code int, text string) []byte {
+	text = strings.ToValidUTF8(text, "\uFFFD")
 	for len(text) > maxControlPayload-2 {
 		_, size := utf8.DecodeLastRuneInString(text)
 		text = text[:len(text)-size]

@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -12,26 +14,83 @@ const (
 	admitWithin = 30 * time.Second
 )
 
-// A gate holds back what comes from one end until a message admits it.
+// A gate holds back what comes from one end, and what goes to it, until a
+// message admits it. The fields but the last two are touched only by the
+// direction that comes from that end.
 type gate struct {
 	admit Admit
 	timer *time.Timer
 
-	held    []byte // everything that came, frame by frame
+	held    []byte // the data frames that came
 	next    int    // in held, the first frame not looked at yet
 	message []byte // the data of the message that held[:next] ends in, unmasked
+
+	admitted bool          // set before closed is closed
+	closed   chan struct{} // closed when it is known whether the end is admitted
 }
 
 // openGate starts the time within which the end of d has to be admitted.
 func (d *direction) openGate(admit Admit) {
-	d.gate = &gate{admit: admit}
+	d.gate = &gate{admit: admit, closed: make(chan struct{})}
+	d.from.gate = d.gate
 	d.gate.timer = time.AfterFunc(admitWithin, func() {
-		d.pair.failed(d.from, d.to, d.refusal("no right credentials in time"), ClosePolicyViolation, "no right credentials in time")
+		const text = "no right credentials in time"
+		d.pair.failed(d.from, d.to, End{Reason: EndRefused, Code: CloseInternalError, Text: d.from.name + ": " + text}, ClosePolicyViolation, text)
 	})
 }
 
-func (d *direction) refusal(text string) End {
-	return End{Reason: EndRefused, Code: CloseInternalError, Text: d.from.name + ": " + text}
+// closeGate ends the gate, if there is one, with its decision. It keeps
+// nothing of what it held, nor of whoever judged that.
+func (d *direction) closeGate(admitted bool) {
+	g := d.gate
+	if g == nil {
+		return
+	}
+	d.gate = nil
+	g.timer.Stop()
+	g.admit, g.held, g.message = nil, nil, nil
+	g.admitted = admitted
+	close(g.closed)
+}
+
+// lookAtGate is how often a direction that has something for an end behind a
+// gate looks whether it may go there.
+const lookAtGate = 100 * time.Millisecond
+
+// awaitGate waits until the end that d goes to is admitted, or never will be.
+// Meanwhile it reads on, to notice if the end that it comes from is gone; beyond
+// a full buffer, that has to wait too.
+func (d *direction) awaitGate() (admitted bool, err error) {
+	g := d.to.gate
+	if g == nil {
+		return true, nil
+	}
+	for !g.decided() {
+		if d.end == bufferSize {
+			<-g.closed
+			break
+		}
+		_ = d.from.conn.SetReadDeadline(time.Now().Add(lookAtGate))
+		err := d.reader.read(d)
+		_ = d.from.conn.SetReadDeadline(time.Time{})
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, err
+		}
+	}
+	return g.admitted, nil
+}
+
+// decided reports whether the end behind the gate is admitted or refused.
+func (g *gate) decided() bool {
+	if g == nil {
+		return true
+	}
+	select {
+	case <-g.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // hold takes what is in the buffer to the gate, and once a message is
@@ -41,58 +100,75 @@ func (d *direction) hold() error {
 	g := d.gate
 	g.held = append(g.held, d.buf[d.start:d.end]...)
 	d.start = d.end
-	if len(g.held) > admitLimit {
-		return &violation{code: ClosePolicyViolation, text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit)}
-	}
 	for {
 		h, ok := parseHeader(g.held[g.next:])
 		if !ok {
-			return nil
+			return g.tooLong(int64(len(g.held)))
 		}
 		if bad := d.grammar.check(h); bad != nil {
 			return bad
 		}
-		end := g.next + h.size + int(min(h.length, admitLimit))
+		if err := g.tooLong(int64(g.next) + h.length); err != nil {
+			return err
+		}
+		start := g.next + h.size
+		end := start + int(h.length)
 		if end > len(g.held) {
 			return nil
 		}
-		payload := append([]byte(nil), g.held[g.next+h.size:end]...)
+		payload := append([]byte(nil), g.held[start:end]...)
 		if h.masked {
 			mask(payload, h.key)
 		}
-		g.next = end
+		if h.control() {
+			g.held = append(g.held[:g.next], g.held[end:]...)
+			if err := d.controlAtGate(h, payload); err != nil {
+				return err
+			}
+			continue
+		}
 
-		admitted, err := d.inspect(h, payload)
+		g.next = end
+		admitted, err := d.judge(h, payload)
 		if err != nil {
 			return err
 		}
 		if admitted {
-			g.timer.Stop()
 			d.reader = &bufferedReader{buffered: g.held, then: d.reader}
 			d.grammar.inMessage, d.grammar.length = false, 0
-			d.gate = nil
+			d.closeGate(true)
 			return nil
 		}
 	}
 }
 
-// inspect looks at one frame at the gate. Pings are answered here meanwhile:
-// their sender must not take the other end's not hearing of it for its death.
-func (d *direction) inspect(h header, payload []byte) (admitted bool, err error) {
-	g := d.gate
+// tooLong says so where size bytes without credentials are more than the gate holds.
+func (g *gate) tooLong(size int64) error {
+	if size <= admitLimit {
+		return nil
+	}
+	return &violation{code: ClosePolicyViolation, text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit)}
+}
+
+// controlAtGate handles a control frame at the gate. A Close frame ends the
+// pair, but the words in it stay here like everything else.
+func (d *direction) controlAtGate(h header, payload []byte) error {
 	switch h.opcode {
+	case opPing:
+		return d.answer(payload)
 	case opClose:
 		code, text, bad := parseClose(payload)
 		if bad != nil {
-			return false, bad
+			return bad
 		}
-		return false, closeFrame{payload: payload, code: code, text: text}
-	case opPing:
-		d.from.pong(payload, d.pair.options.WriteTimeout)
-		return false, nil
-	case opPong:
-		return false, nil
+		return closeFrame{payload: closePayload(CloseGoingAway, d.from.name+" left before it was admitted"), code: code, text: text}
 	}
+	return nil
+}
+
+// judge takes one data frame and, if it ends a message, has that judged.
+func (d *direction) judge(h header, payload []byte) (admitted bool, err error) {
+	g := d.gate
 	g.message = append(g.message, payload...)
 	if !d.grammar.accept(h) {
 		return false, nil

@@ -2,8 +2,13 @@ package stream
 
 import (
 	"errors"
+	"os"
 	"time"
 )
+
+// retryPing is when to try again where a ping could not be sent because
+// something else was being written.
+const retryPing = 100 * time.Millisecond
 
 var errSilent = errors.New("nothing came, and no answer to a ping")
 
@@ -11,9 +16,21 @@ var errSilent = errors.New("nothing came, and no answer to a ping")
 // that says anything at all is alive, and one that the gateway does not read
 // from, because the other leg is slow, is not silent.
 func (p *Pair) keepalive() {
+	p.mu.Lock()
+	lost := p.lost
+	p.mu.Unlock()
+	if lost != nil && time.Since(p.started)-lost.since >= settle {
+		p.dropped(lost.leg, p.other(lost.leg), lost.err)
+		return
+	}
+
 	next := min(p.attend(&p.caller, &p.backend), p.attend(&p.backend, &p.caller))
+	next = min(next, p.options.PingInterval) // or the next silence could begin unnoticed
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.lost != nil {
+		next = min(next, settle)
+	}
 	if p.end == nil {
 		p.timer.Reset(max(next, time.Millisecond))
 	}
@@ -29,17 +46,21 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 		return p.options.PongTimeout
 	}
 
-	if l.pingedAt == 0 || lastRead > l.pingedAt {
+	// What came at the very instant of the ping counts: clocks can be coarse.
+	if l.pingedAt == 0 || lastRead >= l.pingedAt {
 		l.pingedAt = 0
 		if quiet := now - max(lastRead, readingSince); quiet < p.options.PingInterval {
 			return p.options.PingInterval - quiet
 		}
 		sent, err := l.sendPing(p.options.WriteTimeout)
-		if err != nil {
-			p.failed(l, other, End{Reason: EndStalled, Code: CloseGoingAway, Text: l.name + " takes no more", Err: err}, 0, "")
-			return p.options.PongTimeout
-		}
-		if sent {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.stalled(l, other, err)
+		case err != nil:
+			p.lose(l, err)
+		case !sent:
+			return retryPing
+		default:
 			l.pingedAt = now
 		}
 		return p.options.PongTimeout

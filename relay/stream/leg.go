@@ -2,16 +2,13 @@ package stream
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// errFailed is what a leg answers after a write to it failed.
-var errFailed = errors.New("an earlier write failed")
 
 // A leg is one of the two connections of a pair. Its read side belongs to the
 // direction that reads from it; what is written to it comes from the other
@@ -34,6 +31,10 @@ type leg struct {
 	// closeReceived holds the payload of the Close frame that came from here.
 	closeReceived atomic.Pointer[[]byte]
 
+	// gate is what this end has to pass before anything goes to it or from
+	// it; nil where it need not.
+	gate *gate
+
 	// ping is what the gateway's latest ping here carried; zero before the first.
 	ping atomic.Uint64
 
@@ -42,29 +43,35 @@ type leg struct {
 	closeSent bool       // a Close frame is out: nothing more may be sent
 	failed    bool       // a write failed: the connection can carry nothing more
 	finished  bool       // the write side is shut
+	pending   []byte     // the payload of a Close frame that waits for the end of a large frame
 }
 
+// over reports that nothing more can go out here. Callers hold l.writing.
+func (l *leg) over() bool { return l.closeSent || l.failed || l.finished }
+
 // write forwards frames as they came. whole is false where they end within a
-// frame. What comes after a Close frame is not sent (RFC 6455, section 5.5.1):
-// the pair is on its way down then.
+// frame. What comes after a Close frame is not sent (RFC 6455, section 5.5.1),
+// nor after a failed write: the pair is on its way down then.
 func (l *leg) write(frames []byte, whole bool, timeout time.Duration) (sent bool, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if l.closeSent || l.finished {
+	if l.over() {
 		return false, nil
 	}
 	if err := l.put(frames, timeout); err != nil {
 		return false, err
 	}
 	l.midFrame = !whole
+	if whole && l.pending != nil {
+		l.closeSent = true
+		_ = l.control(opClose, l.pending, timeout) // the pair is ending already
+	}
 	return true, nil
 }
 
-// put writes p. Callers hold l.writing.
+// put writes p. An error is returned to one caller only, who has to see to
+// the pair's end. Callers hold l.writing.
 func (l *leg) put(p []byte, timeout time.Duration) error {
-	if l.failed {
-		return errFailed
-	}
 	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout)) // fails only on a closed connection, and so does the write
 	if _, err := l.conn.Write(p); err != nil {
 		l.failed = true
@@ -91,7 +98,7 @@ func (l *leg) sendPing(timeout time.Duration) (sent bool, err error) {
 		return false, nil
 	}
 	defer l.writing.Unlock()
-	if l.midFrame || l.closeSent || l.finished {
+	if l.midFrame || l.over() {
 		return false, nil
 	}
 	var payload [8]byte
@@ -101,12 +108,13 @@ func (l *leg) sendPing(timeout time.Duration) (sent bool, err error) {
 }
 
 // pong answers a ping in the place of the other end.
-func (l *leg) pong(payload []byte, timeout time.Duration) {
+func (l *leg) pong(payload []byte, timeout time.Duration) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if !l.midFrame && !l.closeSent && !l.finished {
-		_ = l.control(opPong, payload, timeout) // a leg that is gone is noticed by who reads from it
+	if l.midFrame || l.over() {
+		return nil
 	}
+	return l.control(opPong, payload, timeout)
 }
 
 // ownPong reports whether payload answers the gateway's latest ping.
@@ -114,42 +122,54 @@ func (l *leg) ownPong(payload []byte) bool {
 	return len(payload) == 8 && binary.BigEndian.Uint64(payload) == l.ping.Load() && l.ping.Load() != 0
 }
 
-// sendClose sends a Close frame, once, unless the end of the stream has been
-// reached in the middle of a frame. It waits for a write that is under way,
-// but not for long: that write's peer has no more than hurry to take it.
+// sendClose sends a Close frame, once; in the middle of a large frame, as soon
+// as that is complete. It waits for a write that is under way, but not for
+// long: that write's peer has no more than hurry to take it.
 func (l *leg) sendClose(payload []byte, hurry time.Duration) {
 	if !l.writing.TryLock() {
 		_ = l.conn.SetWriteDeadline(time.Now().Add(hurry))
 		l.writing.Lock()
 	}
 	defer l.writing.Unlock()
-	if l.closeSent || l.finished || l.failed {
+	if l.over() {
+		return
+	}
+	if l.midFrame {
+		l.pending = payload
 		return
 	}
 	l.closeSent = true
-	if !l.midFrame {
-		_ = l.control(opClose, payload, hurry)
-	}
+	_ = l.control(opClose, payload, hurry) // the pair is ending already
 }
 
 // finish shuts the write side once everything has been said, so that the peer
 // sees the end of the stream at once, while what it still sends is read:
 // closing outright would answer that with a reset, which can overtake the
-// Close frame.
+// Close frame. A connection without a write side of its own is closed once its
+// peer has sent a Close frame, after which there is nothing to read.
 func (l *leg) finish() {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if l.finished {
-		return
+	half, halves := l.conn.(interface{ CloseWrite() error })
+	switch {
+	case l.failed || l.midFrame:
+		l.drop()
+	case halves && !l.finished:
+		_ = half.CloseWrite()
+	case !halves && l.closeReceived.Load() != nil:
+		l.drop()
 	}
 	l.finished = true
-	if half, ok := l.conn.(interface{ CloseWrite() error }); ok && !l.failed && !l.midFrame {
-		_ = half.CloseWrite()
-		return
+}
+
+// drop closes the connection at once. TLS would first try to say so, and wait
+// seconds for a peer that takes nothing.
+func (l *leg) drop() {
+	conn := l.conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
 	}
-	if l.failed || l.midFrame || l.closeReceived.Load() != nil {
-		_ = l.conn.Close()
-	}
+	_ = conn.Close()
 }
 
 // handshakeDone reports whether Close frames went both ways.

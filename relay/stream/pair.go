@@ -17,6 +17,8 @@
 package stream
 
 import (
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -57,8 +59,8 @@ type Endpoint struct {
 
 // Admit judges a whole message, unmasked, and must not keep it. It says
 // whether the sender is admitted now, or should be heard further; an error
-// ends the pair with 1008. Nothing that came before the decision reaches the
-// other leg until the sender is admitted.
+// ends the pair with 1008. Until the sender is admitted nothing goes from one
+// leg to the other, either way, and the gateway answers the pings of both.
 type Admit func(message []byte) (admitted bool, err error)
 
 // Why a pair ended, in [End.Reason].
@@ -115,6 +117,7 @@ type Pair struct {
 
 	mu    sync.Mutex
 	end   *End        // set once, by what happened first
+	lost  *lostLeg    // set once, by a write that failed before any end was known
 	timer *time.Timer // the keepalive; once the pair is ending, its deadline
 }
 
@@ -130,13 +133,15 @@ func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	p.caller.name, p.caller.conn = ByCaller, caller.Conn
 	p.backend.name, p.backend.conn, p.backend.toServer = ByBackend, backend.Conn, true
 
+	fromCaller := newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller)
+	fromBackend := newDirection(p, &p.backend, &p.caller, &p.fromBackend, backend)
 	p.mu.Lock()
 	p.timer = time.AfterFunc(options.PingInterval, p.keepalive)
 	p.mu.Unlock()
 
 	p.running.Store(2)
-	go newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller).run()
-	go newDirection(p, &p.backend, &p.caller, &p.fromBackend, backend).run()
+	go fromCaller.run()
+	go fromBackend.run()
 	return p
 }
 
@@ -157,20 +162,31 @@ func (p *Pair) FromBackend() Traffic { return p.fromBackend.read() }
 const settle = time.Second
 
 // Shutdown ends the pair from the gateway's side with code and text and gives
-// both legs the time of drain to finish; Done tells when they have. The caller
-// is told first. What it sent before it answers still reaches the backend, which
-// is told right after that answer, or after a second without one.
+// both legs the time of drain to finish. It returns at once; Done tells when
+// they have. The caller is told first. What it sent before it answers still
+// reaches the backend, which is told right after that answer, or after a second
+// without one.
 func (p *Pair) Shutdown(code int, text string, drain time.Duration) {
 	if !p.begin(End{By: ByGateway, Reason: EndShutdown, Code: code, Text: text}, drain) {
 		return
 	}
 	payload := closePayload(code, text)
-	time.AfterFunc(min(settle, drain/2), func() {
-		p.backend.sendClose(payload, settle)
+	tell := func(l *leg) {
+		l.sendClose(payload, drain)
 		p.finishIfDone()
+	}
+	go tell(&p.caller)
+
+	head := min(settle, drain/2)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running.Load() == 0 || !p.timer.Stop() {
+		return // over already
+	}
+	p.timer = time.AfterFunc(head, func() {
+		p.endWithin(drain - head)
+		tell(&p.backend)
 	})
-	p.caller.sendClose(payload, settle)
-	p.finishIfDone()
 }
 
 // begin records the end, if none was yet, and gives the pair no longer than
@@ -187,13 +203,57 @@ func (p *Pair) begin(end End, limit time.Duration) bool {
 	return true
 }
 
+// endWithin gives a pair that is ending no longer than limit from now.
+func (p *Pair) endWithin(limit time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running.Load() > 0 {
+		p.timer = time.AfterFunc(limit, p.closeBoth)
+	}
+}
+
+// shuttingDown returns what Shutdown tells both legs, if it was called first.
+func (p *Pair) shuttingDown() (payload []byte, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end == nil || p.end.Reason != EndShutdown {
+		return nil, false
+	}
+	return closePayload(p.end.Code, p.end.Text), true
+}
+
+// lostLeg is a leg that takes no more, and since when.
+type lostLeg struct {
+	leg   *leg
+	since time.Duration
+	err   error
+}
+
+// lose notes that l takes no more, because its connection is gone. What it
+// said before may still be on its way through the direction that reads from it,
+// a Close frame above all, so that direction ends the pair. Where it finds no
+// end in time, the keepalive does.
+func (p *Pair) lose(l *leg, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end == nil && p.lost == nil {
+		p.lost = &lostLeg{leg: l, since: time.Since(p.started), err: err}
+		p.timer.Reset(settle)
+	}
+}
+
 // closed handles a Close frame from one leg: it goes through to the other,
-// whose answer will come back the same way. Where the other was told to close
-// already, this is that answer.
+// whose answer will come back the same way. Where the pair is ending for
+// another reason, the frame is only the answer to what the leg was told, and of
+// no interest to the other.
 func (p *Pair) closed(from, to *leg, frame closeFrame) {
 	from.closeReceived.Store(&frame.payload)
-	p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text}, p.options.CloseTimeout)
-	to.sendClose(frame.payload, p.options.CloseTimeout)
+	first := p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text}, p.options.CloseTimeout)
+	if first || to.closeReceived.Load() != nil {
+		to.sendClose(frame.payload, p.options.CloseTimeout)
+	} else if own, ok := p.shuttingDown(); ok {
+		to.sendClose(own, p.options.CloseTimeout)
+	}
 	p.finishIfDone()
 }
 
@@ -201,25 +261,37 @@ func (p *Pair) closed(from, to *leg, frame closeFrame) {
 // with code, and text; the leg itself with ownCode, unless that is zero.
 func (p *Pair) failed(gone, survivor *leg, end End, ownCode int, ownText string) {
 	end.By = gone.name
-	p.begin(end, p.options.CloseTimeout)
-
-	// A peer that goes without answering a Close frame has ended all the
-	// same: the leg that sent the frame gets its own code back, as RFC 6455,
-	// section 5.5.1, recommends for an answer.
-	payload := closePayload(end.Code, end.Text)
-	if own := survivor.closeReceived.Load(); own != nil {
-		payload = *own
+	first := p.begin(end, p.options.CloseTimeout)
+	if payload := p.farewell(survivor, end, first); payload != nil {
+		survivor.sendClose(payload, settle)
+		survivor.finish()
 	}
-	survivor.sendClose(payload, settle)
-	survivor.finish()
 
 	if ownCode == 0 {
-		_ = gone.conn.Close()
+		gone.drop()
 		return
 	}
-	gone.sendClose(closePayload(ownCode, ownText), settle)
-	gone.finish()
+	if first {
+		gone.sendClose(closePayload(ownCode, ownText), settle)
+		gone.finish()
+	}
 	_ = gone.conn.SetReadDeadline(time.Now().Add(settle))
+}
+
+// farewell is the payload of the Close frame for a leg whose other leg ended
+// in the way of end; nil where whoever ended the pair first tells it.
+func (p *Pair) farewell(survivor *leg, end End, first bool) []byte {
+	if own := survivor.closeReceived.Load(); own != nil {
+		// A peer that goes without answering a Close frame has ended all the
+		// same: the leg that sent the frame gets its own code back, as RFC
+		// 6455, section 5.5.1, recommends for an answer.
+		return *own
+	}
+	if first {
+		return closePayload(end.Code, end.Text)
+	}
+	payload, _ := p.shuttingDown()
+	return payload
 }
 
 // finishIfDone shuts the write side of each leg whose closing handshake is
@@ -232,9 +304,32 @@ func (p *Pair) finishIfDone() {
 	}
 }
 
+// stalled ends the pair because gone did not take what was written to it in time.
+func (p *Pair) stalled(gone, survivor *leg, err error) {
+	p.failed(gone, survivor, End{Reason: EndStalled, Code: CloseGoingAway, Text: gone.name + " takes no more", Err: err}, 0, "")
+}
+
+// dropped ends the pair because gone ended without a Close frame.
+func (p *Pair) dropped(gone, survivor *leg, err error) {
+	var ownCode int
+	if errors.Is(err, io.EOF) {
+		// Perhaps it only shut its write side: then it is still there to be told.
+		ownCode = CloseProtocolError
+	}
+	p.failed(gone, survivor, End{Reason: EndDropped, Code: CloseGoingAway, Text: gone.name + " gone", Err: err}, ownCode, "no Close frame before the end")
+}
+
+// other is the leg that l is paired with.
+func (p *Pair) other(l *leg) *leg {
+	if l == &p.caller {
+		return &p.backend
+	}
+	return &p.caller
+}
+
 func (p *Pair) closeBoth() {
-	_ = p.caller.conn.Close()
-	_ = p.backend.conn.Close()
+	p.caller.drop()
+	p.backend.drop()
 }
 
 // returned is called by each direction when its leg has nothing more to read.

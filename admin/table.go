@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// A table is rows of aligned cells.
+type table struct{ w *tabwriter.Writer }
+
+func newTable(out io.Writer) table {
+	return table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+}
+
+func (t table) row(cells ...string) {
+	for i, cell := range cells {
+		if cell == "" {
+			cell = "-"
+		}
+		cells[i] = printable(cell)
+	}
+	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t")) // an error comes back from flush
+}
+
+func (t table) flush() error { return t.w.Flush() }
+
+// printable escapes what would not be shown, or would steer the terminal:
+// senders and services have their words in these tables.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRune(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
+}
+
+// shorten keeps a cell from making all rows too long.
+func shorten(text string, limit int) string {
+	runes := []rune(text)
+	if len(runes) <= limit {
+		return text
+	}
+	return string(runes[:limit-1]) + "…"
+}
+
+// ago says how far from now a time is; never is an empty cell.
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return humanize.Time(t)
+}
+
+// exactly says when, and how far from now that is.
+func exactly(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Format(time.RFC3339) + " (" + humanize.Time(*t) + ")"
+}
+
+func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
+
+func messageHeader(t table) {
+	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "REQUEST ID", "LAST ERROR")
+}
+
+// messageRow is a message in a list. Only its path is shown of the URI: an S3
+// URL's query fills the line without its values, too.
+func messageRow(t table, m message) {
+	path, _, more := strings.Cut(m.URI, "?")
+	if more {
+		path += "?…"
+	}
+	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), size(m.Size), strconv.Itoa(m.Attempts), next(m),
+		m.Route, m.Method+" "+shorten(path, 50), m.RequestID, shorten(m.LastError, 60))
+}
+
+// next says when a message is tried again.
+func next(m message) string {
+	switch {
+	case m.State == spool.Dead:
+		return ""
+	case m.NextAttemptAt == nil || m.NextAttemptAt.Before(time.Now()):
+		return "in turn" // after the message before it, or once its service is up
+	}
+	return ago(*m.NextAttemptAt)
+}
+
+func messageDetails(out io.Writer, m message) error {
+	t := newTable(out)
+	t.row("id:", m.ID.String())
+	t.row("state:", string(m.State))
+	t.row("inbox:", m.Path)
+	t.row("route:", m.Route)
+	t.row("callback:", m.Method+" "+m.URI)
+	t.row("content type:", m.ContentType)
+	t.row("size:", fmt.Sprintf("%s (%d bytes)", size(m.Size), m.Size))
+	t.row("request id:", m.RequestID)
+	t.row("received:", exactly(&m.ReceivedAt))
+	t.row("attempts:", strconv.Itoa(m.Attempts))
+	if m.State == spool.Dead {
+		t.row("died:", exactly(m.DiedAt))
+	} else {
+		t.row("next attempt:", nextExactly(m))
+	}
+	t.row("last error:", m.LastError)
+	return t.flush()
+}
+
+func nextExactly(m message) string {
+	if m.NextAttemptAt == nil {
+		return next(m)
+	}
+	return exactly(m.NextAttemptAt)
+}
+
+func streamTable(out io.Writer, streams []liveStream) error {
+	t := newTable(out)
+	t.row("ID", "OPENED", "CLIENT", "ROUTE", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND")
+	for _, s := range streams {
+		t.row(s.ID, ago(s.StartedAt), s.ClientIP, s.Route, shorten(s.Path, 50), s.Upstream,
+			traffic(s.MessagesFromCaller, s.BytesFromCaller), traffic(s.MessagesFromBackend, s.BytesFromBackend))
+	}
+	return t.flush()
+}
+
+func traffic(messages, bytes int64) string {
+	return fmt.Sprintf("%s messages, %s", humanize.Comma(messages), size(bytes))
+}
+
+// inboxStatus shows what one inbox has, route by route.
+func inboxStatus(out io.Writer, path string, stats spool.Stats) error {
+	t := newTable(out)
+	t.row("inbox:", path)
+	t.row("on disk:", diskUse(stats))
+	t.row("accepts:", accepts(stats))
+	if err := t.flush(); err != nil {
+		return err
+	}
+	t.row("ROUTE", "PENDING", "SIZE", "IN FLIGHT", "OLDEST", "DEAD", "SIZE", "SERVICE")
+	for _, name := range sortedKeys(stats.Routes) {
+		r := stats.Routes[name]
+		t.row(name, humanize.Comma(r.Pending), size(r.PendingBytes), strconv.Itoa(r.InFlight), ago(r.OldestPending),
+			humanize.Comma(r.Dead), size(r.DeadBytes), service(r))
+	}
+	return t.flush()
+}
+
+func diskUse(stats spool.Stats) string {
+	if stats.MaxBytes == 0 {
+		return size(stats.DiskBytes)
+	}
+	return size(stats.DiskBytes) + " of " + size(stats.MaxBytes)
+}
+
+func accepts(stats spool.Stats) string {
+	if stats.Refusing == "" {
+		return "yes"
+	}
+	return fmt.Sprintf("no: %s, since %s", stats.Refusing, exactly(&stats.RefusingSince))
+}
+
+// service says how the service of a route is.
+func service(r spool.RouteStats) string {
+	switch {
+	case !r.Configured:
+		return "not configured"
+	case r.Down:
+		return fmt.Sprintf("down (%s), next try %s", shorten(r.LastError, 60), ago(r.NextProbe))
+	}
+	return "up"
+}

@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// inboxes are those that this process has open, by path: over a reload the old
+// and the new configuration share one, as a file can be open only once.
+var inboxes = caddy.NewUsagePool()
+
+// stopTimeout is how long deliveries may go on when their configuration, or the
+// process, ends. What has not finished by then is pending again.
+const stopTimeout = 10 * time.Second
+
+// A Route is a handler's part in an inbox: callbacks are accepted under its
+// name and delivered as its configuration says.
+type Route struct {
+	// Path of the inbox's directory.
+	Path string
+	// MaxSize is how many bytes the inbox may take up on disk, over all its
+	// routes.
+	MaxSize int64
+	// Name is what the messages of this route are stored under.
+	Name string
+	// Config says how they are delivered.
+	Config spool.RouteConfig
+
+	opened chan struct{} // closed when the inbox is open
+	inbox  *spool.Inbox
+}
+
+// AddRoute makes r part of this configuration. The inbox is opened when the
+// app starts, not before: validating a configuration must not touch it.
+func (a *App) AddRoute(r *Route) error {
+	path, err := filepath.Abs(r.Path)
+	if err != nil {
+		return err
+	}
+	r.Path = path
+	r.opened = make(chan struct{})
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, other := range a.routes {
+		if other.Path == r.Path && other.MaxSize != r.MaxSize {
+			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; it is one for all that share it", r.Path, other.MaxSize, r.MaxSize)
+		}
+	}
+	a.routes = append(a.routes, r)
+	return nil
+}
+
+// ErrNotOpen is that the inbox of a route is not open yet, or no more.
+var ErrNotOpen = errors.New("the inbox is not open")
+
+// Inbox waits until the route's inbox is open, which it is as soon as all of a
+// new configuration has started.
+func (r *Route) Inbox(ctx context.Context) (*spool.Inbox, error) {
+	select {
+	case <-r.opened:
+		return r.inbox, nil
+	default:
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stopTimeout, ErrNotOpen)
+	defer cancel()
+	select {
+	case <-r.opened:
+		return r.inbox, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// openInbox is an inbox in the pool.
+type openInbox struct{ *spool.Inbox }
+
+// Destruct implements [caddy.Destructor].
+func (o openInbox) Destruct() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return o.Close(ctx)
+}
+
+// openInboxes opens the inboxes of this configuration, or joins those that are
+// open already, and begins to deliver. On an error nothing of it stays.
+func (a *App) openInboxes() (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.closeInboxes())
+		}
+	}()
+	for _, r := range a.routes {
+		pooled, _, err := inboxes.LoadOrNew(r.Path, func() (caddy.Destructor, error) {
+			inbox, err := spool.Open(r.Path, spool.Options{DiskOptions: spool.DiskOptions{MaxSize: r.MaxSize}, Hooks: hooks(r.Path)})
+			if err != nil {
+				return nil, fmt.Errorf("spool %s: %w", r.Path, err)
+			}
+			return openInbox{inbox}, nil
+		})
+		if err != nil {
+			return err
+		}
+		a.joined = append(a.joined, r.Path)
+		r.inbox = pooled.(openInbox).Inbox
+		if disk, ok := r.inbox.Store().(*spool.Disk); ok {
+			disk.SetMaxSize(r.MaxSize)
+		}
+		a.releases = append(a.releases, r.inbox.SetRoute(r.Name, r.Config))
+		close(r.opened)
+	}
+	a.adoptRoutes()
+	return nil
+}
+
+// adoptRoutes finds messages of routes that the configuration does not name any
+// more. Where it has only one route to their inbox they are that one's: its
+// service was moved. Else nobody can tell where they belong, and they wait.
+func (a *App) adoptRoutes() {
+	for path, routes := range a.routesByPath() {
+		for name, stats := range routes[0].inbox.Stats().Routes {
+			if stats.Configured || stats.Pending+stats.Dead == 0 {
+				continue
+			}
+			fields := []zap.Field{zap.String("path", path), zap.String("route", name), zap.Int64("pending", stats.Pending), zap.Int64("dead", stats.Dead)}
+			if len(routes) > 1 {
+				a.logger.Warn("the inbox has callbacks of a route that is not configured; they wait until one of that name is", fields...)
+				continue
+			}
+			a.logger.Info("callbacks of a route that is not configured any more go to the inbox's only one", append(fields, zap.String("to", routes[0].Name))...)
+			a.releases = append(a.releases, routes[0].inbox.SetRoute(name, routes[0].Config))
+		}
+	}
+}
+
+// routesByPath are the routes of each inbox, one for each name.
+func (a *App) routesByPath() map[string][]*Route {
+	byPath := make(map[string][]*Route)
+	for _, r := range a.routes {
+		if !slices.ContainsFunc(byPath[r.Path], func(other *Route) bool { return other.Name == r.Name }) {
+			byPath[r.Path] = append(byPath[r.Path], r)
+		}
+	}
+	return byPath
+}
+
+// closeInboxes ends this configuration's deliveries and closes the inboxes that
+// no other configuration uses.
+func (a *App) closeInboxes() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var released sync.WaitGroup
+	for _, release := range a.releases {
+		released.Go(func() { release(ctx) })
+	}
+	released.Wait()
+
+	var errs []error
+	for _, path := range a.joined {
+		if _, err := inboxes.Delete(path); err != nil {
+			errs = append(errs, fmt.Errorf("spool %s: %w", path, err))
+		}
+	}
+	a.releases, a.joined = nil, nil
+	return errors.Join(errs...)
+}
+
+// Inboxes are the open inboxes, by their paths.
+func Inboxes() map[string]*spool.Inbox {
+	open := make(map[string]*spool.Inbox)
+	inboxes.Range(func(path, pooled any) bool {
+		open[path.(string)] = pooled.(openInbox).Inbox
+		return true
+	})
+	return open
+}

@@ -1,0 +1,59 @@
+package caddyfile
+
+import (
+	"strings"
+
+	"github.com/caddy-deepgram/deepgram-callback/handler"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+func (p *parser) spool() error {
+	if args := p.RemainingArgs(); len(args) > 0 {
+		return p.Errf("spool takes no arguments; its directory is named by path in its block")
+	}
+	config := &handler.Spool{}
+	p.config.Spool = config
+	return p.block("spool", map[string]func() error{
+		"path":             func() (err error) { config.Path, err = p.exactlyOne("a directory"); return err },
+		"route":            func() (err error) { config.Route, err = p.exactlyOne("a name"); return err },
+		"retry_delays":     p.retryDelays,
+		"retry_for":        func() (err error) { config.RetryFor, err = p.duration(); return err },
+		"concurrency":      func() (err error) { config.Concurrency, err = p.count(); return err },
+		"max_size":         func() (err error) { config.MaxSize, err = p.size(); return err },
+		"dedupe_window":    func() (err error) { config.DedupeWindow, err = p.duration(); return err },
+		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
+		"sign":             p.sign,
+	})
+}
+
+func (p *parser) retryDelays() error {
+	args, err := p.atLeastOne("one duration or more, such as 1s 30s 10m")
+	if err != nil {
+		return err
+	}
+	for _, arg := range args {
+		delay, err := p.parseDuration("retry_delays", arg)
+		if err != nil {
+			return err
+		}
+		p.config.Spool.RetryDelays = append(p.config.Spool.RetryDelays, delay)
+	}
+	return nil
+}
+
+func (p *parser) sign() (err error) {
+	secrets, err := p.atLeastOne("a secret that begins with whsec_, or several")
+	if err != nil {
+		return err
+	}
+	p.config.Spool.Sign = secrets
+	for _, secret := range secrets {
+		if strings.Contains(secret, "{") {
+			continue // what a placeholder stands for is not known before the configuration is loaded
+		}
+		if _, err := spool.NewSigner(secret); err != nil {
+			return p.Errf("sign: %v", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,754 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	_ "github.com/caddy-deepgram/deepgram-callback"
+	"github.com/caddy-deepgram/deepgram-callback/app"
+	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
+)
+
+// childEnv makes the test binary a Caddy with the configuration that it names.
+const childEnv = "DEEPGRAM_CALLBACK_E2E_CADDY"
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(childEnv); config != "" {
+		os.Args = []string{"caddy", "run", "--config", config}
+		caddycmd.Main()
+		return
+	}
+	home, err := os.MkdirTemp("", "caddy-home-*")
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
+		if err := os.Setenv(name, home); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(home)
+		os.Exit(code)
+	}))
+}
+
+const (
+	// patience is how long a test waits for what has to happen.
+	patience = 20 * time.Second
+
+	// atOnce is sooner than any time limit that would bring the end of a
+	// stream by itself: the simulator gives up a speaker that says nothing
+	// after 10 s, the gateway pings a silent end after 20 s.
+	atOnce = 8 * time.Second
+)
+
+// What the requests of these tests carry, and what callbacks tell of it.
+const (
+	apiKey   = "an-api-key"
+	apiKeyID = "0f3c2c2e-5a8d-4a39-8d9b-0d3fbb8a7b11"
+	password = "0123456789abcdef0123456789abcdef"
+
+	plainAuth = "basic_auth plain {\ndeepgram " + password + "\n}\n"
+	login     = "deepgram:" + password + "@"
+)
+
+// quick are the simulator's times for tests of what fails.
+const quick = "retries 3\nretry_delay 1ms\n"
+
+// setup is what differs between loops.
+type setup struct {
+	upstream  string // the service's address; in the gateway's block it may be named instead
+	gateway   string // the block of deepgram_callback
+	simulator string // the block of deepgram_simulator
+	ports     string // of the gateway's block; default: that of its listener
+	tap       *tap   // a wire to the gateway, for callback URLs; default: straight to it
+	tls       *authority
+	apart     string // gateway or simulator: what runs in a process of its own
+}
+
+// A loop is a simulator and a gateway.
+type loop struct {
+	t         testing.TB
+	setup     setup
+	gateway   string // host and port
+	simulator string // host and port
+	process   *process
+	logs      []string // files
+}
+
+// start runs a loop until the test ends. Nothing of it may be left then.
+func start(t testing.TB, s setup) *loop {
+	t.Helper()
+	existing := goleak.IgnoreCurrent()
+	t.Cleanup(func() {
+		if !t.Failed() {
+			goleak.VerifyNone(t, existing)
+		}
+	})
+	l := &loop{t: t, setup: s}
+	for attempt := 0; ; attempt++ {
+		err := l.run()
+		if errors.Is(err, syscall.EADDRINUSE) && attempt < 5 {
+			continue // somebody else was given the port that was free
+		}
+		require.NoError(t, err)
+		break
+	}
+	t.Cleanup(func() {
+		require.NoError(t, caddy.Stop())
+		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "a stream is still live")
+	})
+	if s.tap != nil {
+		s.tap.to.Store(&l.gateway)
+	}
+	return l
+}
+
+func (l *loop) run() error {
+	l.gateway, l.simulator = freeAddr(l.t), freeAddr(l.t)
+	here := []string{l.gatewaySite(), l.simulatorSite()}
+	l.logs = nil
+	switch l.setup.apart {
+	case "gateway":
+		l.process = l.startProcess(here[0], l.gateway)
+		here = here[1:]
+	case "simulator":
+		l.process = l.startProcess(here[1], l.simulator)
+		here = here[:1]
+	}
+	return caddy.Load(l.adapt(here...), true)
+}
+
+// reload makes other sites the configuration of the Caddy in this process.
+func (l *loop) reload(change func(*setup)) {
+	l.t.Helper()
+	change(&l.setup)
+	require.NoError(l.t, caddy.Load(l.adapt(l.gatewaySite(), l.simulatorSite()), true))
+}
+
+func (l *loop) gatewaySite() string {
+	_, port, _ := net.SplitHostPort(l.gateway)
+	address, certificate, ports := "http://:"+port, "", l.setup.ports
+	if l.setup.tls != nil {
+		address, certificate = "https://127.0.0.1:"+port, l.setup.tls.directive()
+	}
+	if ports == "" {
+		ports = port
+	}
+	return fmt.Sprintf("%s {\nbind 127.0.0.1\n%s\ndeepgram_callback %s {\nports %s\n%s\n}\n}\n",
+		address, certificate, l.setup.upstream, ports, l.setup.gateway)
+}
+
+func (l *loop) simulatorSite() string {
+	_, port, _ := net.SplitHostPort(l.simulator)
+	_, called, _ := net.SplitHostPort(l.called())
+	return fmt.Sprintf("http://:%s {\nbind 127.0.0.1\ndeepgram_simulator {\napi_key %s %s\nports %s\nlatency 0\n%s\n}\n}\n",
+		port, apiKey, apiKeyID, called, l.setup.simulator)
+}
+
+// adapt makes a configuration of sites, which logs into a file of its own.
+func (l *loop) adapt(sites ...string) []byte {
+	l.t.Helper()
+	file := filepath.Join(l.t.TempDir(), "caddy.log")
+	l.logs = append(l.logs, file)
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(fmt.Sprintf(`{
+	admin off
+	persist_config off
+	auto_https disable_redirects
+	storage_clean_interval off
+	log {
+		output file %s {
+			roll_disabled
+		}
+	}
+}
+`, file)+strings.Join(sites, "")), nil)
+	require.NoError(l.t, err)
+	if l.setup.tls != nil {
+		// The Caddyfile has no word for it.
+		trust := fmt.Sprintf(`"handler":"deepgram_simulator","root_ca_pem_files":[%q]`, l.setup.tls.certFile)
+		config = bytes.Replace(config, []byte(`"handler":"deepgram_simulator"`), []byte(trust), 1)
+	}
+	return config
+}
+
+// called is the address in callback URLs.
+func (l *loop) called() string {
+	if l.setup.tap != nil {
+		return l.setup.tap.Addr().String()
+	}
+	return l.gateway
+}
+
+// callback is a callback URL. userinfo ends with an @ or is empty.
+func (l *loop) callback(scheme, userinfo, pathAndQuery string) string {
+	return scheme + "://" + userinfo + l.called() + pathAndQuery
+}
+
+// A process is a Caddy of its own.
+type process struct {
+	*exec.Cmd
+	exited chan struct{} // closed when it is gone
+}
+
+func (l *loop) startProcess(site, addr string) *process {
+	l.t.Helper()
+	file := filepath.Join(l.t.TempDir(), "caddy.json")
+	require.NoError(l.t, os.WriteFile(file, l.adapt(site), 0o600))
+	p := &process{Cmd: exec.Command(os.Args[0]), exited: make(chan struct{})}
+	p.Env = append(os.Environ(), childEnv+"="+file)
+	output := new(lockedBuffer)
+	p.Stdout, p.Stderr = output, output
+	require.NoError(l.t, p.Start())
+	go func() {
+		defer close(p.exited)
+		_ = p.Wait()
+	}()
+	l.t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-p.exited
+		if l.t.Failed() {
+			l.t.Log(output.String())
+		}
+	})
+	require.Eventually(l.t, func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, patience, 5*time.Millisecond, "no Caddy at %s", addr)
+	return p
+}
+
+// lines are those of the loop's logs with a message and with the given fields.
+func (l *loop) lines(message string, fields map[string]any) []map[string]any {
+	l.t.Helper()
+	var found []map[string]any
+	for _, file := range l.logs {
+		content, err := os.ReadFile(file)
+		require.NoError(l.t, err)
+		for raw := range bytes.Lines(content) {
+			var line map[string]any
+			if json.Unmarshal(raw, &line) == nil && line["msg"] == message && includes(line, fields) { // else it is still being written
+				found = append(found, line)
+			}
+		}
+	}
+	return found
+}
+
+func includes(line, fields map[string]any) bool {
+	for name, value := range fields {
+		if line[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// waitFor waits for a line in the loop's logs.
+func (l *loop) waitFor(message string, fields map[string]any) (line map[string]any) {
+	l.t.Helper()
+	require.Eventually(l.t, func() bool {
+		found := l.lines(message, fields)
+		if len(found) > 0 {
+			line = found[0]
+		}
+		return line != nil
+	}, patience, 2*time.Millisecond, "no log line %q with %v", message, fields)
+	return line
+}
+
+// attempts waits until a callback was delivered or lost, and returns the
+// status that each attempt was answered with.
+func (l *loop) attempts(id string) (statuses []int, delivered bool) {
+	l.t.Helper()
+	callback := map[string]any{"request_id": id}
+	require.Eventually(l.t, func() bool {
+		delivered = len(l.lines("callback delivered", callback)) > 0
+		return delivered || len(l.lines("callback lost", callback)) > 0
+	}, patience, 2*time.Millisecond, "neither delivered nor lost")
+	for _, line := range l.lines("callback attempt failed", callback) {
+		status, _ := line["status"].(float64)
+		statuses = append(statuses, int(status))
+	}
+	if delivered {
+		statuses = append(statuses, http.StatusOK)
+	}
+	return statuses, delivered
+}
+
+// client makes a connection for each request, so that none is left over.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+
+// post sends a request to the simulator, which must take it. query holds pairs
+// of name and value.
+func (l *loop) post(path, contentType string, body []byte, query ...string) (id string, answer []byte) {
+	l.t.Helper()
+	r, err := http.NewRequest("POST", "http://"+l.simulator+path+"?"+pairs(query).Encode(), bytes.NewReader(body))
+	require.NoError(l.t, err)
+	r.Header.Set("Authorization", "Token "+apiKey)
+	r.Header.Set("Content-Type", contentType)
+	res, err := client.Do(r)
+	require.NoError(l.t, err)
+	defer func() { _ = res.Body.Close() }()
+	answer, err = io.ReadAll(res.Body)
+	require.NoError(l.t, err)
+	require.Equal(l.t, 200, res.StatusCode, "%s", answer)
+	return res.Header.Get("Dg-Request-Id"), answer
+}
+
+// transcribe submits audio.
+func (l *loop) transcribe(seconds float64, query ...string) (id string) {
+	l.t.Helper()
+	id, _ = l.post("/v1/listen", "audio/l16", sound(seconds), append(query, rawAudio...)...)
+	return id
+}
+
+// rawAudio are the parameters of sound.
+var rawAudio = []string{"encoding", "linear16", "sample_rate", "8000", "punctuate", "true"}
+
+// sound is so many seconds of raw audio.
+func sound(seconds float64) []byte { return make([]byte, int(seconds*8000)*2) }
+
+func pairs(query []string) url.Values {
+	values := url.Values{}
+	for pair := range slices.Chunk(query, 2) {
+		values.Add(pair[0], pair[1])
+	}
+	return values
+}
+
+// A service stands behind the gateway. It takes callbacks of every kind.
+type service struct {
+	*httptest.Server
+	addr        string
+	requests    chan request
+	streams     chan accepted
+	connections atomic.Int64
+}
+
+// A request is one by HTTP, as it came.
+type request struct {
+	method string
+	target string
+	header http.Header
+	body   []byte
+}
+
+// decoded is a body in JSON.
+func (r request) decoded(t testing.TB) map[string]any {
+	t.Helper()
+	var body map[string]any
+	require.NoError(t, json.Unmarshal(r.body, &body), "%s", r.body)
+	return body
+}
+
+// accepted is a WebSocket and its handshake.
+type accepted struct {
+	*websocket.Conn
+	request
+}
+
+// newService runs a service that answers with the given statuses in turn, the
+// last one again and again; with 200 if there is none.
+func newService(t testing.TB, statuses ...int) *service {
+	t.Helper()
+	s := unstartedService(t, statuses...)
+	s.Start()
+	s.addr = s.Listener.Addr().String()
+	return s
+}
+
+// newTLSService is newService by TLS.
+func newTLSService(t testing.TB, a *authority) *service {
+	t.Helper()
+	s := unstartedService(t)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{a.certificate}}
+	s.StartTLS()
+	s.addr = s.Listener.Addr().String()
+	return s
+}
+
+func unstartedService(t testing.TB, statuses ...int) *service {
+	t.Helper()
+	s := &service{requests: make(chan request, 1000), streams: make(chan accepted, 100)}
+	var answered atomic.Int64
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if websocket.IsWebSocketUpgrade(r) {
+			if conn, err := new(websocket.Upgrader).Upgrade(w, r, nil); err == nil {
+				t.Cleanup(func() { _ = conn.Close() })
+				s.streams <- accepted{conn, request{r.Method, r.RequestURI, r.Header, nil}}
+			}
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		s.requests <- request{r.Method, r.RequestURI, r.Header, body}
+		status := http.StatusOK
+		if len(statuses) > 0 {
+			status = statuses[min(int(answered.Add(1)), len(statuses))-1]
+		}
+		if status == http.StatusFound {
+			w.Header().Set("Location", "/elsewhere")
+		}
+		w.WriteHeader(status)
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.connections.Add(1)
+		}
+	}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// take waits for what comes next.
+func take[T any](t testing.TB, from <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-from:
+		return value
+	case <-time.After(patience):
+		require.FailNow(t, "nothing came")
+		panic("unreachable")
+	}
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// A tap is a wire from the simulator to the gateway that keeps what goes over
+// it, and can be cut.
+type tap struct {
+	net.Listener
+	to       atomic.Pointer[string]
+	requests chan request // as the simulator sent them
+
+	mu    sync.Mutex
+	conns []net.Conn
+	back  bytes.Buffer // what the gateway sent
+}
+
+func newTap(t testing.TB) *tap {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &tap{Listener: listener, requests: make(chan request, 1000)}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { w.carry(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		w.cut()
+		running.Wait()
+	})
+	return w
+}
+
+// carry joins one connection to the gateway, with its end in each direction.
+func (w *tap) carry(simulator net.Conn) {
+	defer func() { _ = simulator.Close() }()
+	gateway, err := net.Dial("tcp", *w.to.Load())
+	if err != nil {
+		return
+	}
+	defer func() { _ = gateway.Close() }()
+	w.mu.Lock()
+	w.conns = append(w.conns, simulator, gateway)
+	w.mu.Unlock()
+
+	var directions sync.WaitGroup
+	copied, copying := io.Pipe()
+	directions.Go(func() { w.read(copied) })
+	directions.Go(func() {
+		_, _ = io.Copy(gateway, io.TeeReader(simulator, copying))
+		_ = copying.Close()
+		_ = gateway.(*net.TCPConn).CloseWrite()
+	})
+	directions.Go(func() {
+		_, _ = io.Copy(simulator, io.TeeReader(gateway, w))
+		_ = simulator.(*net.TCPConn).CloseWrite()
+	})
+	directions.Wait()
+}
+
+// read keeps the requests of one connection.
+func (w *tap) read(copied io.Reader) {
+	buffered := bufio.NewReader(copied)
+	for {
+		r, err := http.ReadRequest(buffered)
+		if err != nil {
+			break
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			break
+		}
+		w.requests <- request{r.Method, r.RequestURI, r.Header, body}
+	}
+	_, _ = io.Copy(io.Discard, buffered) // a WebSocket's frames
+}
+
+// Write keeps what the gateway sent.
+func (w *tap) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.back.Write(p)
+}
+
+// sentBack reports whether the gateway sent these bytes.
+func (w *tap) sentBack(p []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return bytes.Contains(w.back.Bytes(), p)
+}
+
+// cut resets every connection.
+func (w *tap) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, conn := range w.conns {
+		reset(conn)
+	}
+	w.conns = nil
+}
+
+// reset ends a connection without taking leave.
+func reset(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// A stream is a live one with both its ends.
+type stream struct {
+	id      string
+	speaker *websocket.Conn
+	backend accepted
+}
+
+// dial opens a live stream as a speaker.
+func (l *loop) dial(query ...string) (*websocket.Conn, *http.Response, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	target := "ws://" + l.simulator + "/v1/listen?" + pairs(append(query, rawAudio...)).Encode()
+	return new(websocket.Dialer).DialContext(ctx, target, http.Header{"Authorization": {"Token " + apiKey}})
+}
+
+// speak opens a live stream.
+func (l *loop) speak(query ...string) (speaker *websocket.Conn, id string) {
+	l.t.Helper()
+	speaker, res, err := l.dial(query...)
+	require.NoError(l.t, err)
+	l.t.Cleanup(func() { _ = speaker.Close() })
+	return speaker, res.Header.Get("Dg-Request-Id")
+}
+
+// open opens a live stream with a callback by WebSocket to s.
+func (l *loop) open(s *service, scheme string, query ...string) *stream {
+	l.t.Helper()
+	speaker, id := l.speak(append(query, "callback", l.callback(scheme, login, "/live?room=7"))...)
+	return &stream{id, speaker, take(l.t, s.streams)}
+}
+
+// say sends audio in pieces.
+func say(t testing.TB, speaker *websocket.Conn, seconds float64) {
+	t.Helper()
+	for piece := range slices.Chunk(sound(seconds), 3200) {
+		require.NoError(t, speaker.WriteMessage(websocket.BinaryMessage, piece))
+	}
+}
+
+func finish(t testing.TB, speaker *websocket.Conn) {
+	t.Helper()
+	require.NoError(t, speaker.WriteMessage(websocket.TextMessage, []byte(`{"type":"CloseStream"}`)))
+}
+
+// heard is what came over a WebSocket, and how it ended.
+type heard struct {
+	messages []map[string]any
+	code     int // 1006 where no Close frame came
+	reason   string
+}
+
+// listen reads a WebSocket to its end.
+func listen(conn *websocket.Conn, within time.Duration) (h heard) {
+	_ = conn.SetReadDeadline(time.Now().Add(within))
+	for {
+		kind, body, err := conn.ReadMessage()
+		if err != nil {
+			h.code, h.reason = ending(err)
+			return h
+		}
+		var message map[string]any
+		if kind != websocket.TextMessage || json.Unmarshal(body, &message) != nil {
+			message = map[string]any{"type": "no text message in JSON"}
+		}
+		h.messages = append(h.messages, message)
+	}
+}
+
+func ending(err error) (code int, reason string) {
+	var closed *websocket.CloseError
+	if errors.As(err, &closed) {
+		return closed.Code, closed.Text
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, "still open"
+	}
+	return websocket.CloseAbnormalClosure, err.Error()
+}
+
+// listening is listen in the background.
+func listening(conn *websocket.Conn, within time.Duration) <-chan heard {
+	came := make(chan heard, 1)
+	go func() { came <- listen(conn, within) }()
+	return came
+}
+
+func types(messages []map[string]any) []string {
+	names := make([]string, len(messages))
+	for i, message := range messages {
+		names[i], _ = message["type"].(string)
+	}
+	return names
+}
+
+// comparable leaves out what differs between two streams of the same audio.
+func comparable(messages []map[string]any) []map[string]any {
+	var same []map[string]any
+	for _, message := range messages {
+		message = maps.Clone(message)
+		delete(message, "request_id")
+		delete(message, "created")
+		if metadata, ok := message["metadata"].(map[string]any); ok {
+			metadata = maps.Clone(metadata)
+			delete(metadata, "request_id")
+			message["metadata"] = metadata
+		}
+		same = append(same, message)
+	}
+	return same
+}
+
+// expected is what the speaker hears of so much audio without a callback.
+func (l *loop) expected(seconds float64, query ...string) []map[string]any {
+	l.t.Helper()
+	speaker, _ := l.speak(query...)
+	came := listening(speaker, patience)
+	say(l.t, speaker, seconds)
+	finish(l.t, speaker)
+	h := <-came
+	require.Equal(l.t, websocket.CloseNormalClosure, h.code, h.reason)
+	return comparable(h.messages)
+}
+
+// lockedBuffer takes what a process prints.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+// An authority is a certificate for 127.0.0.1 that vouches for itself.
+type authority struct {
+	certFile, keyFile string
+	certificate       tls.Certificate
+}
+
+func newAuthority(t testing.TB) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "test"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	encodedKey, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encodedKey})
+	a := &authority{certFile: filepath.Join(t.TempDir(), "cert.pem"), keyFile: filepath.Join(t.TempDir(), "key.pem")}
+	require.NoError(t, os.WriteFile(a.certFile, certPEM, 0o600))
+	require.NoError(t, os.WriteFile(a.keyFile, keyPEM, 0o600))
+	a.certificate, err = tls.X509KeyPair(certPEM, keyPEM)
+	require.NoError(t, err)
+	return a
+}
+
+// directive has a site use the certificate.
+func (a *authority) directive() string { return "tls " + a.certFile + " " + a.keyFile }

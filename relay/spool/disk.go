@@ -1,0 +1,839 @@
+// Disk is the engine for one process on one file system. This file opens and closes
+// it and answers questions; writer.go is where it writes.
+
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	lockName    = "inbox.lock"
+	ballastName = "ballast"
+
+	// ballastSize is given up when the disk is full, so that deliveries can still be
+	// recorded, which is what makes room.
+	ballastSize = 2 << 20
+
+	defaultSegmentSize     = 32 << 20
+	defaultMaxFingerprints = 4 << 20
+	defaultPause           = 500 * time.Millisecond
+	defaultDedupeWindow    = 24 * time.Hour
+
+	// maxUnrecorded bounds how many settled messages may wait to be on disk: after a crash they are delivered again.
+	maxUnrecorded = 4096
+)
+
+// DiskOptions configures [OpenDisk].
+type DiskOptions struct {
+	// MaxSize is how many bytes the store may take up on disk. 0: no limit.
+	MaxSize int64
+
+	// MaxFingerprints bounds how many fingerprints are kept, whatever the window: each takes about
+	// 16 bytes of memory and 100 bytes on disk. Default 4,194,304.
+	MaxFingerprints int
+
+	// CommitDelay is how long a group commit waits for company. Default none: what arrives during
+	// a commit makes up the next one.
+	CommitDelay time.Duration
+
+	// Synced, if set, is called with the time that a group commit took.
+	Synced func(time.Duration)
+
+	// Refusing, if set, is called when the store begins to refuse new messages, with the cause (nil for
+	// ReasonFull), and when it stops to. It must not block.
+	Refusing func(reason Reason, refusing bool, cause error)
+
+	// Damaged, if set, is called when something on disk turns out not to be readable.
+	Damaged func(error)
+
+	segmentSize int64
+	pause       time.Duration // the first one before something that failed is tried again
+	limits      queueLimits
+	fsys        fileSystem
+}
+
+// Disk is the [Store] on one file system, for one process. Its design is in the package documentation.
+type Disk struct {
+	options DiskOptions
+	fsys    fileSystem
+	path    string
+	lock    *os.File
+
+	segments *segments
+	files    *bodyFiles
+
+	// indexMu is held for reading while the index is used, for writing while it
+	// is replaced. It is taken after mu where both are.
+	indexMu sync.RWMutex
+	index   *index // nil while it cannot be opened
+
+	mu       sync.Mutex
+	routes   map[string]*routeInfo
+	numbers  map[uint32]*routeInfo
+	queues   map[string]*queue
+	leases   map[ID]*lease
+	unstored int // leases that are settled but not on disk
+	watch    func(route string)
+	refusing *RefusedError
+	since    time.Time // refusing
+	window   time.Duration
+	usedDB   int64
+	maxSize  int64
+
+	prints writerPrints
+
+	ops writerQueue
+
+	writer writerState
+	done   chan struct{} // closed when the writer has ended
+}
+
+// routeInfo is what the index knows of a route.
+type routeInfo struct {
+	name   string
+	number uint32
+	counts routeTotals
+}
+
+// routeTotals are kept up to date with every transaction.
+type routeTotals struct {
+	pending, pendingBytes, dead, deadBytes, parked int64
+}
+
+// OpenDisk opens the store in a directory, and creates it if there is nothing. The
+// errors that an operator meets are ErrLocked and ErrForeign, with the path in
+// the text.
+func OpenDisk(path string, options DiskOptions) (*Disk, error) {
+	if options.fsys == nil {
+		options.fsys = osFileSystem{}
+	}
+	if options.segmentSize == 0 {
+		options.segmentSize = defaultSegmentSize
+	}
+	if options.pause == 0 {
+		options.pause = defaultPause
+	}
+	if options.limits == (queueLimits{}) {
+		options.limits = defaultQueueLimits
+	}
+	if options.MaxFingerprints == 0 {
+		options.MaxFingerprints = defaultMaxFingerprints
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+
+	d := &Disk{
+		options:  options,
+		fsys:     options.fsys,
+		path:     path,
+		segments: newSegments(options.fsys, path, options.segmentSize),
+		files:    newBodyFiles(options.fsys, path),
+		leases:   make(map[ID]*lease),
+		queues:   make(map[string]*queue),
+		window:   defaultDedupeWindow,
+		maxSize:  options.MaxSize,
+		done:     make(chan struct{}),
+	}
+	d.ops.wake = make(chan struct{}, 1)
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("inbox %s: %w", path, err)
+	}
+	go d.run()
+	return d, nil
+}
+
+func (d *Disk) open() (err error) {
+	if err := d.prepareDir(); err != nil {
+		return err
+	}
+	if d.lock, err = lockFile(filepath.Join(d.path, lockName)); err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if d.index != nil {
+			err = errors.Join(err, d.index.close(false))
+		}
+		_ = d.lock.Close()
+	}()
+
+	if err := d.checkBodiesHaveIndex(); err != nil {
+		return err
+	}
+	for _, dir := range []string{segmentDir, bodyDir} {
+		if err := makeDir(d.fsys, filepath.Join(d.path, dir)); err != nil {
+			return err
+		}
+	}
+	if d.index, err = openIndex(d.fsys, d.path); err != nil {
+		return err
+	}
+	if used, size := d.index.usage(); worthCompacting(used, size) {
+		if err := d.replaceIndex(); err != nil {
+			return err
+		}
+	}
+	if err := d.load(); err != nil {
+		return err
+	}
+	if err := d.segments.sweep(); err != nil {
+		return err
+	}
+	err = d.index.view(func(t *indexTx) error {
+		return d.files.sweep(func(name [16]byte) bool { return t.get(bucketFiles, name[:]) != nil })
+	})
+	if err != nil {
+		return err
+	}
+	d.restoreBallast()
+	return nil
+}
+
+// prepareDir makes sure of a directory that is closed to others. One that has
+// something else in it is left as it is: our files are closed by themselves.
+func (d *Disk) prepareDir() error {
+	if err := makeDir(d.fsys, d.path); err != nil {
+		return err
+	}
+	entries, err := d.fsys.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		switch entry.Name() {
+		case lockName, indexName, indexDraftName, segmentDir, bodyDir, ballastName, probeName:
+		default:
+			return nil
+		}
+	}
+	return os.Chmod(d.path, dirPerm)
+}
+
+// checkBodiesHaveIndex refuses to start afresh where bodies lie around whose index
+// is missing: the sweep would delete them.
+func (d *Disk) checkBodiesHaveIndex() error {
+	if _, err := os.Stat(filepath.Join(d.path, indexName)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, dir := range []string{segmentDir, bodyDir} {
+		entries, err := d.fsys.ReadDir(filepath.Join(d.path, dir))
+		if err == nil && len(entries) > 0 {
+			return fmt.Errorf("%w: %s is missing beside stored bodies; restore it from a backup or move the directory away",
+				ErrForeign, indexName)
+		}
+	}
+	return nil
+}
+
+// load reads what is kept in memory: the routes, the segments, the fingerprints.
+func (d *Disk) load() error {
+	d.routes, d.numbers = make(map[string]*routeInfo), make(map[uint32]*routeInfo)
+	segments := make(map[uint32]segmentStats)
+
+	err := d.index.view(func(t *indexTx) error {
+		t.scan(bucketRoutes, nil, nil, func(key, value []byte) bool {
+			info := parseRouteInfo(string(key), value)
+			d.routes[info.name], d.numbers[info.number] = info, info
+			return true
+		})
+		t.scan(bucketSegments, nil, nil, func(key, value []byte) bool {
+			segments[parseUint32(key)] = parseSegmentStats(value)
+			return true
+		})
+		if last := t.get(bucketState, stateLastID); len(last) == len(ID{}) {
+			d.writer.ids.resume(ID(last))
+		}
+		d.prints.load(t)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.segments.mu.Lock()
+	d.segments.stats = segments
+	d.segments.mu.Unlock()
+	d.usedDB, _ = d.index.usage()
+	return nil
+}
+
+// SetMaxSize changes [DiskOptions.MaxSize].
+func (d *Disk) SetMaxSize(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.maxSize = bytes
+}
+
+// KeepFingerprints implements Store.
+func (d *Disk) KeepFingerprints(window time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.window = window
+}
+
+// Watch implements Store.
+func (d *Disk) Watch(f func(route string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watch = f
+}
+
+// notify tells the watcher about a route. d.mu is held.
+func (d *Disk) notify(route string) {
+	if d.watch != nil {
+		d.watch(route)
+	}
+}
+
+// view reads the index.
+func (d *Disk) view(fn func(*indexTx) error) error {
+	d.indexMu.RLock()
+	defer d.indexMu.RUnlock()
+	if d.index == nil {
+		return d.unavailable()
+	}
+	return d.index.view(fn)
+}
+
+// unavailable says why there is no index.
+func (d *Disk) unavailable() error {
+	select {
+	case <-d.done:
+		return ErrClosed
+	default:
+		return &RefusedError{Reason: ReasonWrite, RetryAfter: refusedRetryAfter, Err: errors.New("the index cannot be opened")}
+	}
+}
+
+// queue returns the queue of a route, or nil if no message of it was ever accepted. d.mu is held.
+func (d *Disk) queue(route string) *queue {
+	q := d.queues[route]
+	if q == nil {
+		info := d.routes[route]
+		if info == nil {
+			return nil
+		}
+		q = newQueue(route, info.number, d.options.limits)
+		d.queues[route] = q
+	}
+	return q
+}
+
+// Lease implements Store.
+func (d *Disk) Lease(request LeaseRequest) ([]*Message, time.Time, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queue(request.Route)
+	if q == nil || request.Max <= 0 || d.unstored >= maxUnrecorded {
+		return nil, time.Time{}, nil
+	}
+	if d.ops.isClosed() {
+		return nil, time.Time{}, ErrClosed
+	}
+
+	batch := leasing{d: d, q: q, request: request, parked: d.routes[request.Route].counts.parked > 0}
+	if !batch.parked && len(q.ready) >= request.Max {
+		batch.takeReady(nil) // nothing to look up
+	}
+	if len(batch.leased) < request.Max && (batch.parked || !q.atEnd || len(q.ready) > 0) {
+		if err := d.view(batch.fill); err != nil {
+			for _, m := range batch.leased {
+				d.giveBack(d.leases[m.ID])
+			}
+			return nil, time.Time{}, err
+		}
+	}
+	return batch.leased, batch.next, nil
+}
+
+// leasing is one call of Lease. d.mu is held throughout.
+type leasing struct {
+	d       *Disk
+	q       *queue
+	request LeaseRequest
+	parked  bool // there are parked messages
+	leased  []*Message
+	next    time.Time
+}
+
+func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
+
+// fill looks for messages in the index.
+func (l *leasing) fill(t *indexTx) error {
+	l.takeResumed(t)
+	if l.request.UntriedFirst {
+		l.takeFresh(t)
+		l.takeDue(t)
+		return nil
+	}
+	l.takeDue(t)
+	l.takeFresh(t)
+	return nil
+}
+
+// takeResumed leases the next parked message of keys of which the one before is done, which
+// the index does not know yet.
+func (l *leasing) takeResumed(t *indexTx) {
+	for len(l.q.resumed) > 0 && l.missing() > 0 {
+		order := l.q.resumed[0]
+		l.q.resumed = l.q.resumed[1:]
+		k := l.q.keys[order]
+		if k == nil || k.leased || k.unrecorded == 0 {
+			continue // the index knows by now
+		}
+		t.scan(bucketOrder, orderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
+			id := keyID(key)
+			if l.d.leases[id] != nil {
+				return true
+			}
+			record := t.get(bucketParked, idKey(l.q.number, id))
+			if m, err := parseRecord(record); err == nil && !m.NextAttemptAt.After(l.request.Now) {
+				m.ID = id
+				l.lease(m, true)
+			}
+			return false
+		})
+	}
+}
+
+// takeDue leases parked messages whose time has come.
+func (l *leasing) takeDue(t *indexTx) {
+	if !l.parked {
+		return
+	}
+	t.scan(bucketDue, routeKey(l.q.number), nil, func(key, value []byte) bool {
+		due := fromUnixNano(keyTime(key))
+		id := keyID(key)
+		if l.d.leases[id] != nil {
+			return true
+		}
+		if order := parseUint64(value); l.q.keys[order] != nil && l.q.keys[order].busy {
+			return true
+		}
+		if due.After(l.request.Now) {
+			l.next = due
+			return false
+		}
+		if l.missing() == 0 {
+			return false
+		}
+		m, err := parseRecord(t.get(bucketParked, idKey(l.q.number, id)))
+		if err != nil {
+			l.d.quarantine(l.q, id)
+			return true
+		}
+		m.ID = id
+		l.lease(m, true)
+		return true
+	})
+}
+
+// takeFresh leases messages that were never tried.
+func (l *leasing) takeFresh(t *indexTx) {
+	for chunks := 0; ; chunks++ {
+		l.takeReady(t)
+		if l.missing() == 0 || l.q.atEnd || !l.q.hasRoom() {
+			return
+		}
+		if chunks == 4 { // enough for one call: have another one made
+			l.d.notify(l.q.route)
+			return
+		}
+		l.load(t)
+	}
+}
+
+// takeReady leases messages that are in line. Without a transaction it takes only those
+// that are in memory as a whole.
+func (l *leasing) takeReady(t *indexTx) {
+	taken := 0
+	for _, w := range l.q.ready {
+		if l.missing() == 0 || w.msg == nil && t == nil {
+			break
+		}
+		taken++
+		m := w.msg
+		if m == nil {
+			record := t.get(bucketFresh, idKey(l.q.number, w.id))
+			var err error
+			if m, err = parseRecord(record); err != nil {
+				if record != nil {
+					l.d.quarantine(l.q, w.id)
+				}
+				defer l.q.advance(w.key)
+				continue
+			}
+			m.ID = w.id
+		}
+		l.lease(m, false)
+	}
+	l.q.ready = slices.Delete(l.q.ready, 0, taken)
+}
+
+func (l *leasing) lease(m *Message, parked bool) {
+	m.State, m.Route = Pending, l.q.route
+	l.d.leases[m.ID] = &lease{msg: m, queue: l.q, parked: parked}
+	l.q.inFlight++
+	k := l.q.key(m.OrderKey)
+	k.busy, k.leased = true, true
+	k.parked = k.parked || parked
+	copied := *m // the caller's own
+	l.leased = append(l.leased, &copied)
+}
+
+// load reads the next fresh messages and finds each its place.
+func (l *leasing) load(t *indexTx) {
+	q := l.q
+	overflow := make(map[uint64][]waiting)
+	read := 0
+	t.scan(bucketFresh, routeKey(q.number), q.cursor[:], func(key, record []byte) bool {
+		read++
+		w := waiting{id: keyID(key), key: recordOrderKey(record)}
+		q.cursor = w.id
+		if l.d.leases[w.id] != nil {
+			return read < q.limits.chunk
+		}
+		k := q.keys[w.key]
+		if !k.occupied() && l.parked {
+			if _, parked := t.firstParked(q.number, w.key); parked {
+				k = q.key(w.key)
+				k.parked = true
+			}
+		}
+		switch {
+		case !k.occupied():
+			q.makeReady(w)
+		case q.mayHold() && overflow[w.key] == nil:
+			q.hold(w)
+		default:
+			overflow[w.key] = append(overflow[w.key], w)
+		}
+		return read < q.limits.chunk && q.hasRoom()
+	})
+	q.atEnd = read < q.limits.chunk && q.hasRoom()
+	for order, more := range overflow {
+		l.d.park(q, order, more)
+	}
+}
+
+// giveBack ends a lease without a trace. d.mu is held.
+func (d *Disk) giveBack(l *lease) {
+	delete(d.leases, l.msg.ID)
+	l.queue.inFlight--
+	q, order := l.queue, l.msg.OrderKey
+	k := q.key(order)
+	k.leased = false
+	switch {
+	case l.parked && k.unrecorded > 0:
+		q.resumed = append(q.resumed, order)
+	case l.parked:
+		q.advance(order)
+	case l.msg.ID.Compare(q.cursor) > 0: // it will be read again
+		delete(q.keys, order)
+	default:
+		q.ready = slices.Insert(q.ready, 0, waiting{id: l.msg.ID, key: order})
+	}
+	d.notify(l.queue.route)
+}
+
+// Settle implements Store.
+func (d *Disk) Settle(id ID, s Settlement) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.leases[id]
+	if l == nil || l.settled {
+		return
+	}
+	if l.dropped {
+		s.Verdict = Done
+	}
+	if s.Verdict == Return {
+		d.giveBack(l)
+		return
+	}
+	l.settled, l.advanced = true, !l.parked && s.Verdict != Retry
+	l.queue.inFlight--
+	d.unstored++
+	q, order := l.queue, l.msg.OrderKey
+	k := q.key(order)
+	k.leased = false
+	switch {
+	case l.advanced:
+		if q.advance(order) {
+			d.notify(q.route)
+		}
+	case s.Verdict == Retry:
+		k.unrecorded++
+	default:
+		k.unrecorded++
+		q.resumed = append(q.resumed, order)
+		d.notify(q.route)
+	}
+	d.ops.push(d.settleOperation(l, s), false)
+}
+
+// Body implements Store.
+func (d *Disk) Body(msg *Message) (Body, error) {
+	body, err := d.body(msg.where)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return body, err
+	}
+	current, err := d.Get(msg.ID) // it was moved, or is gone
+	if err != nil {
+		return nil, err
+	}
+	if current.where == msg.where {
+		return nil, fmt.Errorf("message %s: %w: its body is missing", msg.ID, ErrDamaged)
+	}
+	return d.body(current.where)
+}
+
+func (d *Disk) body(where location) (Body, error) {
+	switch {
+	case where.segment == 0:
+		return d.files.open(where)
+	case where.size > maxSegmentBody:
+		return nil, ErrDamaged
+	}
+	return d.segments.read(where)
+}
+
+// Get implements Store.
+func (d *Disk) Get(id ID) (*Message, error) {
+	var found *Message
+	err := d.view(func(t *indexTx) error {
+		place, ok := d.find(t, id)
+		if !ok {
+			return ErrNotFound
+		}
+		m, err := place.message()
+		found = m
+		return err
+	})
+	return found, err
+}
+
+// place is where in the index a message is.
+type place struct {
+	bucket []byte
+	info   *routeInfo
+	id     ID
+	record []byte
+}
+
+func (p place) message() (*Message, error) {
+	m, err := parseRecord(p.record)
+	if err != nil {
+		return nil, fmt.Errorf("message %s: %w: %w", p.id, ErrDamaged, err)
+	}
+	m.ID, m.Route, m.State = p.id, p.info.name, Pending
+	if &p.bucket[0] == &bucketDead[0] {
+		m.State = Dead
+	}
+	return m, nil
+}
+
+// find looks for a message, in every route because its id does not tell.
+func (d *Disk) find(t *indexTx, id ID) (place, bool) {
+	for _, info := range d.routeInfos() {
+		for _, bucket := range [...][]byte{bucketFresh, bucketParked, bucketDead} {
+			if record := t.get(bucket, idKey(info.number, id)); record != nil {
+				return place{bucket: bucket, info: info, id: id, record: record}, true
+			}
+		}
+	}
+	return place{}, false
+}
+
+// routeInfos returns the routes. Their names and numbers never change.
+func (d *Disk) routeInfos() []*routeInfo {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	infos := make([]*routeInfo, 0, len(d.routes))
+	for _, info := range d.routes {
+		infos = append(infos, info)
+	}
+	return infos
+}
+
+// List implements Store.
+func (d *Disk) List(filter Filter) ([]*Message, error) {
+	if filter.Limit <= 0 {
+		filter.Limit = defaultListLimit
+	}
+	var buckets [][]byte
+	if filter.State != Dead {
+		buckets = append(buckets, bucketFresh, bucketParked)
+	}
+	if filter.State != Pending {
+		buckets = append(buckets, bucketDead)
+	}
+
+	messages := []*Message{}
+	infos := d.routeInfos()
+	err := d.view(func(t *indexTx) error {
+		var places []place // the first ones of every list; more than the limit cannot be needed
+		for _, info := range infos {
+			if filter.Route != "" && filter.Route != info.name {
+				continue
+			}
+			for _, bucket := range buckets {
+				n := 0
+				t.scan(bucket, routeKey(info.number), filter.After[:], func(key, record []byte) bool {
+					places = append(places, place{bucket: bucket, info: info, id: keyID(key), record: record})
+					n++
+					return n < filter.Limit
+				})
+			}
+		}
+		slices.SortFunc(places, func(a, b place) int { return a.id.Compare(b.id) })
+		for _, p := range places[:min(len(places), filter.Limit)] {
+			m, err := p.message()
+			if err != nil {
+				continue // it is reported when its turn to be delivered comes
+			}
+			messages = append(messages, m)
+		}
+		return nil
+	})
+	return messages, err
+}
+
+// Counts implements Store.
+func (d *Disk) Counts() Counts {
+	used := d.used()
+	d.mu.Lock()
+	counts := Counts{
+		Routes:       make(map[string]RouteCounts, len(d.routes)),
+		DiskBytes:    used,
+		MaxBytes:     d.maxSize,
+		Fingerprints: int(d.prints.size.Load()),
+	}
+	if d.refusing != nil {
+		counts.Refusing, counts.RefusingSince = d.refusing.Reason, d.since
+	}
+	numbers := make(map[string]uint32, len(d.routes))
+	for name, info := range d.routes {
+		numbers[name] = info.number
+		c := RouteCounts{
+			Pending: info.counts.pending, PendingBytes: info.counts.pendingBytes,
+			Dead: info.counts.dead, DeadBytes: info.counts.deadBytes,
+		}
+		if q := d.queues[name]; q != nil {
+			c.InFlight = q.inFlight
+		}
+		counts.Routes[name] = c
+	}
+	d.mu.Unlock()
+
+	_ = d.view(func(t *indexTx) error { // without an index, the age is unknown
+		for name, number := range numbers {
+			c := counts.Routes[name]
+			for _, bucket := range [...][]byte{bucketFresh, bucketParked} {
+				if id, ok := t.first(bucket, number); ok {
+					received := recordReceivedAt(t.get(bucket, idKey(number, id)))
+					c.OldestPending = earlier(c.OldestPending, fromUnixNano(received))
+				}
+			}
+			counts.Routes[name] = c
+		}
+		return nil
+	})
+	return counts
+}
+
+// used returns how many bytes the store takes up on disk, or is about to.
+func (d *Disk) used() int64 {
+	bodies := d.segments.bytes() + d.files.kept.Load() + d.files.arriving.Load()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bodies + d.usedDB
+}
+
+// admit reports whether there may be so many bytes more.
+func (d *Disk) admit(more int64) error {
+	used := d.used()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.maxSize > 0 && used+more > d.maxSize {
+		return &RefusedError{Reason: ReasonFull, RetryAfter: refusedRetryAfter}
+	}
+	return nil
+}
+
+// NewBody implements Store.
+func (d *Disk) NewBody(sizeHint int64) (BodyWriter, error) {
+	if err := d.mayAccept(max(sizeHint, 0)); err != nil {
+		return nil, err
+	}
+	return newBodyWriter(d.files, sizeHint, d.admit), nil
+}
+
+// mayAccept reports why a message would be refused at the moment.
+func (d *Disk) mayAccept(size int64) error {
+	d.mu.Lock()
+	refusing := d.refusing
+	d.mu.Unlock()
+	switch {
+	case d.ops.isClosed():
+		return ErrClosed
+	case refusing != nil && refusing.Reason != ReasonFull:
+		return refusing
+	}
+	d.noteFull()
+	return d.admit(size)
+}
+
+// Flush implements Store.
+func (d *Disk) Flush(ctx context.Context) error {
+	return d.perform(ctx, func(*change) error { return nil })
+}
+
+// droppedLeases returns what is to be forgotten although its delivery has not ended.
+func (d *Disk) droppedLeases() []ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var ids []ID
+	for id, l := range d.leases {
+		if l.dropped && !l.settled {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Close implements Store.
+func (d *Disk) Close() error {
+	for _, id := range d.droppedLeases() {
+		d.Settle(id, Settlement{Verdict: Done})
+	}
+	if !d.ops.close() {
+		<-d.done
+		return nil
+	}
+	<-d.done
+
+	d.indexMu.Lock()
+	defer d.indexMu.Unlock()
+	var err error
+	if d.index != nil {
+		err = d.index.close(true)
+		d.index = nil
+	}
+	d.segments.close()
+	return errors.Join(err, d.lock.Close())
+}
+
+var _ Store = (*Disk)(nil)

@@ -1,0 +1,90 @@
+// Message identifiers: UUIDs of version 7, so that the order of the bytes is
+// the order of acceptance.
+
+package spool
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ID names a message. It is a UUID of version 7 (RFC 9562, section 5.7): ids
+// that one inbox gives out rise with every message accepted, across restarts
+// and whatever the clock does, as bytes and as text. It is also the
+// message's `webhook-id` towards the service, the same over every attempt.
+type ID [16]byte
+
+// ParseID reads the text form of an ID.
+func ParseID(text string) (ID, error) {
+	u, err := uuid.Parse(text)
+	return ID(u), err
+}
+
+// String returns the canonical text form, 36 characters.
+func (id ID) String() string { return uuid.UUID(id).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id ID) MarshalText() ([]byte, error) { return uuid.UUID(id).MarshalText() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *ID) UnmarshalText(text []byte) error { return (*uuid.UUID)(id).UnmarshalText(text) }
+
+// IsZero reports whether id is unset.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Compare orders ids by time of acceptance: negative if id came before other.
+func (id ID) Compare(other ID) int {
+	if c := compareUint64(id.high(), other.high()); c != 0 {
+		return c
+	}
+	return compareUint64(binary.BigEndian.Uint64(id[8:]), binary.BigEndian.Uint64(other[8:]))
+}
+
+// Time returns the moment in the id, to the millisecond. It is the time of
+// acceptance unless the clock had gone backwards.
+func (id ID) Time() time.Time { return time.UnixMilli(int64(id.high() >> 16)) }
+
+func (id ID) high() uint64 { return binary.BigEndian.Uint64(id[:8]) }
+
+func compareUint64(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// idSource makes rising ids. It is not safe for concurrent use.
+type idSource struct {
+	millis  uint64 // of the last id
+	counter uint64 // of the last id, the 12 bits called rand_a in RFC 9562
+}
+
+// resume continues after an id made earlier, by this process or one before.
+func (s *idSource) resume(last ID) {
+	millis, counter := last.high()>>16, last.high()&0xfff
+	if millis > s.millis || millis == s.millis && counter > s.counter {
+		s.millis, s.counter = millis, counter
+	}
+}
+
+// next returns an id greater than every one before. Within a millisecond, and
+// while the clock is behind the last id, it counts (RFC 9562, section 6.2, method 1).
+func (s *idSource) next(now time.Time) ID {
+	if millis := uint64(max(now.UnixMilli(), 0)); millis > s.millis {
+		s.millis, s.counter = millis, 0
+	} else if s.counter++; s.counter > 0xfff {
+		s.millis, s.counter = s.millis+1, 0
+	}
+
+	var id ID
+	binary.BigEndian.PutUint64(id[:], s.millis<<16|0x7000|s.counter)
+	_, _ = rand.Read(id[8:]) // never fails, see its documentation
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}

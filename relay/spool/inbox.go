@@ -1,0 +1,463 @@
+// Inbox decides when and whether to deliver what a Store keeps. This file takes
+// messages in and answers an operator; route.go delivers.
+
+package spool
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// sweepInterval is how often dead letters are looked through for those kept long enough.
+	sweepInterval = time.Minute
+
+	// bulk is how many messages are changed in one go.
+	bulk = 256
+
+	// lateGrace is how long a delivery that was cancelled may take to return before nobody waits for it any more.
+	lateGrace = 10 * time.Second
+)
+
+// Options configures [Open].
+type Options struct {
+	DiskOptions
+
+	Hooks Hooks
+}
+
+// Hooks are told what happens, for metrics, events and logs. Each may be nil. They are called
+// from many goroutines, must not block, and must not change the messages they
+// are given.
+type Hooks struct {
+	// Accepted: a new message is on disk.
+	Accepted func(route string, size int64)
+
+	// Duplicate: a message was there already.
+	Duplicate func(route string)
+
+	// Refused: a message could not be taken.
+	Refused func(route string, reason Reason)
+
+	// Attempted: an attempt to deliver has ended.
+	Attempted func(msg *Message, result Result, took time.Duration)
+
+	// Delivered: a message is done.
+	Delivered func(msg *Message)
+
+	// Died: a message became a dead letter.
+	Died func(msg *Message)
+
+	// Dropped: a dead letter was dropped because it was kept long enough.
+	Dropped func(msg *Message)
+
+	// Down: the service of a route was found to be down (or overloaded), or to be up again. cause is why it is down.
+	Down func(route string, down bool, cause string)
+
+	// Refusing: the inbox has begun to refuse messages, or accepts them again.
+	Refusing func(reason Reason, refusing bool, cause error)
+
+	// Synced: a group commit took so long.
+	Synced func(took time.Duration)
+
+	// Problem: something failed in the background that an operator should know of.
+	Problem func(err error)
+}
+
+// Envelope is what comes with the body of a message to be accepted.
+type Envelope struct {
+	Route  string
+	Method string
+
+	// URI is path and query as they are to be delivered.
+	URI string
+
+	// Header is kept as it is; so credentials and hop-by-hop fields must have been removed.
+	Header http.Header
+
+	// ContentLength is the expected size of the body; negative if unknown.
+	ContentLength int64
+}
+
+// Inbox accepts messages onto disk and delivers them, with order,
+// retries and dead letters.
+//
+// Messages of a route that differ in their order key are delivered at the same time, up to the route's
+// concurrency. One that fails is tried again on its own schedule
+// (RouteConfig.RetryDelays), and only those with the same order key wait for it.
+//
+// A service that is down is found out by three different messages in a row coming back as
+// [Unavailable], or by one with a Retry-After. From then on, one message at a time probes it, on the
+// schedule of RetryDelays but at least once a minute (or, with a Retry-After, not before that). Probes prefer messages
+// that were never tried, so that one that brings the service down whenever it comes
+// does not hold up the rest. Any answer but those of [Unavailable] means that
+// the service is up: deliveries go on, first one, then two, four and so on at a time.
+//
+// A failed probe stands for an attempt of all that wait: with it, the messages that were pending for
+// RetryFor die. So nothing dies only because the inbox itself was switched off for long.
+type Inbox struct {
+	store Store
+	hooks Hooks
+
+	ctx    context.Context // ends when the inbox closes
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	routes map[string]*route
+	closed bool
+	work   sync.WaitGroup // goroutines, other than deliveries
+}
+
+// Open opens the inbox in a directory on disk, see [OpenDisk].
+func Open(path string, options Options) (*Inbox, error) {
+	hooks := options.Hooks
+	if options.DiskOptions.Synced == nil {
+		options.DiskOptions.Synced = hooks.Synced
+	}
+	if options.DiskOptions.Refusing == nil {
+		options.DiskOptions.Refusing = hooks.Refusing
+	}
+	if options.DiskOptions.Damaged == nil {
+		options.DiskOptions.Damaged = hooks.Problem
+	}
+	store, err := OpenDisk(path, options.DiskOptions)
+	if err != nil {
+		return nil, err
+	}
+	return New(store, hooks), nil
+}
+
+// New makes an inbox of a store, which it owns from then on.
+func New(store Store, hooks Hooks) *Inbox {
+	in := &Inbox{store: store, hooks: hooks, routes: make(map[string]*route)}
+	in.ctx, in.cancel = context.WithCancel(context.Background())
+	store.Watch(in.wake)
+	in.work.Go(in.sweep)
+	return in
+}
+
+// Store returns what the inbox is made of, for [Disk.SetMaxSize] and the like.
+func (in *Inbox) Store() Store { return in.store }
+
+// wake has a route look for what it can deliver.
+func (in *Inbox) wake(name string) {
+	in.mu.Lock()
+	r := in.routes[name]
+	in.mu.Unlock()
+	if r != nil {
+		r.signal()
+	}
+}
+
+// copyBuffers are for reading bodies.
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// Accept takes a message in. When it returns without an error the message is on
+// disk, and will be delivered; or it was so before, and the receipt says duplicate. A
+// *RefusedError says that it cannot be kept at present. An error of reading
+// the body is returned wrapped.
+func (in *Inbox) Accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
+	receipt, err := in.accept(ctx, envelope, body)
+	var refused *RefusedError
+	switch {
+	case errors.As(err, &refused):
+		if in.hooks.Refused != nil {
+			in.hooks.Refused(envelope.Route, refused.Reason)
+		}
+	case err != nil:
+	case receipt.Duplicate:
+		if in.hooks.Duplicate != nil {
+			in.hooks.Duplicate(envelope.Route)
+		}
+	case in.hooks.Accepted != nil:
+		in.hooks.Accepted(envelope.Route, receipt.Size)
+	}
+	return receipt, err
+}
+
+func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
+	now := time.Now()
+	writer, err := in.store.NewBody(envelope.ContentLength)
+	if err != nil {
+		return Receipt{}, err
+	}
+	digest := newFingerprint(envelope)
+	var scanner requestIDScanner
+	if err := readBody(body, writer, digest, &scanner); err != nil {
+		writer.Discard()
+		return Receipt{}, err
+	}
+
+	msg := &Message{
+		State:         Pending,
+		Route:         envelope.Route,
+		Method:        envelope.Method,
+		URI:           envelope.URI,
+		Header:        envelope.Header,
+		RequestID:     scanner.RequestID(),
+		ReceivedAt:    now,
+		ScheduledFrom: now,
+		OrderKey:      OrderKeyOf(scanner.RequestID(), envelope.URI),
+	}
+	return in.store.Accept(ctx, msg, Fingerprint(digest.Sum(nil)), in.dedupeWindow(envelope.Route), writer)
+}
+
+// newFingerprint begins a fingerprint with all that is not the body.
+func newFingerprint(envelope Envelope) hash.Hash {
+	digest := sha256.New()
+	for _, part := range [...]string{envelope.Route, envelope.Method, envelope.URI} {
+		var length [8]byte // so that no part can pass for the end of the one before
+		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
+		digest.Write(length[:])
+		_, _ = io.WriteString(digest, part)
+	}
+	return digest
+}
+
+// readBody reads a body once and gives it to all who need it.
+func readBody(body io.Reader, writer BodyWriter, digest hash.Hash, scanner *requestIDScanner) error {
+	buffer := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := body.Read(*buffer)
+		if part := (*buffer)[:n]; n > 0 {
+			digest.Write(part)
+			if !scanner.Done() {
+				_, _ = scanner.Write(part)
+			}
+			if _, err := writer.Write(part); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read body: %w", err)
+		}
+	}
+}
+
+// dedupeWindow returns the window of a route, the default for one that is not configured.
+func (in *Inbox) dedupeWindow(name string) time.Duration {
+	in.mu.Lock()
+	r := in.routes[name]
+	in.mu.Unlock()
+	if r == nil {
+		return defaultDedupeWindow
+	}
+	return r.dedupeWindow()
+}
+
+// Stats says what there is, overall and per route.
+type Stats struct {
+	Totals
+
+	// DiskBytes is what the inbox takes up on disk; MaxBytes is its limit, 0 if it has none.
+	DiskBytes int64 `json:"disk_bytes"`
+	MaxBytes  int64 `json:"max_bytes,omitempty"`
+
+	// Fingerprints is how many are kept to recognise duplicates.
+	Fingerprints int `json:"fingerprints"`
+
+	// Refusing is why messages are refused at present, empty if they are not.
+	Refusing      Reason    `json:"refusing,omitempty"`
+	RefusingSince time.Time `json:"refusing_since,omitzero"`
+
+	Routes map[string]RouteStats `json:"routes"`
+}
+
+// Totals counts messages and the bytes of their bodies.
+type Totals struct {
+	Pending      int64 `json:"pending"`
+	PendingBytes int64 `json:"pending_bytes"`
+	Dead         int64 `json:"dead"`
+	DeadBytes    int64 `json:"dead_bytes"`
+	InFlight     int   `json:"in_flight"`
+
+	// OldestPending is when the oldest pending message was received.
+	OldestPending time.Time `json:"oldest_pending,omitzero"`
+}
+
+// RouteStats says what there is of one route.
+type RouteStats struct {
+	Totals
+
+	// Configured says whether the route is part of the configuration. If not, its messages wait until it is.
+	Configured bool `json:"configured"`
+
+	// Down says that the service does not answer; NextProbe when it is tried again, LastError what was wrong.
+	Down      bool      `json:"down"`
+	NextProbe time.Time `json:"next_probe,omitzero"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// Stats returns what there is, without looking at every message.
+func (in *Inbox) Stats() Stats {
+	counts := in.store.Counts()
+	stats := Stats{
+		DiskBytes:     counts.DiskBytes,
+		MaxBytes:      counts.MaxBytes,
+		Fingerprints:  counts.Fingerprints,
+		Refusing:      counts.Refusing,
+		RefusingSince: counts.RefusingSince,
+		Routes:        make(map[string]RouteStats),
+	}
+	for name, c := range counts.Routes {
+		totals := Totals(c)
+		stats.Routes[name] = RouteStats{Totals: totals}
+		stats.Pending += c.Pending
+		stats.PendingBytes += c.PendingBytes
+		stats.Dead += c.Dead
+		stats.DeadBytes += c.DeadBytes
+		stats.InFlight += c.InFlight
+		stats.OldestPending = earlier(stats.OldestPending, c.OldestPending)
+	}
+	for _, r := range in.allRoutes() {
+		s := stats.Routes[r.name]
+		r.describe(&s)
+		stats.Routes[r.name] = s
+	}
+	return stats
+}
+
+func (in *Inbox) allRoutes() []*route {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	routes := make([]*route, 0, len(in.routes))
+	for _, r := range in.routes {
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// List returns messages by rising id, see [Filter].
+func (in *Inbox) List(filter Filter) ([]*Message, error) { return in.store.List(filter) }
+
+// Get returns one message, or [ErrNotFound].
+func (in *Inbox) Get(id ID) (*Message, error) { return in.store.Get(id) }
+
+// Body opens the body of a message.
+func (in *Inbox) Body(id ID) (Body, error) {
+	msg, err := in.store.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	return in.store.Body(msg)
+}
+
+// Replay makes a message due now, with a fresh schedule and the same id: a dead
+// letter, or a pending one that waits. If its service is down, it is probed at once.
+func (in *Inbox) Replay(ctx context.Context, id ID) error {
+	if err := in.store.Replay(ctx, id); err != nil {
+		return err
+	}
+	msg, err := in.store.Get(id)
+	if err != nil {
+		return nil // delivered already
+	}
+	in.probeNow(msg.Route)
+	return nil
+}
+
+// ReplayDead does that with all dead letters of a route, or of all routes if it is empty. It
+// returns how many they were.
+func (in *Inbox) ReplayDead(ctx context.Context, route string) (int, error) {
+	total := 0
+	began := time.Now()
+	for {
+		n, err := in.store.ReplayDead(ctx, route, began, bulk)
+		total += n
+		if err != nil || n < bulk {
+			for _, r := range in.allRoutes() {
+				if route == "" || route == r.name {
+					in.probeNow(r.name)
+				}
+			}
+			return total, err
+		}
+	}
+}
+
+// probeNow has the service of a route tried at once, should it be down.
+func (in *Inbox) probeNow(name string) {
+	in.mu.Lock()
+	r := in.routes[name]
+	in.mu.Unlock()
+	if r != nil {
+		r.probeNow()
+	}
+}
+
+// Drop forgets a message, in whatever state, and returns what it was. With ErrInFlight it is forgotten when
+// its delivery ends.
+func (in *Inbox) Drop(ctx context.Context, id ID) (*Message, error) { return in.store.Drop(ctx, id) }
+
+// sweep drops dead letters that were kept long enough.
+func (in *Inbox) sweep() {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-in.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, r := range in.allRoutes() {
+			if keep := r.deadLetterKeep(); keep > 0 {
+				in.dropDead(r.name, time.Now().Add(-keep))
+			}
+		}
+	}
+}
+
+func (in *Inbox) dropDead(name string, diedBefore time.Time) {
+	for {
+		dropped, err := in.store.DropDead(in.ctx, name, diedBefore, bulk)
+		if err != nil {
+			in.problem(fmt.Errorf("drop old dead letters of route %s: %w", name, err))
+			return
+		}
+		if in.hooks.Dropped != nil {
+			for _, msg := range dropped {
+				in.hooks.Dropped(msg)
+			}
+		}
+		if len(dropped) < bulk {
+			return
+		}
+	}
+}
+
+func (in *Inbox) problem(err error) {
+	if in.hooks.Problem != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
+		in.hooks.Problem(err)
+	}
+}
+
+// Close stops accepting and delivering. What is being delivered may finish until ctx is done; what
+// has not by then is cancelled, and pending again when the inbox is next opened. Close closes the store.
+func (in *Inbox) Close(ctx context.Context) error {
+	in.mu.Lock()
+	if in.closed {
+		in.mu.Unlock()
+		return nil
+	}
+	in.closed = true
+	in.mu.Unlock()
+
+	in.cancel()
+	in.work.Wait()
+	for _, r := range in.allRoutes() {
+		r.drain(ctx)
+	}
+	return in.store.Close()
+}

@@ -1,0 +1,145 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if isChild() {
+		runChild()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// service records what is delivered to it, and answers as it is told.
+type service struct {
+	mu        sync.Mutex
+	delivered []string
+	attempts  int
+	answer    func(body string) Result
+	changed   chan struct{}
+}
+
+func newService() *service {
+	return &service{changed: make(chan struct{}, 1)}
+}
+
+func (s *service) deliver(_ context.Context, msg *Message, body Body) Result {
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return Result{Err: err}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attempts++
+	result := Result{Status: http.StatusOK}
+	if s.answer != nil {
+		result = s.answer(string(b))
+	}
+	if result.Outcome() == Delivered {
+		s.delivered = append(s.delivered, string(b))
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+	return result
+}
+
+func (s *service) answers(answer func(body string) Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
+}
+
+func (s *service) bodies() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.delivered...)
+}
+
+func (s *service) attempted() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempts
+}
+
+// waitFor waits until so many bodies were delivered.
+func (s *service) waitFor(t testing.TB, n int) []string {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		if b := s.bodies(); len(b) >= n {
+			return b
+		}
+		select {
+		case <-s.changed:
+		case <-deadline:
+			require.FailNow(t, "not delivered", "%d of %d", len(s.bodies()), n)
+		}
+	}
+}
+
+func answer(status int) func(string) Result {
+	return func(string) Result { return Result{Status: status} }
+}
+
+var errConnect = errors.New("connection refused")
+
+func accept(t testing.TB, in *Inbox, body string) Receipt {
+	t.Helper()
+	receipt, err := in.Accept(context.Background(), Envelope{Route: "r", Method: "POST", URI: "/hook", ContentLength: -1}, strings.NewReader(body))
+	require.NoError(t, err)
+	return receipt
+}
+
+func result(id, text string) string {
+	return fmt.Sprintf(`{"metadata":{"request_id":%q},"text":%q}`, id, text)
+}
+
+func openTestInbox(t testing.TB, dir string, options Options) *Inbox {
+	t.Helper()
+	in, err := Open(dir, options)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, in.Close(context.Background())) })
+	return in
+}
+
+func TestInboxDeliversWhatItAccepted(t *testing.T) {
+	in := openTestInbox(t, t.TempDir(), Options{})
+	svc := newService()
+	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver})(context.Background())
+
+	var want []string
+	for i := range 50 {
+		body := result(fmt.Sprint("id", i%7), fmt.Sprint(i))
+		want = append(want, body)
+		require.False(t, accept(t, in, body).Duplicate)
+	}
+	require.ElementsMatch(t, want, svc.waitFor(t, 50))
+	require.True(t, accept(t, in, want[3]).Duplicate)
+	require.NoError(t, in.store.Flush(context.Background()))
+	require.Zero(t, in.Stats().Pending)
+}
+
+func TestInboxDeliversLargeBodies(t *testing.T) {
+	in := openTestInbox(t, t.TempDir(), Options{})
+	svc := newService()
+	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver})(context.Background())
+	large := result("x", string(bytes.Repeat([]byte("a"), 3<<20)))
+	accept(t, in, large)
+	require.Equal(t, large, svc.waitFor(t, 1)[0])
+}

@@ -1,0 +1,172 @@
+// What the inbox keeps: messages, their states, and what comes of trying to
+// deliver one.
+
+package spool
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// State says where a message is in its life. A message that was delivered is
+// gone, so there is no state for it.
+type State string
+
+const (
+	// Pending messages wait for their first attempt or the next one, or are
+	// being delivered right now.
+	Pending State = "pending"
+
+	// Dead messages, the dead letters, are not tried any more, until somebody replays them.
+	Dead State = "dead"
+)
+
+// Message is one accepted callback without its body. Its JSON form is what
+// the admin API shows.
+type Message struct {
+	// ID is also the webhook-id towards the service, the same over attempts and replays.
+	ID ID `json:"id"`
+
+	State State `json:"state"`
+
+	// Route names the configured route that accepted the message and delivers it.
+	Route string `json:"route"`
+
+	// Method and URI (path and query) of the request, as they are to be delivered.
+	Method string `json:"method"`
+	URI    string `json:"uri"`
+
+	// Header of the request, without hop-by-hop fields and credentials: those
+	// are for the caller of Accept to remove.
+	Header http.Header `json:"-"`
+
+	// RequestID is what the body says in metadata.request_id, or in request_id
+	// at its top. Empty where the body has neither.
+	RequestID string `json:"request_id,omitempty"`
+
+	ReceivedAt time.Time `json:"received_at"`
+
+	// Attempts counts the finished attempts since the message was accepted or last replayed.
+	Attempts int `json:"attempts"`
+
+	// NextAttemptAt is the moment before which the message is not tried again. Zero: as
+	// soon as its turn comes.
+	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
+
+	// LastError says why the last attempt failed. At most 512 bytes.
+	LastError string `json:"last_error,omitempty"`
+
+	// Size of the body in bytes.
+	Size int64 `json:"size"`
+
+	// DiedAt is when a dead letter became one.
+	DiedAt time.Time `json:"died_at,omitzero"`
+
+	// ScheduledFrom is where retry_for starts to count: receipt, or the last replay.
+	ScheduledFrom time.Time `json:"-"`
+
+	// OrderKey is equal for messages of a route that must be delivered in order,
+	// see [OrderKeyOf].
+	OrderKey uint64 `json:"-"`
+
+	// where is for the engine on disk to find the body.
+	where location
+}
+
+// OrderKeyOf derives the order key: messages of one request id are one
+// sequence; those without a request id are one sequence per URI. Two
+// sequences that share a key by accident wait for each other, nothing worse.
+func OrderKeyOf(requestID, uri string) uint64 {
+	text := "uri\x00" + uri
+	if requestID != "" {
+		text = "request\x00" + requestID
+	}
+	sum := sha256.Sum256([]byte(text))
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+// Fingerprint tells whether two callbacks are the same: SHA-256 over route,
+// method, URI and body.
+type Fingerprint [sha256.Size]byte
+
+// Body is the stored body of a message, read while it is delivered. Reading
+// it from start to end returns [ErrDamaged] instead of io.EOF where the bytes
+// are not those that were accepted.
+type Body interface {
+	io.ReadSeekCloser
+	Size() int64
+}
+
+// Delivery hands one message to its service. It is called by several
+// goroutines at once, for messages with different order keys, and must return soon after
+// ctx is cancelled. msg and body are its own only until it returns. It must not
+// treat msg.Header as its own: clone it before changing it.
+type Delivery func(ctx context.Context, msg *Message, body Body) Result
+
+// Result is what came of one attempt.
+type Result struct {
+	// Status is the HTTP status with which the service answered; 0 if it did not.
+	Status int
+
+	// Err says why there was no answer. It ends up in LastError, so it must not
+	// carry secrets.
+	Err error
+
+	// RetryAfter is how long the service asked to be left alone, see [ParseRetryAfter].
+	// Zero where it did not say.
+	RetryAfter time.Duration
+}
+
+// Outcome classifies a [Result].
+type Outcome string
+
+const (
+	// Delivered: the service answered 2xx. The message is done.
+	Delivered Outcome = "delivered"
+
+	// Rejected: the service answered, and did not take this message. It is tried again on the
+	// message's own schedule, and says nothing about other messages.
+	Rejected Outcome = "rejected"
+
+	// Unavailable: no answer, or 429, 502, 503 or 504, by which a service or what stands
+	// before it says that it is not there or overloaded. The message is tried again, and
+	// several of these in a row mean that the service is down (see [Inbox]).
+	Unavailable Outcome = "unavailable"
+
+	// Gone: the service answered 410 and never wants this message. It dies at once.
+	Gone Outcome = "gone"
+)
+
+// Outcome tells what the result means for the message and for its route.
+func (r Result) Outcome() Outcome {
+	switch {
+	case r.Err != nil || r.Status == 0:
+		return Unavailable
+	case r.Status >= 200 && r.Status <= 299:
+		return Delivered
+	case r.Status == http.StatusGone:
+		return Gone
+	}
+	switch r.Status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return Unavailable
+	}
+	return Rejected
+}
+
+// String says in words why the attempt failed, or that it did not.
+func (r Result) String() string {
+	switch {
+	case r.Err != nil:
+		return r.Err.Error()
+	case r.Status == 0:
+		return "no answer"
+	}
+	return strings.TrimSpace(fmt.Sprintf("the service answered %d %s", r.Status, http.StatusText(r.Status)))
+}

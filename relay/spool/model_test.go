@@ -1,0 +1,304 @@
+package spool
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// The engine does at random what the model does, and must come to the same.
+
+// pair is the engine and the model side by side. Their ids differ, so both are
+// known by the number of the message.
+type pair struct {
+	t     *rapid.T
+	dir   string
+	disk  *Disk
+	model *memoryStore
+
+	inDisk, inModel map[int]ID
+	leased          map[int]bool
+	accepted        int
+	limits          queueLimits
+}
+
+const modelRoutes = 2
+
+func (p *pair) open() {
+	disk, err := OpenDisk(p.dir, DiskOptions{segmentSize: 8 << 10, limits: p.limits})
+	require.NoError(p.t, err)
+	p.disk = disk
+}
+
+func (p *pair) number(id ID, ids map[int]ID) int {
+	for n, other := range ids {
+		if other == id {
+			return n
+		}
+	}
+	require.FailNow(p.t, "unknown id")
+	return 0
+}
+
+// accept offers the same message to both.
+func (p *pair) accept(route, key, size int, again bool) {
+	n := p.accepted
+	if again && n > 0 {
+		n--
+	} else {
+		p.accepted++
+	}
+	fingerprint := sha256.Sum256(fmt.Append(nil, n))
+	now := time.Now()
+	msg := Message{
+		State: Pending, Route: fmt.Sprint("route", route), Method: "POST", URI: "/", RequestID: fmt.Sprint(key),
+		OrderKey: uint64(key), ReceivedAt: now, ScheduledFrom: now,
+	}
+	if again {
+		if m := p.model.messages[p.inModel[n]]; m != nil {
+			msg.Route = m.Route // as the real fingerprint would have it
+		}
+	}
+	var receipts [2]Receipt
+	for i, store := range []Store{p.disk, p.model} {
+		copied := msg
+		body, err := store.NewBody(-1)
+		require.NoError(p.t, err)
+		_, err = body.Write(modelBody(n, size))
+		require.NoError(p.t, err)
+		receipts[i], err = store.Accept(context.Background(), &copied, fingerprint, time.Hour, body)
+		require.NoError(p.t, err)
+	}
+	require.Equal(p.t, receipts[1].Duplicate, receipts[0].Duplicate)
+	if !receipts[1].Duplicate {
+		p.inDisk[n], p.inModel[n] = receipts[0].ID, receipts[1].ID
+		return
+	}
+	require.Equal(p.t, p.inDisk[n], receipts[0].ID, "the receipt of a duplicate names the original")
+}
+
+func modelBody(n, size int) []byte {
+	return append(fmt.Append(nil, n, ":"), make([]byte, size)...)
+}
+
+// lease takes what the engine offers, which the model must allow, and as much as the model has, unless
+// the engine is in the middle of something.
+func (p *pair) lease(route, limit int, ahead time.Duration, untried, patient bool) {
+	if patient {
+		p.flush()
+	}
+	request := LeaseRequest{Route: fmt.Sprint("route", route), Now: time.Now().Add(ahead), Max: limit, UntriedFirst: untried}
+	heads := slices.DeleteFunc(p.model.heads(request.Route), func(m *memoryMessage) bool {
+		return m.leased || m.NextAttemptAt.After(request.Now)
+	})
+	var got []*Message
+	for empty := 0; empty < 3 && request.Max > 0; empty++ { // with little memory it may take several calls
+		more, _, err := p.disk.Lease(request)
+		require.NoError(p.t, err)
+		if len(more) > 0 {
+			empty = 0
+		}
+		got = append(got, more...)
+		request.Max -= len(more)
+		if !patient {
+			break
+		}
+		p.flush()
+	}
+	if patient {
+		require.Len(p.t, got, min(limit, len(heads)))
+	}
+	for _, m := range got {
+		n := p.number(m.ID, p.inDisk)
+		twin := p.model.messages[p.inModel[n]]
+		require.Contains(p.t, heads, twin, "message %d may not be leased now", n)
+		twin.leased = true
+		p.leased[n] = true
+		p.compare(m, twin)
+		p.compareBody(m, n)
+	}
+}
+
+func (p *pair) compare(m *Message, twin *memoryMessage) {
+	require.Equal(p.t, twin.State, m.State)
+	require.Equal(p.t, twin.Route, m.Route)
+	require.Equal(p.t, twin.RequestID, m.RequestID)
+	require.Equal(p.t, twin.Attempts, m.Attempts)
+	require.Equal(p.t, twin.LastError, m.LastError)
+	require.Equal(p.t, twin.Size, m.Size)
+	require.WithinDuration(p.t, twin.NextAttemptAt, m.NextAttemptAt, time.Minute)
+	require.True(p.t, twin.ReceivedAt.Equal(m.ReceivedAt))
+}
+
+func (p *pair) compareBody(m *Message, n int) {
+	body, err := p.disk.Body(m)
+	require.NoError(p.t, err)
+	got, err := io.ReadAll(body)
+	require.NoError(p.t, err)
+	require.NoError(p.t, body.Close())
+	require.Equal(p.t, p.model.messages[p.inModel[n]].body, got)
+}
+
+func (p *pair) settle(n int, s Settlement) {
+	delete(p.leased, n)
+	p.disk.Settle(p.inDisk[n], s)
+	p.model.Settle(p.inModel[n], s)
+}
+
+func (p *pair) flush() { require.NoError(p.t, p.disk.Flush(context.Background())) }
+
+// reopen closes the engine, on which the leases end, or drops it as a crash would.
+func (p *pair) reopen() {
+	require.NoError(p.t, p.disk.Close())
+	for n := range p.leased {
+		p.model.Settle(p.inModel[n], Settlement{Verdict: Return})
+	}
+	clear(p.leased)
+	p.open()
+}
+
+// check compares everything that can be seen.
+func (p *pair) check() {
+	p.flush()
+	for _, filter := range []Filter{{Limit: 1000}, {State: Dead, Limit: 1000}, {State: Pending, Limit: 3}, {Route: "route1", Limit: 1000}} {
+		got, err := p.disk.List(filter)
+		require.NoError(p.t, err)
+		want, err := p.model.List(filter)
+		require.NoError(p.t, err)
+		require.Len(p.t, got, len(want))
+		for i, m := range got {
+			n := p.number(m.ID, p.inDisk)
+			require.Equal(p.t, p.number(want[i].ID, p.inModel), n)
+			p.compare(m, p.model.messages[want[i].ID])
+		}
+	}
+	got, want := p.disk.Counts().Routes, p.model.Counts().Routes
+	for name, counts := range got {
+		counts.OldestPending = time.Time{}
+		other := want[name]
+		other.OldestPending = time.Time{}
+		require.Equal(p.t, other, counts, name)
+	}
+}
+
+func (p *pair) anyLeased() int {
+	return rapid.SampledFrom(sortedKeys(p.leased)).Draw(p.t, "leased")
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (p *pair) anyMessage() int {
+	return rapid.IntRange(0, max(p.accepted-1, 0)).Draw(p.t, "message")
+}
+
+func TestTheEngineDoesWhatTheModelDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "model")
+		require.NoError(t, err)
+		defer os.RemoveAll(dir)
+		p := &pair{
+			t: t, dir: dir, model: newMemoryStore(),
+			inDisk: make(map[int]ID), inModel: make(map[int]ID), leased: make(map[int]bool),
+		}
+		if rapid.Bool().Draw(t, "little memory") {
+			p.limits = queueLimits{ready: 2, followers: 1, chunk: 2, transit: 3}
+		}
+		p.open()
+		defer func() { require.NoError(t, p.disk.Close()) }()
+		defer p.check()
+
+		ctx := context.Background()
+		accept := func(t *rapid.T) {
+			p.accept(rapid.IntRange(0, modelRoutes-1).Draw(t, "route"), rapid.IntRange(0, 3).Draw(t, "key"),
+				rapid.SampledFrom([]int{0, 10, 3000, maxSegmentBody}).Draw(t, "size"), rapid.IntRange(0, 5).Draw(t, "again") == 0)
+		}
+		lease := func(t *rapid.T) {
+			p.lease(rapid.IntRange(0, modelRoutes-1).Draw(t, "route"), rapid.IntRange(1, 5).Draw(t, "limit"),
+				rapid.SampledFrom([]time.Duration{0, 0, 2 * time.Hour}).Draw(t, "ahead"), rapid.Bool().Draw(t, "untried"), rapid.Bool().Draw(t, "patient"))
+		}
+		settle := func(t *rapid.T) {
+			if len(p.leased) == 0 {
+				return
+			}
+			verdict := rapid.SampledFrom([]Verdict{Done, Done, Retry, Retry, Bury, Return}).Draw(t, "verdict")
+			at := time.Now()
+			if verdict == Retry {
+				at = at.Add(rapid.SampledFrom([]time.Duration{-time.Second, time.Hour}).Draw(t, "pause"))
+			}
+			p.settle(p.anyLeased(), Settlement{Verdict: verdict, At: at, LastError: "because"})
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"check":   func(*rapid.T) { p.check() },
+			"accept":  accept,
+			"accept2": accept,
+			"lease":   lease,
+			"lease2":  lease,
+			"settle":  settle,
+			"settle2": settle,
+			"replay": func(t *rapid.T) {
+				p.flush()
+				n := p.anyMessage()
+				require.Equal(t, p.model.Replay(ctx, p.inModel[n]), p.disk.Replay(ctx, p.inDisk[n]))
+			},
+			"replay the dead": func(t *rapid.T) {
+				before, limit := time.Now().Add(time.Second), rapid.IntRange(1, 10).Draw(t, "limit")
+				want, _ := p.model.ReplayDead(ctx, "route0", before, limit)
+				got, err := p.disk.ReplayDead(ctx, "route0", before, limit)
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+			},
+			"drop": func(t *rapid.T) {
+				p.flush()
+				n := p.anyMessage()
+				_, want := p.model.Drop(ctx, p.inModel[n])
+				_, got := p.disk.Drop(ctx, p.inDisk[n])
+				require.Equal(t, want, got)
+			},
+			"expire": func(t *rapid.T) {
+				p.flush()
+				var counts [2]int
+				now := time.Now()
+				for i, store := range []Store{p.disk, p.model} {
+					for {
+						expired, err := store.Expire(ctx, "route1", now, "expired", 1000)
+						require.NoError(t, err)
+						if len(expired) == 0 {
+							break
+						}
+						counts[i] += len(expired)
+					}
+				}
+				require.Equal(t, counts[1], counts[0])
+			},
+			"drop the dead": func(t *rapid.T) {
+				before := time.Now().Add(time.Second)
+				want, _ := p.model.DropDead(ctx, "route1", before, 3)
+				got, err := p.disk.DropDead(ctx, "route1", before, 3)
+				require.NoError(t, err)
+				require.Equal(t, len(want), len(got))
+				// Which ones die first among equals is not defined; so drop the rest too.
+				want, _ = p.model.DropDead(ctx, "route1", before, 1000)
+				got, err = p.disk.DropDead(ctx, "route1", before, 1000)
+				require.NoError(t, err)
+				require.Equal(t, len(want), len(got))
+			},
+			"reopen": func(*rapid.T) { p.reopen() },
+		})
+	})
+}

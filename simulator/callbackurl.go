@@ -1,0 +1,178 @@
+package simulator
+
+// Which callback URLs are taken, and which addresses are dialled for them.
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// callbackURL is where a result goes. Its credentials are kept apart from the
+// URL, so that no log and no error can show them.
+type callbackURL struct {
+	url           *url.URL
+	authorization string
+}
+
+// webSocket tells whether results go there as messages of a WebSocket.
+func (c *callbackURL) webSocket() bool { return c.url.Scheme == "ws" || c.url.Scheme == "wss" }
+
+// header returns what every handshake and every attempt carries. The key's
+// identifier is left out where it is empty.
+func (c *callbackURL) header(keyID string) http.Header {
+	header := http.Header{"User-Agent": {"deepgram-simulator"}}
+	if c.authorization != "" {
+		header.Set("Authorization", c.authorization)
+	}
+	if keyID != "" {
+		header.Set("Dg-Token", keyID)
+	}
+	return header
+}
+
+// urlPolicy decides which callback URLs are taken.
+type urlPolicy struct {
+	ports     []int
+	anyPort   bool
+	addresses addressPolicy
+}
+
+var (
+	batchSchemes  = []string{"http", "https"}
+	streamSchemes = []string{"http", "https", "ws", "wss"}
+	defaultPort   = map[string]string{"http": "80", "ws": "80", "https": "443", "wss": "443"}
+)
+
+// parse reads the callback URL of a request: the kind of the request decides
+// about the schemes, the vendor about the ports. What it refuses is a 400. The
+// messages repeat nothing of the URL but its scheme, port and address, because
+// the rest can be secret.
+func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" || u.Opaque != "" {
+		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: not an absolute URL with a host.")
+	}
+	if !slices.Contains(schemes, u.Scheme) {
+		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: the scheme must be one of %s.", strings.Join(schemes, ", "))
+	}
+
+	port := u.Port()
+	if port == "" {
+		port = defaultPort[u.Scheme]
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil || number < 1 || number > 65535 {
+		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: %s is not a port.", port)
+	}
+	if !p.anyPort && !slices.Contains(p.ports, number) {
+		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: port %d is not allowed; use one of %s.",
+			number, strings.Trim(fmt.Sprint(p.ports), "[]"))
+	}
+
+	// A literal address can be refused at once. A name is resolved only when
+	// it is dialled, and checked then.
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil && !p.addresses.permits(addr) {
+		return nil, refusal(http.StatusBadRequest,
+			"Invalid callback URL: the simulator may not call %s; its configuration allows addresses with `allow`.", addr)
+	}
+
+	target := &callbackURL{url: u}
+	if u.User != nil && u.User.String() != "" {
+		password, _ := u.User.Password()
+		target.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+	}
+	u.User = nil
+	u.Fragment, u.RawFragment = "", ""
+	return target, nil
+}
+
+// method returns the method of a batch callback.
+func callbackMethod(query url.Values) (string, error) {
+	switch method := strings.ToUpper(query.Get("callback_method")); method {
+	case "", http.MethodPost:
+		return http.MethodPost, nil
+	case http.MethodPut:
+		return http.MethodPut, nil
+	default:
+		return "", refusal(http.StatusBadRequest, "Invalid callback_method: it must be post or put.")
+	}
+}
+
+// addressPolicy lists what may be dialled besides loopback.
+type addressPolicy []netip.Prefix
+
+func (p addressPolicy) permits(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	if addr.IsLoopback() {
+		return true
+	}
+	return slices.ContainsFunc(p, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
+}
+
+// errAddress is the error of dialling what the configuration does not allow.
+var errAddress = errors.New("address not allowed by the configuration (see `allow`)")
+
+// control runs after resolution and before connecting, on the very address
+// that is connected to, so that no name and no second resolution gets around
+// the policy.
+func (p addressPolicy) control(_ context.Context, _, address string, _ syscall.RawConn) error {
+	resolved, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", address, errAddress)
+	}
+	if !p.permits(resolved.Addr()) {
+		return fmt.Errorf("%s: %w", resolved.Addr(), errAddress)
+	}
+	return nil
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// dialer dials what the policy permits. A rate above zero limits how many
+// bytes per second its connections send.
+func dialer(policy addressPolicy, timeout time.Duration, rate int64) dialFunc {
+	d := &net.Dialer{Timeout: timeout, ControlContext: policy.control}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil || rate <= 0 {
+			return conn, err
+		}
+		return &slowConn{Conn: conn, rate: rate}, nil
+	}
+}
+
+// slowConn sends no more than rate bytes per second.
+type slowConn struct {
+	net.Conn
+	rate int64
+}
+
+// slowStep is how often a slow connection sends a piece; it also bounds how
+// long a write goes on after the connection was closed.
+const slowStep = 50 * time.Millisecond
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	piece := max(1, int(c.rate*int64(slowStep)/int64(time.Second)))
+	written := 0
+	for written < len(b) {
+		end := min(written+piece, len(b))
+		n, err := c.Conn.Write(b[written:end])
+		written += n
+		if err != nil {
+			return written, err
+		}
+		time.Sleep(time.Duration(int64(n) * int64(time.Second) / c.rate))
+	}
+	return written, nil
+}

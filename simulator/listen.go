@@ -1,0 +1,152 @@
+package simulator
+
+// POST /v1/listen: pre-recorded audio.
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+)
+
+// maxJSON bounds the JSON and text bodies of requests, which are kept in
+// memory.
+const maxJSON = 1 << 20
+
+func (s *Simulator) serveListen(w http.ResponseWriter, r *http.Request, c *call) error {
+	reply, err := s.newReply(c)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	o, err := parseOptions(c.query, defaultModel)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	heard, notes, err := s.hear(w, r, c)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+
+	body, err := s.transcribe(c, o, heard, notes)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	return s.answer(w, c, reply, &callback{kind: "prerecorded", contentType: "application/json", body: body})
+}
+
+// hear measures the audio of a request. What a URL names is not fetched: the
+// simulator calls nobody but callback URLs.
+func (s *Simulator) hear(w http.ResponseWriter, r *http.Request, c *call) (audio, []warning, error) {
+	if isJSON(r) {
+		var body struct {
+			URL string `json:"url"`
+		}
+		if err := readJSON(w, r, &body); err != nil {
+			return audio{}, nil, err
+		}
+		if body.URL == "" {
+			return audio{}, nil, errNotJSON
+		}
+		sum := sha256.Sum256([]byte(body.URL))
+		heard := audio{sha256: hex.EncodeToString(sum[:]), seconds: s.bodies.text.length(), channels: 1}
+		return heard, []warning{{
+			Parameter: "url",
+			Type:      "simulated",
+			Message:   "The simulator does not fetch audio: the duration is that of its text, and sha256 is that of the URL.",
+		}}, nil
+	}
+
+	meter, err := newAudioMeter(c.query)
+	if err != nil {
+		return audio{}, nil, err
+	}
+	if _, err := io.Copy(meter, http.MaxBytesReader(w, r.Body, s.maxBody)); err != nil {
+		return audio{}, nil, unreadable(err)
+	}
+	// A URL without the content type of JSON is the usual mistake here. The
+	// vendor answers it with this, and no format of audio begins with a brace.
+	if meter.size == 0 || meter.first == '{' && !c.query.Has("encoding") {
+		return audio{}, nil, errNotAudio
+	}
+	return meter.finish(), nil, nil
+}
+
+func (s *Simulator) transcribe(c *call, o options, heard audio, notes []warning) ([]byte, error) {
+	if len(s.bodies.prerecorded) > 0 {
+		return patchMetadata(choose(s.bodies.prerecorded, heard.sha256), o.ofRequest(c.requestID))
+	}
+	result := newListenResult(c.requestID, o, heard, s.bodies.text)
+	result.Metadata.Warnings = notes
+	return json.Marshal(result)
+}
+
+// reply is where a batch result goes: to target, or into the response where
+// target is nil.
+type reply struct {
+	target *callbackURL
+	method string
+}
+
+// newReply checks the callback before anything of the body is read.
+func (s *Simulator) newReply(c *call) (reply, error) {
+	raw := c.query.Get("callback")
+	if raw == "" {
+		return reply{}, nil
+	}
+	target, err := s.urls.parse(raw, batchSchemes)
+	if err != nil {
+		return reply{}, err
+	}
+	method, err := callbackMethod(c.query)
+	return reply{target: target, method: method}, err
+}
+
+// answer puts a result into the response, or accepts the request and calls
+// back later.
+func (s *Simulator) answer(w http.ResponseWriter, c *call, to reply, result *callback) error {
+	if to.target == nil {
+		return writeBody(w, http.StatusOK, result.contentType, result.body)
+	}
+	s.address(result, c, to)
+	latency, sender := s.latency, s.sender
+	if !s.outbox.later(len(result.body), func(ctx context.Context) { _ = sender.deliver(ctx, latency, result) }) {
+		return c.refuse(w, errTooManyPending)
+	}
+	return c.accepted(w)
+}
+
+// address completes a callback with where it goes and who asked for it.
+func (s *Simulator) address(cb *callback, c *call, to reply) {
+	cb.requestID, cb.target, cb.method = c.requestID, to.target, to.method
+	if s.dgTokens {
+		cb.keyID = c.keyID
+	}
+}
+
+func isJSON(r *http.Request) bool {
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && mediaType == "application/json"
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON))
+	if err != nil {
+		return unreadable(err)
+	}
+	if json.Unmarshal(body, into) != nil {
+		return errNotJSON
+	}
+	return nil
+}
+
+// unreadable is the answer to a body that did not come whole.
+func unreadable(err error) error {
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return err
+	}
+	return refusal(http.StatusBadRequest, "Bad Request: the request body could not be read")
+}

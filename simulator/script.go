@@ -1,0 +1,236 @@
+package simulator
+
+// The messages of a live stream, in the order and at the times at which they
+// are due. They depend on how much audio came, not on how it was cut into
+// messages, so the same audio always gives the same results.
+
+import (
+	"encoding/json"
+)
+
+// message is one text message of a live stream.
+type message struct {
+	body []byte
+	// results tells a Results message from the others.
+	results bool
+}
+
+// script is what is said in a live stream. emit stops it by an error.
+type script interface {
+	// advance emits what is due when so many seconds of audio came.
+	advance(seconds float64, emit func(message) error) error
+	// finalize emits what was heard of a sentence that is not over.
+	finalize(seconds float64, emit func(message) error) error
+	// finish emits everything that is left, last of it the metadata.
+	finish(heard audio, emit func(message) error) error
+}
+
+type streamResults struct {
+	Type         string         `json:"type"`
+	ChannelIndex [2]int         `json:"channel_index"`
+	Duration     float64        `json:"duration"`
+	Start        float64        `json:"start"`
+	IsFinal      bool           `json:"is_final"`
+	SpeechFinal  bool           `json:"speech_final"`
+	FromFinalize bool           `json:"from_finalize"`
+	Channel      channelResult  `json:"channel"`
+	Metadata     streamMetadata `json:"metadata"`
+}
+
+type streamMetadata struct {
+	RequestID string            `json:"request_id"`
+	ModelInfo modelInfo         `json:"model_info"`
+	ModelUUID string            `json:"model_uuid"`
+	Extra     map[string]string `json:"extra,omitempty"`
+	Simulated bool              `json:"simulated"`
+}
+
+type speechStarted struct {
+	Type      string  `json:"type"`
+	Channel   [2]int  `json:"channel"`
+	Timestamp float64 `json:"timestamp"`
+}
+
+type utteranceEnd struct {
+	Type        string  `json:"type"`
+	Channel     [2]int  `json:"channel"`
+	LastWordEnd float64 `json:"last_word_end"`
+}
+
+const (
+	// endpointing is the silence after which a sentence is taken to be over.
+	endpointing = 0.3
+	// interimEvery is the time between the interim results of a sentence.
+	interimEvery = 1.0
+)
+
+// storyScript says a story.
+type storyScript struct {
+	options   options
+	requestID string
+	channels  int
+	narrator  *narrator
+
+	current spokenSentence
+	begun   bool    // its SpeechStarted is out
+	final   int     // how many of its words are out in final results
+	interim float64 // when its next interim result is due
+	from    float64 // up to where results are final
+
+	lastWord float64 // the end of the last word in a final result
+	ended    float64 // the same of the last UtteranceEnd
+	silence  float64 // when the next UtteranceEnd is due; zero: none is
+}
+
+func newStoryScript(requestID string, o options, channels int, text *story) *storyScript {
+	if !o.multichannel {
+		channels = 1
+	}
+	s := &storyScript{options: o, requestID: requestID, channels: channels, narrator: text.narrate()}
+	s.nextSentence()
+	return s
+}
+
+func (s *storyScript) nextSentence() {
+	s.current = s.narrator.say()
+	s.begun, s.final = false, 0
+	s.interim = s.current.start + interimEvery
+}
+
+func (s *storyScript) advance(seconds float64, emit func(message) error) error {
+	for {
+		over := s.current.end + endpointing
+		var err error
+		switch {
+		case s.silence > 0 && s.silence <= seconds:
+			err = s.emitUtteranceEnd(emit)
+		case s.silence > 0:
+			return nil
+		case !s.begun && s.current.start <= seconds:
+			s.begun = true
+			err = s.emitSpeechStarted(emit)
+		case s.begun && s.interim < s.current.end && s.interim <= seconds:
+			err = s.emitInterim(emit)
+		case s.begun && over <= seconds:
+			err = s.emitFinal(over, true, false, emit)
+			s.expectSilence()
+			s.nextSentence()
+		default:
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// expectSilence decides whether the pause after the current sentence is long
+// enough for an UtteranceEnd.
+func (s *storyScript) expectSilence() {
+	if due := s.current.end + s.options.utteranceEnd; s.options.utteranceEnd > 0 && due < s.current.next {
+		s.silence = max(due, s.from)
+	}
+}
+
+// finalize answers even where nothing was heard since the last final result,
+// because clients wait for the answer.
+func (s *storyScript) finalize(seconds float64, emit func(message) error) error {
+	return s.emitFinal(seconds, false, true, emit)
+}
+
+func (s *storyScript) finish(heard audio, emit func(message) error) error {
+	if heard.seconds > s.from {
+		if err := s.emitFinal(heard.seconds, true, false, emit); err != nil {
+			return err
+		}
+	}
+	if s.options.utteranceEnd > 0 && s.lastWord > s.ended {
+		if err := s.emitUtteranceEnd(emit); err != nil {
+			return err
+		}
+	}
+	metadata := newListenMetadata(s.requestID, s.options, heard)
+	metadata.Type = "Metadata"
+	if heard.seconds == 0 {
+		metadata.Channels = 0 // as the vendor's sample of a stream without audio
+	}
+	return emitJSON(metadata, false, emit)
+}
+
+func (s *storyScript) emitInterim(emit func(message) error) error {
+	at := s.interim
+	s.interim += interimEvery
+	if !s.options.interim {
+		return nil
+	}
+	return s.emitResults(at, streamResults{}, emit)
+}
+
+func (s *storyScript) emitFinal(at float64, speechFinal, fromFinalize bool, emit func(message) error) error {
+	err := s.emitResults(at, streamResults{IsFinal: true, SpeechFinal: speechFinal, FromFinalize: fromFinalize}, emit)
+	if words := s.current.said(at); len(words) > s.final {
+		s.final = len(words)
+		s.lastWord = words[len(words)-1].end
+	}
+	s.from = max(s.from, at)
+	return err
+}
+
+// emitResults emits, for each channel, what was said since the last final
+// result.
+func (s *storyScript) emitResults(at float64, result streamResults, emit func(message) error) error {
+	said := s.current.said(at)
+	words := s.options.newWords(said[min(s.final, len(said)):], s.current.paragraph, false)
+	result.Type = "Results"
+	result.Start = s.from
+	result.Duration = roundTo(max(0, at-s.from), 1e6)
+	result.Channel = channelResult{[]alternative{{
+		Transcript: transcriptOf(words), Confidence: meanConfidence(words), Words: words,
+	}}}
+	result.Metadata = streamMetadata{
+		RequestID: s.requestID,
+		ModelInfo: s.options.modelInfo(),
+		ModelUUID: s.options.modelUUID(),
+		Extra:     s.options.extra,
+		Simulated: true,
+	}
+	for channel := range s.channels {
+		result.ChannelIndex = [2]int{channel, s.channels}
+		if err := emitJSON(result, true, emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *storyScript) emitSpeechStarted(emit func(message) error) error {
+	if !s.options.vadEvents {
+		return nil
+	}
+	for channel := range s.channels {
+		event := speechStarted{Type: "SpeechStarted", Channel: [2]int{channel, s.channels}, Timestamp: s.current.start}
+		if err := emitJSON(event, false, emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *storyScript) emitUtteranceEnd(emit func(message) error) error {
+	s.silence, s.ended = 0, s.lastWord
+	for channel := range s.channels {
+		event := utteranceEnd{Type: "UtteranceEnd", Channel: [2]int{channel, s.channels}, LastWordEnd: s.lastWord}
+		if err := emitJSON(event, false, emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func emitJSON(value any, results bool, emit func(message) error) error {
+	body, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return emit(message{body: body, results: results})
+}

@@ -1,0 +1,142 @@
+package simulator
+
+// POST /v1/speak: text to speech. What comes is silence, for as long as it
+// takes to say the text.
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// maxSpeakText is the vendor's limit of a text's length, in characters.
+	maxSpeakText = 2000
+
+	// charactersPerSec is how fast a text is said.
+	charactersPerSec = 15
+)
+
+// The sample rates that the vendor documents for its encodings without a
+// bit rate.
+var speakRates = []int{8000, 16000, 24000, 32000, 44100, 48000}
+
+func (s *Simulator) serveSpeak(w http.ResponseWriter, r *http.Request, c *call) error {
+	reply, err := s.newReply(c)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	o, err := parseOptions(c.query, defaultSpeakModel)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	text, _, err := readText(w, r)
+	if err != nil {
+		return c.refuse(w, err)
+	}
+	characters := utf8.RuneCountInString(text)
+	if characters > maxSpeakText {
+		return c.refuse(w, refusal(http.StatusRequestEntityTooLarge,
+			"Input text exceeds the limit of %d characters.", maxSpeakText))
+	}
+
+	var spoken speech
+	if len(s.bodies.speak) > 0 {
+		sum := sha256.Sum256([]byte(text))
+		spoken = choose(s.bodies.speak, hex.EncodeToString(sum[:]))
+	} else if spoken, err = synthesise(characters, newSpeakFormat(c)); err != nil {
+		return c.refuse(w, err)
+	}
+
+	if reply.target == nil {
+		// SDKs read the result's metadata from these headers.
+		w.Header().Set("Dg-Model-Name", o.model)
+		w.Header().Set("Dg-Model-Uuid", o.modelUUID())
+		w.Header().Set("Dg-Char-Count", strconv.Itoa(characters))
+	}
+	return s.answer(w, c, reply, &callback{kind: "speak", contentType: spoken.contentType, body: spoken.audio})
+}
+
+// speakFormat is the form of audio that a request asks for.
+type speakFormat struct {
+	encoding  string
+	container string
+	rate      string
+}
+
+func newSpeakFormat(c *call) speakFormat {
+	format := speakFormat{c.query.Get("encoding"), c.query.Get("container"), c.query.Get("sample_rate")}
+	if format.encoding == "" {
+		format.encoding = "mp3"
+		if format.container == "wav" {
+			format.encoding = "linear16"
+		}
+	}
+	return format
+}
+
+// synthesise makes the audio of a text with so many characters.
+func synthesise(characters int, format speakFormat) (speech, error) {
+	seconds := float64(characters) / charactersPerSec
+	if format.encoding == "mp3" {
+		return speech{contentType: "audio/mpeg", audio: silentMP3(seconds)}, nil
+	}
+
+	encoding, ok := pcmEncodings[format.encoding]
+	if !ok {
+		return speech{}, refusal(http.StatusBadRequest,
+			"The simulator does not encode %q: it has mp3, linear16, mulaw and alaw, and sends files of its option `results`.", format.encoding)
+	}
+	rate := encoding.rate
+	if format.rate != "" {
+		var err error
+		if rate, err = strconv.Atoi(format.rate); err != nil || !slices.Contains(speakRates, rate) {
+			return speech{}, refusal(http.StatusBadRequest, "Invalid sample_rate: use one of %s.", strings.Trim(fmt.Sprint(speakRates), "[]"))
+		}
+	}
+	samples := int(seconds * float64(rate))
+	sound := bytes.Repeat(encoding.silence, samples)
+	switch format.container {
+	case "", "wav":
+		header := appendWAVHeader(nil, encoding.wavFormat, 1, rate, 8*len(encoding.silence), len(sound))
+		return speech{contentType: "audio/wav", audio: append(header, sound...)}, nil
+	case "none":
+		return speech{contentType: fmt.Sprintf("%s;rate=%d", encoding.mediaType, rate), audio: sound}, nil
+	default:
+		return speech{}, refusal(http.StatusBadRequest, "Invalid container: it is wav or none for this encoding.")
+	}
+}
+
+// pcmEncoding is an encoding with samples of a fixed size.
+type pcmEncoding struct {
+	mediaType string
+	wavFormat int    // RFC 2361
+	rate      int    // by default
+	silence   []byte // one sample of it
+}
+
+var pcmEncodings = map[string]pcmEncoding{
+	"linear16": {"audio/l16", 1, 24000, []byte{0, 0}},
+	"mulaw":    {"audio/mulaw", 7, 8000, []byte{0xff}}, // ITU-T G.711
+	"alaw":     {"audio/alaw", 6, 8000, []byte{0xd5}},
+}
+
+// silentMP3 returns frames of MPEG-1 Layer III (ISO/IEC 11172-3) with nothing
+// in them, which a player plays as silence: 32 kbit/s, 44.1 kHz, mono.
+func silentMP3(seconds float64) []byte {
+	const (
+		samplesPerFrame = 1152
+		frameSize       = 144 * 32000 / 44100 // without padding
+	)
+	frame := make([]byte, frameSize)
+	copy(frame, []byte{0xff, 0xfb, 0x10, 0xc0})
+	frames := int(math.Ceil(seconds * 44100 / samplesPerFrame))
+	return bytes.Repeat(frame, frames)
+}
