@@ -170,8 +170,24 @@ func (in *invocation) query(flags []string, more ...string) string {
 }
 
 // messageURI is the resource of one message.
-func (in *invocation) messageURI(id, below string) string {
-	return "/spool/messages/" + url.PathEscape(id) + below + in.query([]string{"path"})
+func (in *invocation) messageURI(id, below string) (string, error) {
+	uri, err := resource("/spool/messages", id)
+	return uri + below + in.query([]string{"path"}), err
+}
+
+// resource is what has an id below a path. Escaping is not enough for an id
+// that cannot be one: the server cleans paths after it has unescaped them, so
+// that of two dots would be another resource.
+func resource(path, id string) (string, error) {
+	for _, r := range id {
+		if r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') {
+			return "", &exitError{exitNotFound, fmt.Errorf("not an id: %q", id)}
+		}
+	}
+	if id == "" {
+		return "", &exitError{exitNotFound, errors.New("an id is empty")}
+	}
+	return path + "/" + id, nil
 }
 
 // printJSON prints an answer of the API as it came.
@@ -287,7 +303,11 @@ func eachPage(in *invocation, print func([]json.RawMessage) error) error {
 }
 
 func spoolShow(in *invocation) error {
-	answer, err := in.fetch(http.MethodGet, in.messageURI(in.Arg(0), ""))
+	uri, err := in.messageURI(in.Arg(0), "")
+	if err != nil {
+		return err
+	}
+	answer, err := in.fetch(http.MethodGet, uri)
 	if err != nil {
 		return err
 	}
@@ -302,7 +322,11 @@ func spoolShow(in *invocation) error {
 }
 
 func spoolBody(in *invocation) (err error) {
-	response, err := in.do(http.MethodGet, in.messageURI(in.Arg(0), "/body"))
+	uri, err := in.messageURI(in.Arg(0), "/body")
+	if err != nil {
+		return err
+	}
+	response, err := in.do(http.MethodGet, uri)
 	if err != nil {
 		return err
 	}
@@ -389,7 +413,11 @@ func spoolReplay(in *invocation) error {
 		return in.total(done)
 	}
 	err = eachID(in, func(id string) error {
-		if _, err := in.fetch(http.MethodPost, in.messageURI(id, "/replay")); err != nil {
+		uri, err := in.messageURI(id, "/replay")
+		if err != nil {
+			return err
+		}
+		if _, err := in.fetch(http.MethodPost, uri); err != nil {
 			return err
 		}
 		done.Replayed++
@@ -413,7 +441,11 @@ func spoolDrop(in *invocation) error {
 		return in.total(done)
 	}
 	err = eachID(in, func(id string) error {
-		response, err := in.do(http.MethodDelete, in.messageURI(id, ""))
+		uri, err := in.messageURI(id, "")
+		if err != nil {
+			return err
+		}
+		response, err := in.do(http.MethodDelete, uri)
 		if err != nil {
 			return err
 		}
@@ -455,7 +487,11 @@ func streamsKill(in *invocation) error {
 		Killed int `json:"killed"`
 	}
 	err := eachID(in, func(id string) error {
-		if _, err := in.fetch(http.MethodDelete, "/streams/"+url.PathEscape(id)); err != nil {
+		uri, err := resource("/streams", id)
+		if err != nil {
+			return err
+		}
+		if _, err := in.fetch(http.MethodDelete, uri); err != nil {
 			return err
 		}
 		done.Killed++
