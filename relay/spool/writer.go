@@ -320,6 +320,9 @@ func (d *Disk) commit(group []*operation) bool {
 		d.indexFailed(group, err)
 		return false
 	}
+	if d.options.Synced != nil {
+		d.options.Synced(time.Since(start))
+	}
 
 	c.publish()
 	for _, op := range group {
@@ -332,9 +335,6 @@ func (d *Disk) commit(group []*operation) bool {
 			}
 		}
 		op.finish(nil)
-	}
-	if d.options.Synced != nil {
-		d.options.Synced(time.Since(start))
 	}
 	return true
 }
