@@ -26,6 +26,8 @@ type leg struct {
 	lastRead     atomic.Int64 // when bytes last came in
 	readingSince atomic.Int64 // when it last began to wait for bytes; negative while it writes to the other leg
 
+	socket *socketWriter // to write without waiting; nil where conn is not a plain socket
+
 	pingedAt time.Duration // the keepalive's own: when a ping went out that nothing came after; else zero
 
 	// closeReceived holds the payload of the Close frame that came from here.
@@ -44,6 +46,10 @@ type leg struct {
 	failed    bool       // a write failed: the connection can carry nothing more
 	finished  bool       // the write side is shut
 	pending   []byte     // the payload of a Close frame that waits for the end of a large frame
+}
+
+func (l *leg) open(name string, conn net.Conn) {
+	l.name, l.conn, l.socket = name, conn, newSocketWriter(conn)
 }
 
 // over reports that nothing more can go out here. Callers hold l.writing.
@@ -72,11 +78,21 @@ func (l *leg) write(frames []byte, whole bool, timeout time.Duration) (sent bool
 // put writes p. An error is returned to one caller only, who has to see to
 // the pair's end. Callers hold l.writing.
 func (l *leg) put(p []byte, timeout time.Duration) error {
+	n, err := l.socket.write(p)
+	if err == nil && n < len(p) {
+		err = l.putInTime(p[n:], timeout)
+	}
+	l.failed = err != nil
+	return err
+}
+
+// putInTime writes p and waits until it is taken.
+func (l *leg) putInTime(p []byte, timeout time.Duration) error {
 	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout)) // fails only on a closed connection, and so does the write
 	if _, err := l.conn.Write(p); err != nil {
-		l.failed = true
 		return err
 	}
+	_ = l.conn.SetWriteDeadline(time.Time{})
 	return nil
 }
 

@@ -13,7 +13,7 @@
 //	frame.go      the protocol's grammar: headers, rules, Close frames
 //	gate.go       holding messages back until one carries the right credentials
 //	keepalive.go  pings, and the end of a peer that fell silent
-//	read*.go      waiting for bytes without holding a buffer for them
+//	socket*.go    waiting for bytes without holding a buffer for them
 package stream
 
 import (
@@ -130,8 +130,9 @@ func (c *counter) read() Traffic { return Traffic{c.messages.Load(), c.bytes.Loa
 // pair, when both connections are closed.
 func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	p := &Pair{options: options, started: time.Now(), done: make(chan struct{}), onEnd: onEnd}
-	p.caller.name, p.caller.conn = ByCaller, caller.Conn
-	p.backend.name, p.backend.conn, p.backend.toServer = ByBackend, backend.Conn, true
+	p.caller.open(ByCaller, caller.Conn)
+	p.backend.open(ByBackend, backend.Conn)
+	p.backend.toServer = true
 
 	fromCaller := newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller)
 	fromBackend := newDirection(p, &p.backend, &p.caller, &p.fromBackend, backend)
