@@ -48,7 +48,8 @@ type Stream struct {
 	Upstream string // the address of the backend
 	Drain    time.Duration
 
-	pair *stream.Pair
+	pair  *stream.Pair
+	ended chan struct{} // closed when the pair's end is logged
 }
 
 // Started is when the stream was opened.
@@ -83,7 +84,7 @@ func (r *Registry) Reserve(route string, limit int) (release func(), err error) 
 
 // Open joins two connections to the stream s and calls release when it ends.
 func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options stream.Options, release func()) {
-	s.ID = uuid.NewString()
+	s.ID, s.ended = uuid.NewString(), make(chan struct{})
 
 	// The lock is held until the pair is known here, so that its end cannot
 	// come first, and a shutdown that came first is seen.
@@ -100,12 +101,13 @@ func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options strea
 }
 
 func (r *Registry) ended(s *Stream, end stream.End, release func()) {
-	r.mu.Lock()
-	delete(r.live, s.ID)
-	r.mu.Unlock()
 	release()
 	countStream(s, end)
 	s.log(end)
+	r.mu.Lock()
+	delete(r.live, s.ID)
+	r.mu.Unlock()
+	close(s.ended)
 }
 
 // log writes the one line that a stream leaves. Anything but a closing
@@ -174,12 +176,13 @@ func (r *Registry) Kill(id string) bool {
 }
 
 // Shutdown tells every stream that the process goes away (1001), lets no new
-// one be opened, and returns when all have ended or ctx is done.
+// one be opened, and returns when all have ended, and that is logged, or ctx is
+// done.
 func (r *Registry) Shutdown(ctx context.Context) {
 	r.beginShutdown()
 	for _, s := range r.List() {
 		select {
-		case <-s.pair.Done():
+		case <-s.ended:
 		case <-ctx.Done():
 			return
 		}

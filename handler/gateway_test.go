@@ -128,7 +128,10 @@ func (g *gateway) reload(site string, opts ...options) {
 		o = opts[0]
 	}
 	require.NoError(g.t, g.load(site, o))
-	client.CloseIdleConnections() // the old configuration closes them, at a time of its choosing
+	// Caddy shuts the old server down in the background: until it has, a new
+	// connection can be the old one's, which closes it without an answer.
+	require.Eventually(g.t, func() bool { return caddy.ListenerUsage("tcp", g.addr) < 2 }, patience, time.Millisecond)
+	client.CloseIdleConnections()
 }
 
 func (g *gateway) caddyfile(site string, o options) string {
@@ -363,4 +366,11 @@ func newTLSServer(t testing.TB, h http.Handler) *httptest.Server {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server
+}
+
+func parse(t testing.TB, config string) *caddy.Config {
+	t.Helper()
+	parsed := new(caddy.Config)
+	require.NoError(t, caddy.StrictUnmarshalJSON([]byte(config), parsed))
+	return parsed
 }

@@ -28,7 +28,7 @@ type Backend struct {
 // handshakeTimeout is how long a service may take to answer a handshake. A
 // service that takes longer is as good as dead to a live stream, and the sender
 // should hear so while it is still waiting itself.
-const handshakeTimeout = 10 * time.Second
+var handshakeTimeout = 10 * time.Second // a variable for tests
 
 // Dial performs the WebSocket handshake of r with a service, chosen and retried
 // as the proxy's configuration says, before the sender's own handshake is

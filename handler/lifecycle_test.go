@@ -1,0 +1,191 @@
+package handler_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/handler"
+)
+
+// runningHandler is the one of the gateway's only site.
+func runningHandler(t *testing.T) *handler.Handler {
+	t.Helper()
+	app, err := caddy.ActiveContext().App("http")
+	require.NoError(t, err)
+	for _, server := range app.(*caddyhttp.App).Servers {
+		for _, route := range server.Routes {
+			for _, h := range route.Handlers {
+				if h, ok := h.(*handler.Handler); ok {
+					return h
+				}
+			}
+		}
+	}
+	require.Fail(t, "no handler is running")
+	return nil
+}
+
+func TestReloadLeavesStreamsAlone(t *testing.T) {
+	live := newEcho(t)
+	for name, site := range map[string]string{"access log off": "", "access log on": "log\n"} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, site+callback(live.addr, plainAuth))
+			conn := open(t, g, withPassword())
+			server := live.next(t)
+			talk(t, conn, "before")
+			oldLog := g.log
+
+			// another configuration, whose credentials would not let it in
+			g.reload(site + callback(deadAddr(t), "query_secret token other"))
+			talk(t, conn, "after")
+			require.Equal(t, 401, refusedStream(t, g, withPassword()).StatusCode)
+			talk(t, conn, "still")
+
+			require.NoError(t, server.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience)))
+			requireClose(t, conn, 1000)
+			require.NoError(t, conn.Close())
+			line := g.waitForEnd(live.addr)
+			require.Equal(t, "backend", line["ended_by"])
+			require.EqualValues(t, 3, line["messages_from_caller"])
+			content, err := os.ReadFile(oldLog)
+			require.NoError(t, err)
+			require.NotContains(t, string(content), "stream ended")
+		})
+	}
+}
+
+// A stream lives for hours, and each reload makes a configuration: what the
+// stream was opened with must not stay in memory as long.
+func TestStreamKeepsNoOldConfigurationInMemory(t *testing.T) {
+	live := newEcho(t)
+	for name, site := range map[string]string{"access log off": "", "access log on": "log\n"} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, site+callback(live.addr, plainAuth+"stream {\nproxy {\nheader_up X-Y z\n}\n}"))
+			conn := open(t, g, withPassword())
+			talk(t, conn, "before")
+			collected := make(chan struct{})
+			runtime.AddCleanup(runningHandler(t), func(done chan struct{}) { close(done) }, collected)
+
+			g.reload(site + callback(deadAddr(t), plainAuth))
+			require.Eventually(t, func() bool {
+				runtime.GC()
+				select {
+				case <-collected:
+					return true
+				default:
+					return false
+				}
+			}, patience, 10*time.Millisecond, "the old handler is still in memory")
+			talk(t, conn, "after")
+		})
+	}
+}
+
+func TestReloadThatFailsChangesNothing(t *testing.T) {
+	live := newEcho(t)
+	g := start(t, callback(live.addr, plainAuth))
+	conn := open(t, g, withPassword())
+	talk(t, conn, "before")
+	log := g.log
+	require.ErrorContains(t, g.load(callback(live.addr, "callback_secret {env.NOT_SET_ANYWHERE}"), options{}), "callback_secret")
+	require.Error(t, g.load(callback(live.addr, "anonymous\nrelay {\ntransport http {\ntls_trust_pool file /nowhere\n}\n}"), options{}))
+	g.log = log
+	talk(t, conn, "after")
+	talk(t, open(t, g, withPassword()), "another")
+}
+
+func TestConfigurationsThatCannotBeProvisioned(t *testing.T) {
+	const upstream = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]}`
+	for config, want := range map[string]string{
+		upstream:                                 "no credential is configured",
+		`"anonymous":true`:                       "no upstreams",
+		`"anonymous":true,"relay":{}`:            "no upstreams",
+		`"anonymous":true,"stream":{"off":true}`: "no upstreams",
+		`"anonymous":true,"stream":{"proxy":{}}`: "no upstreams",
+		`"anonymous":true,` + upstream + `,"stream":{"off":true,"proxy":{"upstreams":[{"dial":"127.0.0.1:9"}]}}`: "one or the other",
+		`"anonymous":true,` + upstream + `,"ports":[0]`:                                                          "0 is no port",
+		`"anonymous":true,` + upstream + `,"ports":[70000]`:                                                      "70000 is no port",
+		`"anonymous":true,` + upstream + `,"max_body":-1`:                                                        "max_body",
+		`"anonymous":true,` + upstream + `,"methods":["post"]`:                                                   `"post" is no method`,
+		`"anonymous":true,` + upstream + `,"methods":["CONNECT"]`:                                                "CONNECT cannot carry a callback",
+		`"anonymous":true,` + upstream + `,"stream":{"max_message":-1}`:                                          "stream: max_message",
+		`"anonymous":true,` + upstream + `,"stream":{"max_streams":-1}`:                                          "stream: max_streams",
+		`"anonymous":true,` + upstream + `,"stream":{"drain":-1}`:                                                "stream: drain",
+		`"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"none"}}`:        "transport",
+	} {
+		err := caddy.Validate(parse(t, `{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"deepgram_callback",`+config+`}]}]}}}}}`))
+		require.ErrorContains(t, err, want, config)
+	}
+}
+
+// A process of its own is told to end: both ends of its streams hear 1001, and
+// it waits for them no longer than drain.
+func TestShutdownOfTheProcess(t *testing.T) {
+	live := newEcho(t)
+	for name, test := range map[string]struct {
+		drain   string
+		answers bool // whether the ends answer the Close frame
+	}{
+		"ends that answer":        {"1m", true},
+		"ends that do not answer": {"300ms", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &gateway{t: t, port: freePort(t)}
+			g.addr = fmt.Sprintf("127.0.0.1:%d", g.port)
+			g.url = "http://" + g.addr
+			dir := t.TempDir()
+			g.log = filepath.Join(dir, "caddy.log")
+			config := filepath.Join(dir, "Caddyfile")
+			require.NoError(t, os.WriteFile(config, []byte(g.caddyfile(callback(live.addr, "anonymous\nstream {\ndrain "+test.drain+"\n}"), options{})), 0o600))
+
+			child := exec.Command(os.Args[0]) //nolint:gosec // the test itself
+			child.Env = append(os.Environ(), childEnv+"="+config)
+			child.Stdout, child.Stderr = os.Stderr, os.Stderr
+			require.NoError(t, child.Start())
+			exited := make(chan error, 1)
+			go func() { exited <- child.Wait() }()
+			t.Cleanup(func() { _ = child.Process.Kill() })
+
+			var conn *websocket.Conn
+			require.Eventually(t, func() bool {
+				var err error
+				conn, _, err = dial(g, nil)
+				return err == nil
+			}, patience, 10*time.Millisecond, "the child does not listen")
+			defer func() { _ = conn.Close() }()
+			server := live.next(t)
+			talk(t, conn, "hello")
+			if !test.answers {
+				conn.SetCloseHandler(func(int, string) error { return nil })
+			}
+
+			require.NoError(t, child.Process.Signal(syscall.SIGTERM))
+			closed := requireClose(t, conn, websocket.CloseGoingAway)
+			require.Equal(t, "gateway shutting down", closed.Text)
+			require.True(t, websocket.IsCloseError(server.end(t), websocket.CloseGoingAway))
+			if test.answers {
+				require.NoError(t, conn.Close())
+			}
+			select {
+			case err := <-exited:
+				require.NoError(t, err)
+			case <-time.After(patience):
+				require.Fail(t, "the process does not end")
+			}
+			line := g.waitForEnd(live.addr)
+			require.Equal(t, "shutdown", line["reason"])
+			require.Equal(t, "gateway", line["ended_by"])
+		})
+	}
+}
