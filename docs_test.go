@@ -2,12 +2,14 @@ package callback_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -27,24 +29,28 @@ import (
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
+	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
 // The documents are held to what they say: every ```caddyfile and ```json fence
 // is a whole configuration that Caddy takes, the tables of options have every
 // option and no other, and links to files lead somewhere.
 
-// documents are the files with words for users.
+// documents are the files with words for users, by their path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("*.md")
+	texts := make(map[string]string)
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		texts[filepath.ToSlash(path)] = string(text)
+		return err
+	})
 	require.NoError(t, err)
-	require.Subset(t, files, []string{"README.md", "xcaddy.md"})
-	texts := make(map[string]string, len(files))
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		texts[file] = string(text)
-	}
+	require.Contains(t, texts, "README.md")
+	require.Contains(t, texts, "xcaddy.md")
 	return texts
 }
 
@@ -67,7 +73,7 @@ const anySecret = "0123456789abcdef0123456789abcdef0123456789abcdef"
 var (
 	fromEnvironment = regexp.MustCompile(`\{env\.(\w+)\}`)
 	fromFile        = regexp.MustCompile(`\{file\.([^}]+)\}`)
-	certificateFile = regexp.MustCompile(`/etc/\S+\.pem`)
+	certificateFile = regexp.MustCompile(`/etc/[\w./-]+\.pem`)
 )
 
 // furnish gives a configuration what it expects of the machine that it is
@@ -75,7 +81,11 @@ var (
 func furnish(t *testing.T, config string) string {
 	t.Helper()
 	for _, match := range fromEnvironment.FindAllStringSubmatch(config, -1) {
-		t.Setenv(match[1], anySecret+match[1])
+		secret := anySecret + match[1]
+		if strings.HasSuffix(match[1], "_SIGNING_SECRET") {
+			secret = "whsec_" + base64.StdEncoding.EncodeToString([]byte(anySecret))
+		}
+		t.Setenv(match[1], secret)
 	}
 	folder := filepath.ToSlash(t.TempDir())
 	config = fromFile.ReplaceAllStringFunc(config, func(placeholder string) string {
@@ -160,26 +170,27 @@ type option struct {
 }
 
 var (
-	optionsHeading = regexp.MustCompile("^### Options of `(\\w+)`$")
+	anyHeading     = regexp.MustCompile("^#+ (.*)$")
+	optionsHeading = regexp.MustCompile("^Options of `(\\w+)`$")
 	optionRow      = regexp.MustCompile("^\\| `([^`]+)` \\| (.*?) \\|")
 )
 
-// readmeOptions are the rows of the tables under "Options".
+// readmeOptions are the rows of the tables under "Options" and "Options of …".
 func readmeOptions(t *testing.T) []option {
 	t.Helper()
-	_, section, found := strings.Cut(documents(t)["README.md"], "\n## Options\n")
-	require.True(t, found)
-	section, _, _ = strings.Cut(section, "\n## ")
-
 	var options []option
-	block := ""
-	for line := range strings.Lines(section) {
+	block, here := "", false
+	for line := range strings.Lines(documents(t)["README.md"]) {
 		line = strings.TrimSpace(line)
-		if heading := optionsHeading.FindStringSubmatch(line); heading != nil {
-			block = heading[1]
+		if heading := anyHeading.FindStringSubmatch(line); heading != nil {
+			of := optionsHeading.FindStringSubmatch(heading[1])
+			block, here = "", of != nil || heading[1] == "Options"
+			if of != nil {
+				block = of[1]
+			}
 		}
 		row := optionRow.FindStringSubmatch(line)
-		if row == nil || strings.HasPrefix(row[1], "<") { // the directive's own arguments
+		if !here || row == nil || strings.HasPrefix(row[1], "<") { // the directive's own arguments
 			continue
 		}
 		name := strings.Fields(row[1])[0]
@@ -304,6 +315,40 @@ func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 	require.Equal(t, len(defaults), compared)
 }
 
+func TestXcaddyMdListsTheModules(t *testing.T) {
+	modules := slices.DeleteFunc(caddy.Modules(), func(id string) bool {
+		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator") // imported here, not by the gateway
+	})
+	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))), strings.Join(modules, "\n")+"\n")
+}
+
+// Metrics, as the code declares them and as the README lists them.
+var (
+	metricDeclaration = regexp.MustCompile(`\b(?:counter|histogram|level)\("(\w+)", "`)
+	metricRow         = regexp.MustCompile("^\\| ((?:`\\w+`(?:, )?)+) \\| ")
+)
+
+func TestTheTableHasEveryMetric(t *testing.T) {
+	source, err := os.ReadFile("app/metrics.go")
+	require.NoError(t, err)
+	var declared []string
+	for _, match := range metricDeclaration.FindAllStringSubmatch(string(source), -1) {
+		declared = append(declared, match[1])
+	}
+	require.Contains(t, declared, "streams_open")
+
+	_, section, found := strings.Cut(documents(t)["README.md"], "\n## Metrics\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var documented []string
+	for line := range strings.Lines(section) {
+		if row := metricRow.FindStringSubmatch(line); row != nil {
+			documented = append(documented, strings.Split(strings.ReplaceAll(row[1], "`", ""), ", ")...)
+		}
+	}
+	require.ElementsMatch(t, declared, documented)
+}
+
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
 // anchor is how a heading is linked to.
@@ -324,6 +369,8 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			path, heading, _ := strings.Cut(target, "#")
 			if path == "" {
 				path = file
+			} else {
+				path = filepath.ToSlash(filepath.Join(filepath.Dir(file), path))
 			}
 			_, err := os.Stat(path)
 			require.NotErrorIs(t, err, fs.ErrNotExist, "%s links to %s", file, target)
