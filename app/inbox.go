@@ -35,6 +35,9 @@ type Route struct {
 	Name string
 	// Config says how they are delivered.
 	Config spool.RouteConfig
+	// Settings tells one way to deliver from another: routes of one name have
+	// to share it.
+	Settings string
 
 	opened chan struct{} // closed when the inbox is open, or could not be opened
 	inbox  *spool.Inbox  // nil if it could not
@@ -53,8 +56,12 @@ func (a *App) AddRoute(r *Route) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, other := range a.routes {
-		if other.Path == r.Path && other.MaxSize != r.MaxSize {
+		switch {
+		case other.Path != r.Path:
+		case other.MaxSize != r.MaxSize:
 			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; it is one for all that share it", r.Path, other.MaxSize, r.MaxSize)
+		case other.Name == r.Name && other.Settings != r.Settings:
+			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two different ways; name the route of one of them otherwise", r.Path, r.Name)
 		}
 	}
 	a.routes = append(a.routes, r)

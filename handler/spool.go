@@ -2,7 +2,9 @@ package handler
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +95,7 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if err != nil {
 		return fmt.Errorf("spool: sign: %w", err)
 	}
-	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route}
+	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings}
 	if route.MaxSize == 0 {
 		route.MaxSize = defaultMaxSize
 	}
@@ -119,6 +121,22 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	}
 	h.inbox = route
 	return nil
+}
+
+// deliverySettings tells one way to deliver from another, and nothing else: there may
+// be secrets in it.
+func deliverySettings(h *Handler) (string, error) {
+	if h.Spool == nil {
+		return "", nil
+	}
+	spool := *h.Spool
+	spool.Path, spool.Route, spool.MaxSize = "", "", 0 // which say where, not how
+	settings, err := json.Marshal([]any{h.Relay, spool})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(settings)
+	return string(sum[:]), nil
 }
 
 func spoolPath(configured string) (string, error) {
