@@ -6,6 +6,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -50,32 +51,66 @@ func (a *App) Provision(ctx caddy.Context) error {
 // of all that the process keeps, also of what an earlier configuration opened:
 // its own logs may be closed.
 func (a *App) Start() error {
-	current.Store(a)
+	started.push(a)
 	return a.openInboxes()
 }
 
 // Stop ends what belongs to this configuration alone. The live streams do not,
-// unless the process ends.
+// unless the process ends. Neither do the inboxes: servers of this configuration may
+// still have callbacks to accept, as the order in which apps stop is left open.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		Streams.beginShutdown()
 	}
-	return a.closeInboxes()
-}
-
-// Cleanup implements [caddy.CleanerUpper]: what the process keeps must not keep
-// a configuration in memory.
-func (a *App) Cleanup() error {
-	current.CompareAndSwap(a, nil)
+	a.endDeliveries()
 	return nil
 }
 
-// current is the app of the newest configuration.
-var current atomic.Pointer[App]
+// Cleanup implements [caddy.CleanerUpper]: what the process keeps must not keep
+// a configuration in memory. It is called when all apps have stopped, also where
+// one of them did not start.
+func (a *App) Cleanup() error {
+	newest := started.remove(a)
+	a.endDeliveries()
+	err := a.leaveInboxes()
+	if newest != nil {
+		newest.takeOver()
+	}
+	return err
+}
+
+// started are the apps of the configurations that run: one, but for the time of
+// a reload, which may fail and leave the older one.
+var started apps
+
+type apps struct {
+	mu     sync.Mutex
+	list   []*App // the newest last
+	newest atomic.Pointer[App]
+}
+
+func (l *apps) push(a *App) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, a)
+	l.newest.Store(a)
+}
+
+// remove returns the newest of those that are left.
+func (l *apps) remove(a *App) (newest *App) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = slices.DeleteFunc(l.list, func(other *App) bool { return other == a })
+	if len(l.list) > 0 {
+		newest = l.list[len(l.list)-1]
+	}
+	l.newest.Store(newest)
+	return newest
+}
 
 // currentLogger is for what may happen after its own configuration is gone.
 func currentLogger() *zap.Logger {
-	if a := current.Load(); a != nil {
+	if a := started.newest.Load(); a != nil {
 		return a.logger
 	}
 	return caddy.Log().Named("deepgram_callback")
@@ -83,7 +118,7 @@ func currentLogger() *zap.Logger {
 
 // emit tells the subscribers of Caddy's events.
 func emit(event string, data map[string]any) {
-	if a := current.Load(); a != nil {
+	if a := started.newest.Load(); a != nil {
 		a.events.Emit(a.ctx, event, data)
 	}
 }

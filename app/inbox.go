@@ -35,9 +35,12 @@ type Route struct {
 	Name string
 	// Config says how they are delivered.
 	Config spool.RouteConfig
+	// Settings tells one way to deliver from another: routes of one name have
+	// to share it.
+	Settings string
 
-	opened chan struct{} // closed when the inbox is open
-	inbox  *spool.Inbox
+	opened chan struct{} // closed when the inbox is open, or could not be opened
+	inbox  *spool.Inbox  // nil if it could not
 }
 
 // AddRoute makes r part of this configuration. The inbox is opened when the
@@ -53,8 +56,12 @@ func (a *App) AddRoute(r *Route) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, other := range a.routes {
-		if other.Path == r.Path && other.MaxSize != r.MaxSize {
+		switch {
+		case other.Path != r.Path:
+		case other.MaxSize != r.MaxSize:
 			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; it is one for all that share it", r.Path, other.MaxSize, r.MaxSize)
+		case other.Name == r.Name && other.Settings != r.Settings:
+			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two different ways; name the route of one of them otherwise", r.Path, r.Name)
 		}
 	}
 	a.routes = append(a.routes, r)
@@ -69,17 +76,19 @@ var ErrNotOpen = errors.New("the inbox is not open")
 func (r *Route) Inbox(ctx context.Context) (*spool.Inbox, error) {
 	select {
 	case <-r.opened:
-		return r.inbox, nil
 	default:
+		ctx, cancel := context.WithTimeoutCause(ctx, stopTimeout, ErrNotOpen)
+		defer cancel()
+		select {
+		case <-r.opened:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, stopTimeout, ErrNotOpen)
-	defer cancel()
-	select {
-	case <-r.opened:
-		return r.inbox, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if r.inbox == nil {
+		return nil, ErrNotOpen
 	}
+	return r.inbox, nil
 }
 
 // openInbox is an inbox in the pool.
@@ -93,39 +102,58 @@ func (o openInbox) Destruct() error {
 }
 
 // openInboxes opens the inboxes of this configuration, or joins those that are
-// open already, and begins to deliver. On an error nothing of it stays.
-func (a *App) openInboxes() (err error) {
+// open already, and begins to deliver. After an error, Cleanup leaves them.
+func (a *App) openInboxes() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.closeInboxes())
+		for _, r := range a.routes {
+			close(r.opened) // nobody is to wait for what failed
 		}
 	}()
-	for _, r := range a.routes {
+	opened := make([]*spool.Inbox, len(a.routes))
+	for i, r := range a.routes {
 		pooled, _, err := inboxes.LoadOrNew(r.Path, func() (caddy.Destructor, error) {
 			inbox, err := spool.Open(r.Path, spool.Options{DiskOptions: spool.DiskOptions{MaxSize: r.MaxSize}, Hooks: hooks(r.Path)})
-			if err != nil {
-				return nil, fmt.Errorf("spool %s: %w", r.Path, err)
-			}
-			return openInbox{inbox}, nil
+			return openInbox{inbox}, err
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("spool: %w", err) // which names the path
 		}
 		a.joined = append(a.joined, r.Path)
-		r.inbox = pooled.(openInbox).Inbox
-		if disk, ok := r.inbox.Store().(*spool.Disk); ok {
-			disk.SetMaxSize(r.MaxSize)
-		}
-		a.releases = append(a.releases, r.inbox.SetRoute(r.Name, r.Config))
-		close(r.opened)
+		opened[i] = pooled.(openInbox).Inbox
 	}
+	for i, r := range a.routes {
+		r.inbox = opened[i]
+		a.releases = append(a.releases, r.inbox.SetRoute(r.Name, r.Config))
+	}
+	a.setSizes()
 	a.adoptRoutes()
 	return nil
 }
 
-// adoptRoutes finds messages of routes that the configuration does not name any
-// more. Where it has only one route to their inbox they are that one's: its
-// service was moved. Else nobody can tell where they belong, and they wait.
+// takeOver has the inboxes as this configuration says after another one is gone:
+// an older one that has ended, or a newer one that did not start.
+func (a *App) takeOver() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.setSizes()
+	a.adoptRoutes()
+}
+
+// setSizes limits the inboxes as this configuration says. a.mu is held.
+func (a *App) setSizes() {
+	for _, r := range a.routes {
+		if disk, ok := r.inbox.Store().(*spool.Disk); ok {
+			disk.SetMaxSize(r.MaxSize)
+		}
+	}
+}
+
+// adoptRoutes finds messages of routes that no configuration names any more.
+// Where this one has only one route to their inbox they are that one's: its service
+// was moved. Else nobody can tell where they belong, and they wait. Messages
+// that an older configuration still takes in come up when it has ended. a.mu is held.
 func (a *App) adoptRoutes() {
 	for path, routes := range a.routesByPath() {
 		for name, stats := range routes[0].inbox.Stats().Routes {
@@ -154,25 +182,51 @@ func (a *App) routesByPath() map[string][]*Route {
 	return byPath
 }
 
-// closeInboxes ends this configuration's deliveries and closes the inboxes that
-// no other configuration uses.
-func (a *App) closeInboxes() error {
+// endDeliveries ends this configuration's deliveries, when they have finished or
+// cannot be waited for any longer.
+func (a *App) endDeliveries() {
+	a.mu.Lock()
+	releases := a.releases
+	a.releases = nil
+	a.mu.Unlock()
+
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var released sync.WaitGroup
-	for _, release := range a.releases {
+	for _, release := range releases {
 		released.Go(func() { release(ctx) })
 	}
 	released.Wait()
+}
+
+// leaveInboxes closes the inboxes that no other configuration uses.
+func (a *App) leaveInboxes() error {
+	a.mu.Lock()
+	joined := a.joined
+	a.joined = nil
+	a.mu.Unlock()
 
 	var errs []error
-	for _, path := range a.joined {
-		if _, err := inboxes.Delete(path); err != nil {
+	for _, path := range joined {
+		waiting := pending(path)
+		closed, err := inboxes.Delete(path)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("spool %s: %w", path, err))
 		}
+		if closed && waiting > 0 && !caddy.Exiting() {
+			currentLogger().Warn("closed an inbox that no configuration names any more; its callbacks wait on disk until one does",
+				zap.String("path", path), zap.Int64("pending", waiting))
+		}
 	}
-	a.releases, a.joined = nil, nil
 	return errors.Join(errs...)
+}
+
+// pending counts the callbacks that wait in an inbox.
+func pending(path string) int64 {
+	if inbox := Inboxes()[path]; inbox != nil {
+		return inbox.Stats().Pending
+	}
+	return 0
 }
 
 // Inboxes are the open inboxes, by their paths.

@@ -65,6 +65,7 @@ type Handler struct {
 	limits    stream.Options
 	// The routes name a service in counts, and over reloads.
 	batchRoute, streamRoute string
+	batchSettings           string // see deliverySettings
 
 	logger   *zap.Logger
 	refusals *zap.Logger

@@ -191,13 +191,16 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	if err := h.inheritUpstreams(); err != nil {
 		return err
 	}
+	var err error
+	if h.batchSettings, err = deliverySettings(h); err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
 	h.batchRoute = routeName(h.Relay)
 	h.streamRoute = h.batchRoute
 	if h.Stream.Proxy != nil {
 		h.streamRoute = routeName(h.Stream.Proxy)
 	}
 
-	var err error
 	if h.Relay != nil {
 		if h.batch, err = relay.NewProxy(ctx, h.Relay); err != nil {
 			return fmt.Errorf("relay: %w", err)

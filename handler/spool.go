@@ -2,7 +2,9 @@ package handler
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -92,7 +95,7 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if err != nil {
 		return fmt.Errorf("spool: sign: %w", err)
 	}
-	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route}
+	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings}
 	if route.MaxSize == 0 {
 		route.MaxSize = defaultMaxSize
 	}
@@ -118,6 +121,22 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	}
 	h.inbox = route
 	return nil
+}
+
+// deliverySettings tells one way to deliver from another, and nothing else: there may
+// be secrets in it.
+func deliverySettings(h *Handler) (string, error) {
+	if h.Spool == nil {
+		return "", nil
+	}
+	spool := *h.Spool
+	spool.Path, spool.Route, spool.MaxSize = "", "", 0 // which say where, not how
+	settings, err := json.Marshal([]any{h.Relay, spool})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(settings)
+	return string(sum[:]), nil
 }
 
 func spoolPath(configured string) (string, error) {
@@ -239,10 +258,13 @@ func (d *delivery) deliver(ctx context.Context, msg *spool.Message, body spool.B
 	defer cancel()
 
 	answer := &recorder{header: make(http.Header)}
+	lent := &lentBody{body: body, left: body.Size()}
+	defer lent.takeBack()
 	r, err := d.request(ctx, msg, body, answer)
 	if err != nil {
 		return spool.Result{Err: err}
 	}
+	r.Body = lent
 	defer func() {
 		// The proxy panics with this, for net/http to see, where an answer breaks off.
 		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is that very value
@@ -251,14 +273,60 @@ func (d *delivery) deliver(ctx context.Context, msg *spool.Message, body spool.B
 			result = spool.Result{Err: errors.New("the service's answer broke off")}
 		}
 	}()
-	err = d.proxy.Forward(answer, r)
-	if err != nil {
+	switch err := d.proxy.Forward(answer, r); {
+	case err != nil:
 		return failure(err)
+	case answer.status == statusClientClosedRequest && ctx.Err() != nil:
+		return spool.Result{Err: context.Cause(ctx)}
 	}
 	return spool.Result{
 		Status:     answer.status,
 		RetryAfter: spool.ParseRetryAfter(answer.header.Get("Retry-After"), time.Now()),
 	}
+}
+
+// statusClientClosedRequest is what the proxy answers to a request that was
+// given up: there is no answer of the service then.
+const statusClientClosedRequest = 499
+
+// lentBody is the stored body for one attempt. A transport may go on reading it
+// after a service has answered early, when the inbox uses its memory for
+// another one.
+type lentBody struct {
+	mu   sync.Mutex
+	body io.Reader // nil once taken back
+	left int64
+}
+
+var errTakenBack = errors.New("the attempt has ended")
+
+// Read implements [io.Reader]. It holds the end of a body back until the body
+// is known to be what was accepted: a service cannot see from a whole request
+// that it is damaged.
+func (b *lentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.body == nil {
+		return 0, errTakenBack
+	}
+	n, err := b.body.Read(p)
+	b.left -= int64(n)
+	if n == 0 || b.left > 0 || err != nil {
+		return n, err
+	}
+	if _, err := b.body.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // never wrapped by a Reader
+		return 0, err
+	}
+	return n, nil
+}
+
+// Close implements [io.Closer]. The body is the inbox's, to close.
+func (b *lentBody) Close() error { return nil }
+
+func (b *lentBody) takeBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.body = nil
 }
 
 // failure is the result of an attempt that got no answer.
@@ -270,7 +338,7 @@ func failure(err error) spool.Result {
 	return spool.Result{Err: err}
 }
 
-// request makes a stored callback the request that it was.
+// request makes a stored callback the request that it was, but for its body.
 func (d *delivery) request(ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter) (*http.Request, error) {
 	target, err := url.ParseRequestURI(msg.URI)
 	if err != nil {
@@ -295,7 +363,6 @@ func (d *delivery) request(ctx context.Context, msg *spool.Message, body spool.B
 		Host:          stored(storedHost),
 		RemoteAddr:    stored(storedPeer),
 		ContentLength: body.Size(),
-		Body:          io.NopCloser(body),
 	}).WithContext(ctx)
 	if stored(storedScheme) == "https" {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
