@@ -1,5 +1,5 @@
-// Command caddy is Caddy with every standard module, this project's own, and
-// the demo's service, so that a clone can be tried with `go run ./cmd/caddy
+// Command caddy is Caddy with every standard module, this project's own, the
+// simulator and the demo's service, so that a clone can be tried with `go run ./cmd/caddy
 // run --config testdata/demo.Caddyfile`. A production build is made with
 // xcaddy, which takes the gateway alone; see xcaddy.md.
 package main
@@ -11,6 +11,7 @@ import (
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
+	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
 func main() {

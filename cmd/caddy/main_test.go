@@ -80,15 +80,17 @@ type demo struct {
 
 func startDemo(t *testing.T) *demo {
 	t.Helper()
-	ports := freePorts(t, 3)
-	d := &demo{ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2])}
+	ports := freePorts(t, 4)
+	d := &demo{ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2], ":8090", ":"+ports[3])}
 
 	original, err := os.ReadFile("../../testdata/demo.Caddyfile")
 	require.NoError(t, err)
 	config := d.ports.Replace(string(original))
-	// The gateway takes callbacks on the ports that Deepgram calls.
+	// The gateway takes callbacks on the ports that Deepgram calls, and the
+	// simulator calls no others.
 	config = strings.Replace(config, "max_body 1MiB", "max_body 1MiB\nports "+ports[0], 1)
-	require.Contains(t, config, "\nports ")
+	config = strings.Replace(config, "retry_delay 3s", "retry_delay 3s\nports any", 1)
+	require.Equal(t, 2, strings.Count(config, "\nports "))
 	start(t, config, ports[1], &d.log, &d.errors)
 	return d
 }
@@ -150,11 +152,12 @@ func readmeExamples(t *testing.T) []example {
 func comparable(output string) string {
 	output = strings.ReplaceAll(strings.ToValidUTF8(output, "\uFFFD"), "\r", "")
 	for pattern, replacement := range map[string]string{
-		`Date: .*`:                     "Date: now",
-		`\b\d\d:\d\d:\d\d `:            "00:00:00 ",
-		`curl/[\d.]+`:                  "curl/8",
-		`after \d+ milliseconds`:       "after 2000 milliseconds",
-		`(127\.0\.0\.1|localhost):\d+`: "$1:0",
+		`Date: .*`:          "Date: now",
+		`\b\d\d:\d\d:\d\d `: "00:00:00 ",
+		`curl/[\d.]+`:       "curl/8",
+		`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`: "an-id",
+		`after \d+ milliseconds`:                    "after 2000 milliseconds",
+		`(127\.0\.0\.1|localhost):\d+`:              "$1:0",
 	} {
 		output = regexp.MustCompile(pattern).ReplaceAllString(output, replacement)
 	}

@@ -141,6 +141,29 @@ func TestAStreamIsShownToItsEnd(t *testing.T) {
 	}, lines)
 }
 
+func TestDeleteDropsTheStreamsWithoutACloseFrame(t *testing.T) {
+	url, printed := serve(t)
+	conn, response, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(url, "http"), nil)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	defer conn.Close()
+	_, _, err = conn.ReadMessage() // the greeting
+	require.NoError(t, err)
+
+	request, err := http.NewRequest(http.MethodDelete, url, nil)
+	require.NoError(t, err)
+	answer, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	require.Equal(t, "dropped 1 streams\n", string(text))
+
+	_, _, err = conn.ReadMessage()
+	require.True(t, websocket.IsCloseError(err, websocket.CloseAbnormalClosure), err)
+	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "stream 1 ended") }, 5*time.Second, time.Millisecond)
+}
+
 func TestTheEndOfAStreamWithoutACloseFrame(t *testing.T) {
 	url, printed := serve(t)
 	conn, response, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(url, "http"), nil)

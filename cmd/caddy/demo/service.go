@@ -41,7 +41,8 @@ const (
 )
 
 // Service prints the callbacks and the WebSocket messages that it receives, and
-// answers GET with the latest of it. Of headers it shows a few that hold no
+// answers GET with the latest of it. DELETE drops the streams that it has, as a
+// backend does that crashes. Of headers it shows a few that hold no
 // credential, and of a query nothing, which may hold one.
 type Service struct {
 	output io.Writer // standard output; Caddy's own log goes to standard error
@@ -50,6 +51,7 @@ type Service struct {
 	entries   []string
 	callbacks int
 	streams   int
+	live      map[*websocket.Conn]struct{}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -69,13 +71,16 @@ func (*Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// ServeHTTP takes a stream, a callback, or the question what came so far.
+// ServeHTTP takes a stream, a callback, the question what came so far, or the
+// wish that the streams end.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	switch {
 	case websocket.IsWebSocketUpgrade(r):
 		return s.stream(w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		return s.list(w)
+	case r.Method == http.MethodDelete:
+		return s.drop(w)
 	default:
 		return s.callback(w, r)
 	}
@@ -114,7 +119,12 @@ func (s *Service) stream(w http.ResponseWriter, r *http.Request) error {
 	s.mu.Lock()
 	s.streams++
 	name := fmt.Sprintf("stream %d", s.streams)
+	if s.live == nil {
+		s.live = make(map[*websocket.Conn]struct{})
+	}
+	s.live[conn] = struct{}{}
 	s.mu.Unlock()
+	defer s.forget(conn)
 
 	s.print(name + " opened on " + r.URL.EscapedPath() + "\n")
 	if err := conn.WriteMessage(websocket.TextMessage, []byte(greeting)); err != nil {
@@ -129,6 +139,24 @@ func (s *Service) stream(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.print(name + " says " + describeMessage(message) + "\n")
 	}
+}
+
+func (s *Service) forget(conn *websocket.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, conn)
+}
+
+// drop ends the connection of every stream without a Close frame.
+func (s *Service) drop(w http.ResponseWriter) error {
+	s.mu.Lock()
+	dropped := len(s.live)
+	for conn := range s.live {
+		conn.NetConn().Close()
+	}
+	s.mu.Unlock()
+	_, err := fmt.Fprintf(w, "dropped %d streams\n", dropped)
+	return err
 }
 
 // list answers with what came so far, the latest last.
