@@ -706,7 +706,7 @@ func TestDamagedBodyIsNotDelivered(t *testing.T) {
 	service.up()
 	letter := waitForLetter(t, dir, id)
 	require.Contains(t, letter.LastError, "damaged")
-	require.Empty(t, book.deliveries())
+	require.Zero(t, len(book.deliveries()))
 }
 
 func TestAnswerThatBreaksOff(t *testing.T) {

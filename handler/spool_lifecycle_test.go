@@ -1,0 +1,452 @@
+package handler_test
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// A load is callbacks from several senders, each of which sends the next one
+// of its key when the one before was accepted, as often as that takes.
+type load struct {
+	url  string
+	stop chan struct{}
+	work sync.WaitGroup
+
+	mu      sync.Mutex
+	sent    map[string]int // the last n that was accepted, by key
+	refused []string       // answers that were none
+	broken  int            // connections without an answer
+}
+
+// startLoad sends to url, which is to have a path.
+func startLoad(url string, keys ...string) *load {
+	l := &load{url: url, stop: make(chan struct{}), sent: make(map[string]int)}
+	for _, key := range keys {
+		l.work.Go(func() { l.send(key) })
+	}
+	return l
+}
+
+func (l *load) send(key string) {
+	sender := &http.Client{Transport: &http.Transport{}, Timeout: patience}
+	defer sender.CloseIdleConnections()
+	for n := 1; ; {
+		select {
+		case <-l.stop:
+			return
+		default:
+		}
+		body := io.MultiReader(result(key, n), strings.NewReader(strings.Repeat(" ", n%7*2000)))
+		r, err := http.NewRequest("POST", fmt.Sprintf("%s?key=%s&n=%d", l.url, key, n), body)
+		if err != nil {
+			panic(err)
+		}
+		res, err := sender.Do(r)
+		if err != nil {
+			l.mu.Lock()
+			l.broken++
+			l.mu.Unlock()
+			time.Sleep(time.Millisecond) // a sender's own retry
+			continue
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+		l.mu.Lock()
+		if res.StatusCode == http.StatusAccepted {
+			l.sent[key] = n
+			n++
+		} else {
+			l.refused = append(l.refused, res.Status)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// end stops the senders and returns what was accepted of each key.
+func (l *load) end() map[string]int {
+	close(l.stop)
+	l.work.Wait()
+	return l.sent
+}
+
+func (l *load) accepted() (total int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.sent {
+		total += n
+	}
+	return total
+}
+
+func sum(counts map[string]int) (total int) {
+	for _, n := range counts {
+		total += n
+	}
+	return total
+}
+
+func TestReloadsUnderLoad(t *testing.T) {
+	reloads := 20
+	if testing.Short() {
+		reloads = 5
+	}
+	book := &ledger{answer: func(d delivered, try int) int {
+		if d.n%50 == 0 && try == 1 {
+			return http.StatusInternalServerError
+		}
+		return http.StatusOK
+	}}
+	service := newSwitchable(t, book)
+	service.up()
+	dir := t.TempDir()
+	g := start(t, spooled(service.addr, dir, "retry_delays 5ms"))
+	load := startLoad(g.url+"/c", "a", "b", "c", "d")
+	for i := range reloads {
+		before := load.accepted()
+		g.reload(spooled(service.addr, dir, fmt.Sprintf("retry_delays %dms\nmax_size %dMiB", 5+i, 1000+i)))
+		require.Eventually(t, func() bool { return load.accepted() > before+10 }, patience, time.Millisecond)
+	}
+	sent := load.end()
+	require.Empty(t, load.refused)
+	t.Logf("%d accepted; %d connections ended without an answer, as those do that a server closes for being idle", sum(sent), load.broken)
+	taken := book.waitFor(t, sum(sent))
+	waitUntilEmpty(t, dir)
+	requireOrder(t, taken, sent, 1)
+	require.Equal(t, int64(1000+reloads-1)<<20, openAt(t, dir).Stats().MaxBytes)
+	require.Len(t, book.deliveries(), sum(sent))
+}
+
+// However often the service is moved, callbacks of each address are delivered
+// where it is now.
+func TestMovedServiceGetsWhatWaitedForIt(t *testing.T) {
+	book := &ledger{}
+	server := newService(t, nil)
+	server.Config.Handler = book
+	dir := t.TempDir()
+	g := start(t, spooled(deadAddr(t), dir, soon))
+	load := startLoad(g.url+"/c", "a", "b")
+	for range 3 {
+		before := load.accepted()
+		require.Eventually(t, func() bool { return load.accepted() > before+5 }, patience, time.Millisecond)
+		g.reload(spooled(deadAddr(t), dir, soon))
+	}
+	g.reload(spooled(server.addr, dir, soon))
+	sent := load.end()
+	require.Empty(t, load.refused)
+	taken := book.waitFor(t, sum(sent))
+	waitUntilEmpty(t, dir)
+	// the same key may have been accepted under two names, which know of no order between them
+	require.Len(t, taken, sum(sent))
+
+	// and over a restart, also when there are dead letters
+	route := spooled(deadAddr(t), dir, soon)
+	g.reload(route)
+	accepted(t, callbackOf(t, g, "c", 1))
+	require.NoError(t, caddy.Stop())
+	g.reload(spooled(server.addr, dir, soon))
+	last := book.waitFor(t, sum(sent)+1)
+	require.Equal(t, "c", last[len(last)-1].key)
+}
+
+// A second route makes it impossible to tell whose the callbacks of a third one are.
+func TestTwoRoutesShareAnInbox(t *testing.T) {
+	one, two := &ledger{}, &ledger{}
+	first, second := newSwitchable(t, one), newSwitchable(t, two)
+	gone := newSwitchable(t, nil)
+	dir := t.TempDir()
+	g := start(t, spooled(gone.addr, dir, soon))
+	accepted(t, callbackOf(t, g, "lost", 1))
+
+	both := "handle /one {\n" + spooled(first.addr, dir, soon) + "}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n"
+	g.reload(both)
+	g.waitForLog("the route without a service", func(line map[string]any) bool {
+		return line["route"] == gone.addr && line["level"] == "warn"
+	})
+	accepted(t, send(t, "POST", g.url+"/one?key=1&n=1", nil, nil))
+	accepted(t, send(t, "POST", g.url+"/two?key=2&n=1", nil, nil))
+	first.up() // one that is down does not hold up the other
+	require.Equal(t, "1", one.waitFor(t, 1)[0].key)
+	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[second.addr].LastError != "" })
+	second.up()
+	require.Equal(t, "2", two.waitFor(t, 1)[0].key)
+	stats := openAt(t, dir).Stats()
+	require.Equal(t, int64(1), stats.Routes[gone.addr].Pending)
+	require.False(t, stats.Routes[gone.addr].Configured)
+
+	// until one of them is given its name
+	g.reload("handle /one {\n" + spooled(first.addr, dir, soon+"route "+strconv.Quote(gone.addr)) + "}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n")
+	require.Equal(t, "lost", one.waitFor(t, 2)[1].key)
+}
+
+func TestIdenticalHandlersShareARoute(t *testing.T) {
+	backend := newService(t, nil)
+	dir := t.TempDir()
+	site := spooled(backend.addr, dir, "")
+	g := start(t, "handle /one {\n"+site+"}\nhandle {\n"+site+"}\n")
+	for _, path := range []string{"/one", "/two"} {
+		accepted(t, send(t, "POST", g.url+path, nil, nil))
+		require.Equal(t, path, backend.next(t).URL.Path)
+	}
+	require.Len(t, openAt(t, dir).Stats().Routes, 1)
+}
+
+func TestHandlersThatDisagreeAboutAnInbox(t *testing.T) {
+	dir := t.TempDir()
+	g := &gateway{t: t, port: freePort(t)}
+	two := func(one, other string) string { return "handle /one {\n" + one + "}\nhandle {\n" + other + "}\n" }
+	require.ErrorContains(t, g.load(two(
+		spooled("127.0.0.1:1", dir, "max_size 1GiB"), spooled("127.0.0.1:2", dir, "max_size 2GiB"),
+	), options{}), "spool: the inbox "+dir+" has a max_size of 1073741824 bytes and one of 2147483648")
+	for name, other := range map[string]string{
+		"delays":  spooled("127.0.0.1:1", dir, "retry_delays 1s"),
+		"secrets": spooled("127.0.0.1:1", dir, "sign whsec_c2lnbmluZy1zZWNyZXQtdGhhdC1pcy0zMi1ieXRlcw=="),
+		"headers": callback("127.0.0.1:1", "anonymous\nrelay {\nheader_up X-A b\n}\n"+inbox(dir, "")),
+	} {
+		require.ErrorContains(t, g.load(two(spooled("127.0.0.1:1", dir, ""), other), options{}),
+			`the route "127.0.0.1:1" delivered in two different ways`, name)
+	}
+	require.NoFileExists(t, filepath.Join(dir, "inbox.lock"))
+	// names of their own let them differ
+	require.NoError(t, g.load(two(spooled("127.0.0.1:1", dir, ""), spooled("127.0.0.1:1", dir, "retry_delays 1s\nroute other")), options{}))
+	require.NoError(t, caddy.Stop())
+}
+
+// A configuration that does not start leaves the one that runs as it was.
+func TestFailedReloadChangesNothing(t *testing.T) {
+	book := &ledger{answer: func(d delivered, _ int) int {
+		if d.key == "dead" {
+			return http.StatusGone
+		}
+		return http.StatusOK
+	}}
+	service := newSwitchable(t, book)
+	service.up()
+	dir := t.TempDir()
+	g := start(t, spooled(service.addr, dir, soon+"max_size 1GiB"))
+	log := g.log
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = taken.Close() }()
+	foreign := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(foreign, "inbox.db"), []byte("something else"), 0o600))
+
+	load := startLoad(g.url+"/c", "a", "b")
+	for range 6 { // apps start in any order
+		port := g.port
+		g.port = taken.Addr().(*net.TCPAddr).Port
+		require.Error(t, g.load(spooled("127.0.0.1:1", dir, "max_size 2GiB"), options{}), "its port is taken")
+		g.port = port
+		require.ErrorContains(t, g.load("handle /one {\n"+spooled("127.0.0.1:1", dir, "max_size 2GiB")+"}\nhandle {\n"+spooled(service.addr, foreign, "")+"}\n", options{}), foreign)
+	}
+	require.Equal(t, int64(1)<<30, openAt(t, dir).Stats().MaxBytes)
+	sent := load.end()
+	for _, status := range load.refused {
+		require.Contains(t, status, "503", "the servers of a configuration that fails may have taken a callback meanwhile")
+	}
+	requireOrder(t, book.waitFor(t, sum(sent)), sent, 1)
+	waitUntilEmpty(t, dir)
+	require.Len(t, app.Inboxes(), 1)
+
+	g.log = log
+	id := accepted(t, callbackOf(t, g, "dead", 1))
+	g.waitForLog("the dead letter, in the log of who runs", func(line map[string]any) bool { return line["id"] == id })
+}
+
+func TestInboxThatCannotBeOpened(t *testing.T) {
+	book := &ledger{}
+	service := newSwitchable(t, book)
+	closed := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(closed, nil, 0o600))
+	foreign := t.TempDir()
+	index := filepath.Join(foreign, "inbox.db")
+	require.NoError(t, os.WriteFile(index, []byte("something else"), 0o600))
+	g := &gateway{t: t, port: freePort(t)}
+	for name, dir := range map[string]string{"below a file": filepath.Join(closed, "inbox"), "a file": closed, "foreign": foreign} {
+		err := g.load(spooled(service.addr, dir, ""), options{})
+		require.ErrorContains(t, err, "spool: inbox "+dir, name)
+	}
+	content, err := os.ReadFile(index)
+	require.NoError(t, err)
+	require.Equal(t, "something else", string(content))
+	content, err = os.ReadFile(closed)
+	require.NoError(t, err)
+	require.Empty(t, content)
+	require.Empty(t, app.Inboxes())
+}
+
+// caddy validate provisions a configuration, beside one that runs.
+func TestValidatingTouchesNothing(t *testing.T) {
+	service := newSwitchable(t, nil)
+	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "not", "there")
+	g := start(t, spooled(service.addr, dir, soon))
+	accepted(t, callbackOf(t, g, "a", 1))
+	for _, path := range []string{dir, other} {
+		var config caddy.Config
+		require.NoError(t, caddy.StrictUnmarshalJSON(adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 1MiB"), options{})), &config))
+		require.NoError(t, caddy.Validate(&config))
+	}
+	require.NoDirExists(t, filepath.Dir(other))
+	require.NotEqual(t, int64(1)<<20, openAt(t, dir).Stats().MaxBytes)
+	accepted(t, callbackOf(t, g, "a", 2))
+}
+
+// Without its handler an inbox is closed, and says what it has.
+func TestInboxThatIsNotConfiguredAnyMore(t *testing.T) {
+	service := newSwitchable(t, nil)
+	dir := t.TempDir()
+	g := start(t, spooled(service.addr, dir, soon))
+	accepted(t, callbackOf(t, g, "a", 1))
+	g.reload(callback(service.addr, "anonymous"))
+	require.Empty(t, app.Inboxes())
+	g.waitForLog("what waits", func(line map[string]any) bool { return line["path"] == dir && line["pending"] == 1.0 })
+
+	book := &ledger{}
+	service.serve = book
+	service.up()
+	g.reload(spooled(service.addr, dir, soon))
+	book.waitFor(t, 1)
+}
+
+func TestNothingIsLeftRunning(t *testing.T) {
+	service := newSwitchable(t, &ledger{})
+	dir := t.TempDir()
+	site := spooled(service.addr, dir, soon)
+	warm := start(t, site)
+	require.NoError(t, caddy.Stop()) // what Caddy itself leaves behind is there now
+	client.CloseIdleConnections()
+	leftovers := goleak.IgnoreCurrent()
+
+	warm.reload(site)
+	accepted(t, callbackOf(t, warm, "a", 1))
+	waitForStats(t, dir, "nothing was tried", func(s spool.Stats) bool { return s.Routes[service.addr].LastError != "" })
+	service.up()
+	waitUntilEmpty(t, dir)
+	warm.reload(site)
+	warm.reload(callback(service.addr, "anonymous"))
+	warm.reload(site)
+	require.NoError(t, caddy.Stop())
+	service.down()
+	client.CloseIdleConnections()
+	goleak.VerifyNone(t, leftovers, goleak.IgnoreTopFunction("github.com/DeRuina/timberjack.(*Logger).millRun")) // of Caddy's log files
+}
+
+// A child is a Caddy of its own process, with an inbox.
+type child struct {
+	*exec.Cmd
+	url string
+}
+
+func startChild(t *testing.T, port int, site string) *child {
+	t.Helper()
+	g := &gateway{t: t, port: port, log: filepath.Join(t.TempDir(), "caddy.log")}
+	config := filepath.Join(t.TempDir(), "Caddyfile")
+	require.NoError(t, os.WriteFile(config, []byte(g.caddyfile(site, options{level: "WARN"})), 0o600))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+config)
+	require.NoError(t, cmd.Start())
+	c := &child{Cmd: cmd, url: "http://127.0.0.1:" + strconv.Itoa(port)}
+	t.Cleanup(c.kill)
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, patience, 5*time.Millisecond, "the child does not listen")
+	return c
+}
+
+// kill ends the process as a power failure does, but for what the system still
+// has in memory.
+func (c *child) kill() {
+	_ = c.Process.Kill()
+	_ = c.Wait()
+}
+
+func TestInboxOfAnotherProcess(t *testing.T) {
+	service := newSwitchable(t, nil)
+	dir := t.TempDir()
+	c := startChild(t, freePort(t), spooled(service.addr, dir, ""))
+	g := &gateway{t: t, port: freePort(t)}
+	require.ErrorContains(t, g.load(spooled(service.addr, dir, ""), options{}), "inbox "+dir+": in use by another process")
+
+	c.kill()
+	require.NoError(t, g.load(spooled(service.addr, dir, ""), options{}))
+	require.NoError(t, caddy.Stop())
+}
+
+func TestKilledProcessLosesNothing(t *testing.T) {
+	rounds := 8
+	if testing.Short() {
+		rounds = 2
+	}
+	var failing atomic.Bool
+	book := &ledger{answer: func(d delivered, try int) int {
+		if failing.Load() || d.n%20 == 0 && try == 1 {
+			return http.StatusInternalServerError
+		}
+		return http.StatusOK
+	}}
+	service := newSwitchable(t, book)
+	service.up()
+	dir := t.TempDir()
+	port := freePort(t)
+	site := spooled(service.addr, dir, "retry_delays 10ms")
+	load := startLoad(fmt.Sprintf("http://127.0.0.1:%d/c", port), "a", "b", "c", "d")
+	for i := range rounds {
+		failing.Store(i%3 == 1)
+		c := startChild(t, port, site)
+		before := load.accepted()
+		require.Eventually(t, func() bool { return load.accepted() > before+20 }, patience, time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // any moment is as good as another
+		c.kill()
+	}
+	sent := load.end()
+	require.Empty(t, load.refused)
+	failing.Store(false)
+
+	g := &gateway{t: t, port: port}
+	require.NoError(t, g.load(site, options{}))
+	defer func() { require.NoError(t, caddy.Stop()) }()
+	waitUntilEmpty(t, dir)
+	seen := make(map[string]bool)
+	for _, d := range book.deliveries() {
+		seen[d.key+"/"+strconv.Itoa(d.n)] = true
+	}
+	for key, last := range sent {
+		for n := 1; n <= last; n++ {
+			require.True(t, seen[key+"/"+strconv.Itoa(n)], "%s/%d of %d was accepted and never delivered", key, n, last)
+		}
+	}
+	requireFirstsInOrder(t, book.deliveries())
+}
+
+// requireFirstsInOrder shows that each callback came for the first time after
+// all before it of its key.
+func requireFirstsInOrder(t testing.TB, taken []delivered) {
+	t.Helper()
+	last := make(map[string]int)
+	for _, d := range taken {
+		require.LessOrEqual(t, d.n, last[d.key]+1, "of %s after %d", d.key, last[d.key])
+		last[d.key] = max(last[d.key], d.n)
+	}
+}
