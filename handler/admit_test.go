@@ -1,6 +1,7 @@
 package handler_test
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -111,7 +112,9 @@ func TestUnixSocketHasNoPortToCheck(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "gateway.sock")
 	start(t, "deepgram_callback "+backend.addr+" {\n"+plainAuth+"\n}", options{bind: "unix/" + socket})
 	overSocket := &http.Client{Transport: &http.Transport{
-		Dial:              func(string, string) (net.Conn, error) { return net.Dial("unix", socket) },
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return net.Dial("unix", socket)
+		},
 		DisableKeepAlives: true,
 	}}
 	for _, test := range []struct {

@@ -75,7 +75,7 @@ func BenchmarkAdmission(b *testing.B) {
 				r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, server)
 				status := 200
 				if err := h.ServeHTTP(w, r, nil); err != nil {
-					status = err.(caddyhttp.HandlerError).StatusCode //nolint:errorlint // what a handler returns
+					status = err.(caddyhttp.HandlerError).StatusCode
 				}
 				if status != test.want {
 					b.Fatal(status)
@@ -99,6 +99,6 @@ func BenchmarkHandshake(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = conn.Close()
-		<-(<-live.conns).ended
+		_ = <-(<-live.conns).ended
 	}
 }

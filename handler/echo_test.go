@@ -156,8 +156,8 @@ func hear(t testing.TB, conn *websocket.Conn) string {
 	return string(got)
 }
 
-// requireClose reads up to a Close frame with code.
-func requireClose(t testing.TB, conn *websocket.Conn, code int) *websocket.CloseError {
+// requireClose reads up to a Close frame with code, and returns its reason.
+func requireClose(t testing.TB, conn *websocket.Conn, code int) (reason string) {
 	t.Helper()
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	for {
@@ -165,9 +165,9 @@ func requireClose(t testing.TB, conn *websocket.Conn, code int) *websocket.Close
 		if err == nil {
 			continue
 		}
-		closed, ok := err.(*websocket.CloseError) //nolint:errorlint // gorilla returns it as it is
+		closed, ok := err.(*websocket.CloseError)
 		require.True(t, ok, "%v instead of a Close frame", err)
 		require.Equal(t, code, closed.Code, closed.Text)
-		return closed
+		return closed.Text
 	}
 }

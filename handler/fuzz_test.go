@@ -56,7 +56,7 @@ func FuzzStranger(f *testing.F) {
 		_, _ = conn.Write(sent)
 		_ = conn.(*net.TCPConn).CloseWrite()
 		_, err = io.Copy(io.Discard, conn)
-		if timeout, ok := err.(net.Error); ok && timeout.Timeout() { //nolint:errorlint // as the connection returns it
+		if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 			require.Fail(t, "a connection that was shut is neither answered nor closed")
 		}
 

@@ -149,7 +149,7 @@ func TestShutdownOfTheProcess(t *testing.T) {
 			config := filepath.Join(dir, "Caddyfile")
 			require.NoError(t, os.WriteFile(config, []byte(g.caddyfile(callback(live.addr, "anonymous\nstream {\ndrain "+test.drain+"\n}"), options{})), 0o600))
 
-			child := exec.Command(os.Args[0]) //nolint:gosec // the test itself
+			child := exec.Command(os.Args[0])
 			child.Env = append(os.Environ(), childEnv+"="+config)
 			child.Stdout, child.Stderr = os.Stderr, os.Stderr
 			require.NoError(t, child.Start())
@@ -171,8 +171,7 @@ func TestShutdownOfTheProcess(t *testing.T) {
 			}
 
 			require.NoError(t, child.Process.Signal(syscall.SIGTERM))
-			closed := requireClose(t, conn, websocket.CloseGoingAway)
-			require.Equal(t, "gateway shutting down", closed.Text)
+			require.Equal(t, "gateway shutting down", requireClose(t, conn, websocket.CloseGoingAway))
 			require.True(t, websocket.IsCloseError(server.end(t), websocket.CloseGoingAway))
 			if test.answers {
 				require.NoError(t, conn.Close())

@@ -51,7 +51,7 @@ func TestStreamIsBridged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, test.site+"\n"+callback("", plainAuth+test.stream), test.options)
-			dialer := &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}} //nolint:gosec // a certificate made for the test
+			dialer := &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}}
 			url := "ws://" + g.addr
 			if test.options.site != "" {
 				url = "wss://" + g.addr
