@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,11 +71,7 @@ func TestListSelects(t *testing.T) {
 func TestListGoesThroughAllPages(t *testing.T) {
 	g, path := one(t)
 	const many = 2100
-	var accepted sync.WaitGroup
-	for i := range many {
-		accepted.Go(func() { g.accept(path, "unconfigured", "/x", strings.NewReader(strconv.Itoa(i)), nil) })
-	}
-	accepted.Wait()
+	g.acceptMany(path, "unconfigured", "/x", many)
 	for _, limit := range []int{0, 1, 999, 1000, 1001, 2000, 2099, 2100, 2101} {
 		want := limit
 		if limit == 0 || limit > many {

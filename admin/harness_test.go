@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -212,6 +213,25 @@ func (g *gateway) accept(path, route, uri string, body io.Reader, header http.He
 	require.NoError(g.t, err)
 	require.False(g.t, receipt.Duplicate, "the test's own callbacks have to differ")
 	return receipt.ID
+}
+
+// acceptMany takes many small callbacks in at once.
+func (g *gateway) acceptMany(path, route, uri string, many int) {
+	g.t.Helper()
+	failed := make(chan error, many)
+	var accepted sync.WaitGroup
+	for i := range many {
+		accepted.Go(func() {
+			envelope := spool.Envelope{Route: route, Method: http.MethodPost, URI: uri, ContentLength: -1}
+			_, err := app.Inboxes()[path].Accept(g.t.Context(), envelope, strings.NewReader(strconv.Itoa(i)))
+			failed <- err
+		})
+	}
+	accepted.Wait()
+	close(failed)
+	for err := range failed {
+		require.NoError(g.t, err)
+	}
 }
 
 // number makes bodies differ.

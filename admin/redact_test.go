@@ -52,7 +52,3 @@ func FuzzNoValueOfAQueryIsShown(f *testing.F) {
 		}
 	})
 }
-
-func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
-	require.Equal(t, `\x1b[2Jé ok\t\n\u202e`+"\ufffd", printable("\x1b[2Jé ok\t\n\u202e\xff"))
-}

@@ -70,7 +70,7 @@ func exactly(t *time.Time) string {
 	if t == nil {
 		return ""
 	}
-	return t.Format(time.RFC3339) + " (" + humanize.Time(*t) + ")"
+	return t.UTC().Format(time.RFC3339) + " (" + humanize.Time(*t) + ")"
 }
 
 func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }

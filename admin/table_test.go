@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
+	require.Equal(t, `\x1b[2Jé ok\t\n\u202e`+"\ufffd", printable("\x1b[2Jé ok\t\n\u202e\xff"))
+}
+
+func TestLongCellsAreCutBetweenCharacters(t *testing.T) {
+	require.Equal(t, "ééé", shorten("ééé", 3))
+	require.Equal(t, "éé…", shorten("éééé", 3))
+}
+
+func TestStatusTellsAnInboxThatRefusesAndAServiceThatIsDown(t *testing.T) {
+	var out strings.Builder
+	require.NoError(t, inboxStatus(&out, "/data", spool.Stats{
+		DiskBytes:     3 << 20,
+		Refusing:      spool.ReasonDisk,
+		RefusingSince: time.Now().Add(-5 * time.Minute),
+		Routes: map[string]spool.RouteStats{
+			"b": {Configured: true, Down: true, LastError: "no answer", NextProbe: time.Now().Add(time.Hour + time.Second)},
+			"a": {Configured: true, Totals: spool.Totals{Pending: 1234567, PendingBytes: 1 << 30, InFlight: 16, OldestPending: time.Now().Add(-3 * time.Hour)}},
+		},
+	}))
+	require.Regexp(t, `^inbox: +/data
+on disk: +3\.0 MiB
+accepts: +no: disk_full, since 20.* \(5 minutes ago\)
+ROUTE +PENDING +SIZE +IN FLIGHT +OLDEST +DEAD +SIZE +SERVICE
+a +1,234,567 +1\.0 GiB +16 +3 hours ago +0 +0 B +up
+b +0 +0 B +0 +- +0 +0 B +down \(no answer\), next try 1 hour from now
+$`, out.String())
+}
+
+func TestNextAttemptOfAPendingMessage(t *testing.T) {
+	later, past := time.Now().Add(2*time.Minute+time.Second), time.Now().Add(-time.Minute)
+	for _, test := range []struct {
+		m    message
+		want string
+	}{
+		{message{State: spool.Pending}, "in turn"},
+		{message{State: spool.Pending, NextAttemptAt: &past}, "in turn"},
+		{message{State: spool.Pending, NextAttemptAt: &later}, "2 minutes from now"},
+		{message{State: spool.Dead}, ""},
+	} {
+		require.Equal(t, test.want, next(test.m))
+	}
+	require.Equal(t, "in turn", nextExactly(message{State: spool.Pending}))
+	require.Contains(t, nextExactly(message{State: spool.Pending, NextAttemptAt: &later}), "Z (2 minutes from now)")
+}
