@@ -80,6 +80,8 @@ const (
 	atOnce = 8 * time.Second
 )
 
+func deadline() time.Time { return time.Now().Add(patience) }
+
 // What the requests of these tests carry, and what callbacks tell of it.
 const (
 	apiKey   = "an-api-key"
@@ -101,6 +103,7 @@ type setup struct {
 	ports     string // of the gateway's block; default: that of its listener
 	tap       *tap   // a wire to the gateway, for callback URLs; default: straight to it
 	tls       *authority
+	log       bool   // the access logs of both
 	apart     string // gateway or simulator: what runs in a process of its own
 }
 
@@ -143,7 +146,8 @@ func start(t testing.TB, s setup) *loop {
 }
 
 func (l *loop) run() error {
-	l.gateway, l.simulator = freeAddr(l.t), freeAddr(l.t)
+	free := freeAddrs(l.t, 2)
+	l.gateway, l.simulator = free[0], free[1]
 	here := []string{l.gatewaySite(), l.simulatorSite()}
 	l.logs = nil
 	switch l.setup.apart {
@@ -157,31 +161,64 @@ func (l *loop) run() error {
 	return caddy.Load(l.adapt(here...), true)
 }
 
-// reload makes other sites the configuration of the Caddy in this process.
+// reload makes other sites the configuration of the Caddy in this process, and
+// returns when the old one accepts no connection any more. Caddy does not wait
+// for that, and where both listen the old one's last are reset.
 func (l *loop) reload(change func(*setup)) {
 	l.t.Helper()
+	old := []net.Conn{idle(l.t, l.gateway), idle(l.t, l.simulator)}
 	change(&l.setup)
 	require.NoError(l.t, caddy.Load(l.adapt(l.gatewaySite(), l.simulatorSite()), true))
+	for _, conn := range old {
+		_, err := conn.Read(make([]byte, 1))
+		require.ErrorIs(l.t, err, io.EOF)
+		_ = conn.Close()
+	}
+}
+
+// idle is a connection that has had its answer. Its server closes it at
+// shutdown, after its listeners.
+func idle(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(t, conn.SetDeadline(deadline()))
+	_, err = io.WriteString(conn, "OPTIONS / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	require.NoError(t, err)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, res.Body)
+	require.NoError(t, err)
+	return conn
 }
 
 func (l *loop) gatewaySite() string {
 	_, port, _ := net.SplitHostPort(l.gateway)
-	address, certificate, ports := "http://:"+port, "", l.setup.ports
+	address, directives, ports := "http://:"+port, l.accessLog(), l.setup.ports
 	if l.setup.tls != nil {
-		address, certificate = "https://127.0.0.1:"+port, l.setup.tls.directive()
+		address = "https://127.0.0.1:" + port
+		directives += l.setup.tls.directive()
 	}
 	if ports == "" {
 		ports = port
 	}
 	return fmt.Sprintf("%s {\nbind 127.0.0.1\n%s\ndeepgram_callback %s {\nports %s\n%s\n}\n}\n",
-		address, certificate, l.setup.upstream, ports, l.setup.gateway)
+		address, directives, l.setup.upstream, ports, l.setup.gateway)
 }
 
 func (l *loop) simulatorSite() string {
 	_, port, _ := net.SplitHostPort(l.simulator)
 	_, called, _ := net.SplitHostPort(l.called())
-	return fmt.Sprintf("http://:%s {\nbind 127.0.0.1\ndeepgram_simulator {\napi_key %s %s\nports %s\nlatency 0\n%s\n}\n}\n",
-		port, apiKey, apiKeyID, called, l.setup.simulator)
+	return fmt.Sprintf("http://:%s {\nbind 127.0.0.1\n%s\ndeepgram_simulator {\napi_key %s %s\nports %s\nlatency 0\n%s\n}\n}\n",
+		port, l.accessLog(), apiKey, apiKeyID, called, l.setup.simulator)
+}
+
+func (l *loop) accessLog() string {
+	if l.setup.log {
+		return "log\n"
+	}
+	return ""
 }
 
 // adapt makes a configuration of sites, which logs into a file of its own.
@@ -457,12 +494,19 @@ func take[T any](t testing.TB, from <-chan T) T {
 	}
 }
 
-func freeAddr(t testing.TB) string {
+func freeAddr(t testing.TB) string { return freeAddrs(t, 1)[0] }
+
+// freeAddrs are different addresses at which nobody listens.
+func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	free := make([]string, n)
+	for i := range free {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { _ = listener.Close() }() // once all of them are found
+		free[i] = listener.Addr().String()
+	}
+	return free
 }
 
 // A tap is a wire from the simulator to the gateway that keeps what goes over
@@ -615,6 +659,15 @@ func say(t testing.TB, speaker *websocket.Conn, seconds float64) {
 	}
 }
 
+// sayUntilTheEnd is say for a stream that may end in between.
+func sayUntilTheEnd(speaker *websocket.Conn, seconds float64) {
+	for piece := range slices.Chunk(sound(seconds), 3200) {
+		if speaker.WriteMessage(websocket.BinaryMessage, piece) != nil {
+			return
+		}
+	}
+}
+
 func finish(t testing.TB, speaker *websocket.Conn) {
 	t.Helper()
 	require.NoError(t, speaker.WriteMessage(websocket.TextMessage, []byte(`{"type":"CloseStream"}`)))
@@ -627,8 +680,9 @@ type heard struct {
 	reason   string
 }
 
-// listen reads a WebSocket to its end.
+// listen reads a WebSocket to its end, and then closes the connection.
 func listen(conn *websocket.Conn, within time.Duration) (h heard) {
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetReadDeadline(time.Now().Add(within))
 	for {
 		kind, body, err := conn.ReadMessage()

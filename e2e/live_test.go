@@ -60,6 +60,7 @@ func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
 			l := start(t, setup{upstream: s.addr, gateway: test.gateway, tap: wire})
+			total := len(l.expected(spoken, everything...))
 			speaker, id := l.speak(append(everything, "callback", l.callback("http", login, "/live"))...)
 			toSpeaker := listening(speaker, patience)
 			say(t, speaker, spoken)
@@ -67,7 +68,7 @@ func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 			ended := <-toSpeaker
 			require.Equal(t, websocket.CloseNormalClosure, ended.code, "a refused message does not end the stream: %s", ended.reason)
 
-			refused, total := 0, len(wire.requests)
+			refused := 0
 			for range total {
 				sent := take(t, wire.requests)
 				if kind := sent.decoded(t)["type"].(string); !test.through(kind) {
@@ -88,9 +89,12 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 		gateway  string
 		frontTLS bool
 		backTLS  bool
+		log      bool
 	}{
 		"ws":                            {gateway: plainAuth},
 		"wss":                           {gateway: plainAuth, frontTLS: true},
+		"ws and the access log":         {gateway: plainAuth, log: true},
+		"wss and the access log":        {gateway: plainAuth, frontTLS: true, log: true},
 		"wss, and to the service":       {gateway: plainAuth, frontTLS: true, backTLS: true},
 		"ws, and wss to the service":    {gateway: plainAuth, backTLS: true},
 		"ws with a secret in it":        {gateway: plainAuth + "callback_secret s3cret"},
@@ -99,7 +103,7 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthority(t)
-			s, with, scheme := newService(t), setup{gateway: test.gateway}, "ws"
+			s, with, scheme := newService(t), setup{gateway: test.gateway, log: test.log}, "ws"
 			with.upstream = s.addr
 			if test.frontTLS {
 				with.tls, scheme = a, "wss"
@@ -133,6 +137,9 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 			line := l.waitFor("stream ended", map[string]any{"ended_by": "caller"})
 			require.Equal(t, "closed", line["reason"])
 			require.Equal(t, float64(len(want)), line["messages_from_caller"])
+			if test.log {
+				l.waitFor("handled request", map[string]any{"status": 101.0})
+			}
 		})
 	}
 }
@@ -144,7 +151,7 @@ func TestStreamWithAWrongCallbackSecretGivesTheBackendNothing(t *testing.T) {
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth + "callback_secret s3cret", tap: wire})
 	live := l.open(s, "ws", "vad_events", "true", "extra", "callback_secret:wrong")
 	toBackend, toSpeaker := listening(live.backend.Conn, atOnce), listening(live.speaker, atOnce)
-	say(t, live.speaker, 3)
+	sayUntilTheEnd(live.speaker, 3)
 
 	got := <-toBackend
 	require.Empty(t, got.messages)
