@@ -244,9 +244,9 @@ func TestAMillionPending(t *testing.T) {
 func TestManyLargeBodiesAtOnceTakeLittleMemory(t *testing.T) {
 	size := 32 << 20
 	if testing.Short() || raceEnabled {
-		size = 4 << 20
+		size = 1 << 20
 	}
-	in := openTestInbox(t, t.TempDir(), Options{})
+	in := openTestInbox(t, tempDir(t), Options{})
 	debug.FreeOSMemory()
 	before := residentMemory(t)
 	var peak atomic.Int64

@@ -148,15 +148,18 @@ func installIndex(fsys fileSystem, dir string) error {
 
 // checkIndex looks without changing anything whether this is a whole index of ours.
 func checkIndex(fsys fileSystem, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 { // which bbolt takes for a new one; ours are never empty
+		return fmt.Errorf("%s: %w: it is empty", path, ErrForeign)
+	}
 	db, err := openBolt(fsys, path, true)
 	if err != nil {
 		return err
 	}
 	err = db.View(func(tx *bolt.Tx) error {
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("%s: %w: %d bytes long instead of %d", path, ErrDamaged, info.Size(), tx.Size())
 		}

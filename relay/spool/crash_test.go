@@ -161,7 +161,7 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	if testing.Short() {
 		rounds = 3
 	}
-	dir := t.TempDir()
+	dir := tempDir(t)
 	log := newCrashLog()
 	for round := range rounds {
 		log.newRound()

@@ -194,7 +194,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 		{"no room for the index", "x", func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/full") }, ReasonDisk, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := tempDir(t)
 			fsys := &faultFS{}
 			var heard refusals
 			options := Options{DiskOptions: DiskOptions{fsys: fsys, pause: 5 * time.Millisecond}, Hooks: Hooks{Refusing: heard.refusing}}
@@ -244,7 +244,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 
 func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, t.TempDir(), Options{DiskOptions: DiskOptions{fsys: fsys, pause: time.Millisecond}})
+	in := openTestInbox(t, tempDir(t), Options{DiskOptions: DiskOptions{fsys: fsys, pause: time.Millisecond}})
 	accept(t, in, "before")
 	var failed string
 	fsys.fails(func(op, path string) error {
@@ -271,7 +271,7 @@ func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 }
 
 func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	fsys := &faultFS{}
 	in := openTestInbox(t, dir, Options{DiskOptions: DiskOptions{fsys: fsys, pause: 5 * time.Millisecond}})
 	for i := range 100 {
@@ -317,7 +317,7 @@ func requireOrder(t *testing.T, bodies []string) {
 
 func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, t.TempDir(), Options{DiskOptions: DiskOptions{fsys: fsys, pause: 5 * time.Millisecond}})
+	in := openTestInbox(t, tempDir(t), Options{DiskOptions: DiskOptions{fsys: fsys, pause: 5 * time.Millisecond}})
 	accept(t, in, "before")
 	var mu sync.Mutex
 	var ops []string
@@ -338,7 +338,7 @@ func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 }
 
 func TestADamagedBodyBecomesADeadLetter(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	in := openTestInbox(t, dir, Options{})
 	for _, body := range []string{"small", strings.Repeat("l", 2*maxSegmentBody)} {
 		receipt := accept(t, in, body)
@@ -371,7 +371,7 @@ func TestADamagedBodyBecomesADeadLetter(t *testing.T) {
 }
 
 func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	in, err := Open(dir, Options{})
 	require.NoError(t, err)
 	for i := range 3 {
@@ -404,7 +404,7 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 
 func TestMaxSizeRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	var heard refusals
-	in := openTestInbox(t, t.TempDir(), Options{
+	in := openTestInbox(t, tempDir(t), Options{
 		DiskOptions: DiskOptions{MaxSize: 2 << 20, segmentSize: 256 << 10},
 		Hooks:       Hooks{Refusing: heard.refusing},
 	})
@@ -435,7 +435,7 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=12m"); err != nil {
 		t.Skip("cannot mount: ", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,18 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// tempDir is t.TempDir in memory, where there is such a thing: what these tests show does not
+// depend on how long a disk takes.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "spool")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
 }
 
 // service records what is delivered to it, and answers as it is told.
@@ -119,7 +132,7 @@ func openTestInbox(t testing.TB, dir string, options Options) *Inbox {
 }
 
 func TestInboxDeliversWhatItAccepted(t *testing.T) {
-	in := openTestInbox(t, t.TempDir(), Options{})
+	in := openTestInbox(t, tempDir(t), Options{})
 	svc := newService()
 	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver})(context.Background())
 
@@ -136,7 +149,7 @@ func TestInboxDeliversWhatItAccepted(t *testing.T) {
 }
 
 func TestInboxDeliversLargeBodies(t *testing.T) {
-	in := openTestInbox(t, t.TempDir(), Options{})
+	in := openTestInbox(t, tempDir(t), Options{})
 	svc := newService()
 	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver})(context.Background())
 	large := result("x", string(bytes.Repeat([]byte("a"), 3<<20)))

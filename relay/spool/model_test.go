@@ -208,8 +208,9 @@ func (p *pair) anyMessage() int {
 }
 
 func TestTheEngineDoesWhatTheModelDoes(t *testing.T) {
+	parent := tempDir(t)
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "model")
+		dir, err := os.MkdirTemp(parent, "model")
 		require.NoError(t, err)
 		defer os.RemoveAll(dir)
 		p := &pair{

@@ -14,7 +14,7 @@ import (
 // streams come and go.
 func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 	const backlog = 500
-	in := openTestInbox(t, t.TempDir(), Options{DiskOptions: DiskOptions{
+	in := openTestInbox(t, tempDir(t), Options{DiskOptions: DiskOptions{
 		limits: queueLimits{ready: 4, followers: 20, chunk: 8, transit: 16},
 	}})
 	firstID := accept(t, in, result("long", "0")).ID

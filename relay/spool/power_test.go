@@ -224,7 +224,7 @@ func torn(before, after []byte, rng *rand.Rand, pagesSynced bool) []byte {
 // A message's fate over a power failure must be one and whole: there with its body, or not there and no
 // trace of its fingerprint.
 func TestAPowerFailureLosesNothingAcknowledged(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	fsys := &recordingFS{}
 	var commits []commitState
 	var d *Disk
@@ -316,7 +316,7 @@ func powerWorkload(t *testing.T, d *Disk) map[ID]Fingerprint {
 // checkAfterPowerFailure opens what may be left, and compares it with what may be in it.
 func checkAfterPowerFailure(t *testing.T, dir string, state *simulatedDir, index []byte, rng *rand.Rand, prints map[ID]Fingerprint, allowed ...map[ID]string) {
 	t.Helper()
-	image := t.TempDir()
+	image := tempDir(t)
 	for _, sub := range []string{segmentDir, bodyDir} {
 		require.NoError(t, os.Mkdir(filepath.Join(image, sub), dirPerm))
 	}

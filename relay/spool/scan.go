@@ -162,13 +162,26 @@ func (s *requestIDScanner) leave() {
 	}
 }
 
+// structural marks the characters that matter in a container of no interest.
+var structural = [256]bool{'"': true, '{': true, '[': true, '}': true, ']': true}
+
 // skip passes over a container without looking at what is in it.
 func (s *requestIDScanner) skip(p []byte) int {
-	for i, c := range p {
-		switch c {
+	for i := 0; i < len(p); i++ {
+		if !structural[p[i]] {
+			continue
+		}
+		switch p[i] {
 		case '"':
-			s.begin(scanText, 0)
-			return i + 1
+			end := i + 1
+			for end < len(p) && p[end] != '"' && p[end] != '\\' {
+				end++
+			}
+			if end == len(p) || p[end] != '"' {
+				s.begin(scanText, 0) // it goes on in the next part, or is not that simple
+				return i + 1
+			}
+			i = end
 		case '{', '[':
 			s.depth++
 		case '}', ']':

@@ -82,6 +82,20 @@ func (s *Signer) Sign(header http.Header, msg *Message, body io.ReadSeeker, now 
 		return nil
 	}
 
+	macs, err := s.digest(id, timestamp, body)
+	if err != nil {
+		return fmt.Errorf("sign message %s: %w", id, err)
+	}
+	signatures := make([]string, len(macs))
+	for i, mac := range macs {
+		signatures[i] = "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	}
+	header.Set(HeaderWebhookSignature, strings.Join(signatures, " "))
+	return nil
+}
+
+// digest reads the body once for all keys, and rewinds it. What is signed is "id.timestamp.body".
+func (s *Signer) digest(id, timestamp string, body io.ReadSeeker) ([]hash.Hash, error) {
 	macs := make([]hash.Hash, len(s.keys))
 	writers := make([]io.Writer, len(s.keys))
 	for i, key := range s.keys {
@@ -93,18 +107,10 @@ func (s *Signer) Sign(header http.Header, msg *Message, body io.ReadSeeker, now 
 	buffer := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buffer)
 	if _, err := io.CopyBuffer(all, onlyReader{body}, *buffer); err != nil {
-		return fmt.Errorf("sign message %s: %w", id, err)
+		return nil, err
 	}
-	if _, err := body.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("sign message %s: %w", id, err)
-	}
-
-	signatures := make([]string, len(macs))
-	for i, mac := range macs {
-		signatures[i] = "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	}
-	header.Set(HeaderWebhookSignature, strings.Join(signatures, " "))
-	return nil
+	_, err := body.Seek(0, io.SeekStart)
+	return macs, err
 }
 
 // onlyReader keeps io.CopyBuffer from going around the buffer.
