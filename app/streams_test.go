@@ -14,7 +14,6 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-const patience = 20 * time.Second
 
 var limits = stream.Options{
 	MaxMessage:   1 << 20,
