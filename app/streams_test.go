@@ -14,7 +14,6 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-
 var limits = stream.Options{
 	MaxMessage:   1 << 20,
 	PingInterval: time.Minute,

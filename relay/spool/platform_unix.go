@@ -21,7 +21,7 @@ func syncDir(path string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // opened for its sync alone
 	if err := dir.Sync(); err != nil {
 		return &syncError{path: path, err: err}
 	}

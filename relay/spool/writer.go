@@ -385,7 +385,7 @@ func (d *Disk) stage(group []*operation, now time.Time) []*operation {
 	}
 
 	if err := d.segments.append(entries); err != nil {
-		d.refuse(err)
+		_ = d.refuse(err)
 		return slices.DeleteFunc(kept, func(op *operation) bool {
 			if op.accept == nil {
 				return false
@@ -513,7 +513,7 @@ func (d *Disk) recover() {
 		}
 	}
 	if err != nil {
-		d.refuse(err)
+		_ = d.refuse(err)
 		return
 	}
 	d.restoreBallast()
