@@ -118,6 +118,12 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	require.Equal(t, dead.String(), shown["id"])
 }
 
+func TestURIsAreNotEscapedForHTML(t *testing.T) {
+	g, path := one(t)
+	id := g.accept(path, "hooks", "/refused?a=1&b=2", body(), nil)
+	require.Contains(t, string(g.do(http.MethodGet, "/spool/messages/"+id.String()).body), `"uri":"/refused?a=REDACTED&b=REDACTED"`)
+}
+
 func TestListsAreSelectedAndPagedOverAllInboxes(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()
 	g := start(t, map[string][]string{first: {"hooks", "other"}, second: {"hooks"}}, nil)

@@ -6,15 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -87,6 +91,38 @@ func TestListGoesThroughAllPages(t *testing.T) {
 		}
 	}
 	require.Equal(t, many+1, strings.Count(g.ok("spool", "list"), "\n"))
+}
+
+func TestAShortPageIsNotTakenForTheLast(t *testing.T) {
+	const first, second = "0199c0de-0000-7000-8000-000000000001", "0199c0de-0000-7000-8000-000000000002"
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.FormValue("after") {
+		case "":
+			_, _ = fmt.Fprintf(w, `[{"id":%q}]`, first)
+		case first:
+			_, _ = fmt.Fprintf(w, `[{"id":%q}]`, second)
+		default:
+			_, _ = w.Write([]byte("[]"))
+		}
+	}))
+	server.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		open[c] = state != http.StateClosed
+	}
+	server.Start()
+	defer server.Close()
+	o := run(t, "spool", "list", "--json", "--address", server.Listener.Addr().String())
+	require.NoError(t, o.err)
+	require.JSONEq(t, fmt.Sprintf(`[{"id":%q},{"id":%q}]`, first, second), o.out)
+
+	require.Eventually(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(open) == 3 && !slices.Contains(slices.Collect(maps.Values(open)), true)
+	}, patience, time.Millisecond, "connections stay open")
 }
 
 func TestShowTellsAllOfOneCallback(t *testing.T) {

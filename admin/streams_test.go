@@ -110,7 +110,7 @@ func TestLiveStreamsAreListed(t *testing.T) {
 
 	out := g.ok("streams", "list")
 	require.Contains(t, out, "/live/1")
-	require.Contains(t, out, "1 messages, 3 B")
+	require.Contains(t, out, "  1 message, 3 B")
 	require.NotContains(t, out, secret)
 	require.NotContains(t, g.ok("streams", "list", "--json"), secret)
 	require.NotContains(t, g.ok("streams", "list", "--route", "none"), "/live")

@@ -140,7 +140,11 @@ func streamTable(out io.Writer, streams []liveStream) error {
 }
 
 func traffic(messages, bytes int64) string {
-	return fmt.Sprintf("%s messages, %s", humanize.Comma(messages), size(bytes))
+	unit := "messages"
+	if messages == 1 {
+		unit = "message"
+	}
+	return fmt.Sprintf("%s %s, %s", humanize.Comma(messages), unit, size(bytes))
 }
 
 // inboxStatus shows what one inbox has, route by route.

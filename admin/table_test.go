@@ -19,6 +19,12 @@ func TestLongCellsAreCutBetweenCharacters(t *testing.T) {
 	require.Equal(t, "éé…", shorten("éééé", 3))
 }
 
+func TestTrafficIsCountedInWords(t *testing.T) {
+	require.Equal(t, "0 messages, 0 B", traffic(0, 0))
+	require.Equal(t, "1 message, 1 B", traffic(1, 1))
+	require.Equal(t, "12,345 messages, 2.0 MiB", traffic(12345, 2<<20))
+}
+
 func TestStatusTellsAnInboxThatRefusesAndAServiceThatIsDown(t *testing.T) {
 	var out strings.Builder
 	require.NoError(t, inboxStatus(&out, "/data", spool.Stats{
