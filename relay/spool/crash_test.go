@@ -204,12 +204,7 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 		log.deliver(stream, n)
 		return Result{Status: http.StatusOK}
 	}})(context.Background())
-	eventually(t, func() error {
-		if pending := in.Stats().Pending; pending > 0 {
-			return fmt.Errorf("%d pending", pending)
-		}
-		return nil
-	})
+	requireNothingPending(t, in)
 	require.Zero(t, damaged.Load())
 
 	log.mu.Lock()

@@ -274,7 +274,7 @@ func TestADuplicateFailsWithItsOriginal(t *testing.T) {
 		require.Equal(t, ReasonSync, refused.Reason)
 	}
 	fsys.slow.Store(false)
-	require.Eventually(t, func() bool { return d.Counts().Refusing == "" }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return d.Counts().Refusing == "" }, time.Minute, time.Millisecond)
 	require.False(t, keep(t, d, "same").Duplicate)
 }
 
@@ -314,7 +314,7 @@ func TestFingerprintsAreForgottenInTime(t *testing.T) {
 	require.False(t, keep(t, d, "0").Duplicate)
 
 	d.KeepFingerprints(0)
-	require.Eventually(t, func() bool { return d.Counts().Fingerprints < 20 || keep(t, d, rnd()).Duplicate }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return d.Counts().Fingerprints < 20 || keep(t, d, rnd()).Duplicate }, time.Minute, time.Millisecond)
 	require.NoError(t, d.Close())
 	d = openTestDisk(t, dir, DiskOptions{})
 	require.Less(t, d.Counts().Fingerprints, 25)
@@ -352,7 +352,7 @@ func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
 	require.Len(t, leased, 1)
 	require.Eventually(t, func() bool {
 		return d.segments.bytes() < 2*64<<10 // of four times as much
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 
 	entries, err := os.ReadDir(filepath.Join(dir, segmentDir))
 	require.NoError(t, err)
@@ -399,7 +399,7 @@ func TestAnIndexOfMostlyFreePagesIsCompacted(t *testing.T) {
 		return info.Size()
 	}
 	require.Greater(t, size(), int64(minCompaction))
-	require.Eventually(t, func() bool { return size() < minCompaction/4 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return size() < minCompaction/4 }, time.Minute, 10*time.Millisecond)
 	_, err = d.Get(receipt.ID)
 	require.NoError(t, err)
 	require.False(t, keep(t, d, "more").Duplicate)

@@ -78,7 +78,7 @@ func (f *faultFS) sabotageIndex(t *testing.T, device string) {
 	t.Helper()
 	dev, err := os.OpenFile(device, os.O_RDWR, 0)
 	require.NoError(t, err)
-	defer dev.Close()
+	defer func() { require.NoError(t, dev.Close()) }()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.NoError(t, syscall.Dup3(int(dev.Fd()), int(f.index.Fd()), syscall.O_CLOEXEC))
@@ -147,22 +147,6 @@ func requireRefused(t *testing.T, err error, reason Reason) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, reason, refused.Reason)
 	require.Positive(t, refused.RetryAfter)
-}
-
-// eventually repeats f until it succeeds.
-func eventually(t *testing.T, f func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			require.NoError(t, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
@@ -288,31 +272,9 @@ func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 	})
 	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver, RetryDelays: []time.Duration{20 * time.Millisecond}})(context.Background())
 	got := svc.waitFor(t, 100)
-	eventually(t, func() error {
-		if pending := in.Stats().Pending; pending > 0 {
-			return fmt.Errorf("%d pending", pending)
-		}
-		return nil
-	})
+	requireNothingPending(t, in)
 	require.Len(t, svc.bodies(), 100)
 	requireOrder(t, got)
-}
-
-// requireOrder checks that the bodies of each request id come in the order of their texts' numbers.
-func requireOrder(t *testing.T, bodies []string) {
-	t.Helper()
-	last := make(map[string]int)
-	for _, body := range bodies {
-		var scanner requestIDScanner
-		_, _ = scanner.Write([]byte(body))
-		var n int
-		_, err := fmt.Sscanf(body[strings.Index(body, `"text":`):], `"text":"%d"`, &n)
-		require.NoError(t, err)
-		id := scanner.RequestID()
-		before, seen := last[id]
-		require.True(t, !seen || before < n, "%d of %s after %d", n, id, before)
-		last[id] = n
-	}
 }
 
 func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
@@ -397,8 +359,7 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 	defer in.SetRoute("r", RouteConfig{Deliver: svc.deliver})(context.Background())
 	require.Len(t, svc.waitFor(t, 2), 2)
 	require.ErrorIs(t, <-problems, ErrDamaged)
-	require.NoError(t, in.Store().Flush(context.Background()))
-	require.Zero(t, in.Stats().Pending)
+	requireNothingPending(t, in)
 	require.Zero(t, in.Stats().PendingBytes)
 }
 
@@ -471,12 +432,7 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	svc := newService()
 	release := in.SetRoute("r", RouteConfig{Deliver: svc.deliver})
 	got := svc.waitFor(t, len(accepted))
-	eventually(t, func() error {
-		if pending := in.Stats().Pending; pending > 0 {
-			return fmt.Errorf("%d pending", pending)
-		}
-		return nil
-	})
+	requireNothingPending(t, in)
 	require.ElementsMatch(t, accepted, svc.bodies())
 	requireOrder(t, got)
 	eventually(t, func() error {

@@ -46,7 +46,7 @@ func (d *Disk) maintain(now time.Time) {
 		if err := d.replaceIndex(); err != nil {
 			d.writer.compactAt = now.Add(compactPause)
 			if d.index == nil {
-				_ = d.refuse(err)
+				d.stopAccepting(refuse(err))
 				d.writer.retryAt = now.Add(d.options.pause)
 			}
 		}
@@ -104,7 +104,7 @@ func (d *Disk) clearSegment(number uint32) error {
 	}
 	if len(moved) > 0 {
 		if err := d.segments.append(moved); err != nil {
-			_ = d.refuse(err)
+			d.stopAccepting(refuse(err))
 			return nil
 		}
 	}

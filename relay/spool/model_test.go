@@ -212,7 +212,7 @@ func TestTheEngineDoesWhatTheModelDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(parent, "model")
 		require.NoError(t, err)
-		defer func() { _ = os.RemoveAll(dir) }()
+		defer func() { require.NoError(t, os.RemoveAll(dir)) }()
 		p := &pair{
 			t: t, dir: dir, model: newMemoryStore(),
 			inDisk: make(map[int]ID), inModel: make(map[int]ID), leased: make(map[int]bool),

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // A backlog of one stream is longer than memory holds, behind a message that had to be tried again, while other
@@ -38,6 +36,5 @@ func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 	}
 	defer in.SetRoute("r", RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}})(context.Background())
 	requireOrder(t, svc.waitFor(t, backlog+1))
-	require.NoError(t, in.Store().Flush(context.Background()))
-	require.Zero(t, in.Stats().Pending)
+	requireNothingPending(t, in)
 }

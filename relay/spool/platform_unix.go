@@ -21,11 +21,10 @@ func syncDir(path string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = dir.Close() }() // opened for its sync alone
 	if err := dir.Sync(); err != nil {
-		return &syncError{path: path, err: err}
+		return errors.Join(&syncError{path: path, err: err}, dir.Close())
 	}
-	return nil
+	return dir.Close()
 }
 
 // lockFile takes the lock that keeps other processes out; it is released when the file is

@@ -385,7 +385,7 @@ func (d *Disk) stage(group []*operation, now time.Time) []*operation {
 	}
 
 	if err := d.segments.append(entries); err != nil {
-		_ = d.refuse(err)
+		d.stopAccepting(refuse(err))
 		return slices.DeleteFunc(kept, func(op *operation) bool {
 			if op.accept == nil {
 				return false
@@ -431,7 +431,8 @@ func (d *Disk) routeNumber(name string) uint32 {
 
 // indexFailed gives up a group that the index did not take, or of which nobody knows whether it did.
 func (d *Disk) indexFailed(group []*operation, err error) {
-	refused := d.refuse(err)
+	refused := refuse(err)
+	d.stopAccepting(refused)
 	d.writer.retryAt = time.Now().Add(d.options.pause)
 	if refused.Reason == ReasonDisk && d.fsys.Remove(d.ballastPath()) == nil {
 		d.writer.retryAt = time.Now()
@@ -461,9 +462,8 @@ func (d *Disk) isKnownFile(where location) (known bool) {
 	return known || err != nil
 }
 
-// refuse stops accepting messages because of err.
-func (d *Disk) refuse(err error) *RefusedError {
-	refused := refuse(err)
+// stopAccepting refuses messages until something could be written again.
+func (d *Disk) stopAccepting(refused *RefusedError) {
 	d.mu.Lock()
 	began := d.refusing == nil || d.refusing.Reason != refused.Reason
 	if d.refusing == nil {
@@ -475,9 +475,8 @@ func (d *Disk) refuse(err error) *RefusedError {
 	d.writer.backoff = min(max(2*d.writer.backoff, d.options.pause), 10*d.options.pause)
 	d.writer.probeAt = time.Now().Add(d.writer.backoff)
 	if began && d.options.Refusing != nil {
-		d.options.Refusing(refused.Reason, true, err)
+		d.options.Refusing(refused.Reason, true, refused.Err)
 	}
-	return refused
 }
 
 // noteFull notes whether there is no room for an ordinary message within max_size.
@@ -513,7 +512,7 @@ func (d *Disk) recover() {
 		}
 	}
 	if err != nil {
-		_ = d.refuse(err)
+		d.stopAccepting(refuse(err))
 		return
 	}
 	d.restoreBallast()
