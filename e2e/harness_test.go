@@ -724,8 +724,8 @@ func types(messages []map[string]any) []string {
 	return names
 }
 
-// comparable leaves out what differs between two streams of the same audio.
-func comparable(messages []map[string]any) []map[string]any {
+// withoutIDs leaves out what differs between two streams of the same audio.
+func withoutIDs(messages []map[string]any) []map[string]any {
 	var same []map[string]any
 	for _, message := range messages {
 		message = maps.Clone(message)
@@ -750,7 +750,7 @@ func (l *loop) expected(seconds float64, query ...string) []map[string]any {
 	finish(l.t, speaker)
 	h := <-came
 	require.Equal(l.t, websocket.CloseNormalClosure, h.code, h.reason)
-	return comparable(h.messages)
+	return withoutIDs(h.messages)
 }
 
 // lockedBuffer takes what a process prints.
