@@ -1,6 +1,7 @@
 package caddyfile
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
@@ -14,8 +15,8 @@ func (p *parser) spool() error {
 	config := &handler.Spool{}
 	p.config.Spool = config
 	return p.block("spool", map[string]func() error{
-		"path":             func() (err error) { config.Path, err = p.exactlyOne("a directory"); return err },
-		"route":            func() (err error) { config.Route, err = p.exactlyOne("a name"); return err },
+		"path":             func() (err error) { config.Path, err = p.text("a directory"); return err },
+		"route":            func() (err error) { config.Route, err = p.text("a name"); return err },
 		"retry_delays":     p.retryDelays,
 		"retry_for":        func() (err error) { config.RetryFor, err = p.duration(); return err },
 		"concurrency":      func() (err error) { config.Concurrency, err = p.count(); return err },
@@ -24,6 +25,17 @@ func (p *parser) spool() error {
 		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
 		"sign":             p.sign,
 	})
+}
+
+// text reads the one argument of the current subdirective, which is not to be
+// empty: that would mean the default.
+func (p *parser) text(what string) (string, error) {
+	name := p.Val()
+	arg, err := p.exactlyOne(what)
+	if err == nil && strings.TrimSpace(arg) == "" {
+		err = p.Errf("%s: an empty value", name)
+	}
+	return arg, err
 }
 
 func (p *parser) retryDelays() error {
@@ -47,12 +59,12 @@ func (p *parser) sign() (err error) {
 		return err
 	}
 	p.config.Spool.Sign = secrets
-	for _, secret := range secrets {
+	for i, secret := range secrets {
 		if strings.Contains(secret, "{") {
 			continue // what a placeholder stands for is not known before the configuration is loaded
 		}
 		if _, err := spool.NewSigner(secret); err != nil {
-			return p.Errf("sign: %v", err)
+			return p.Errf("sign: secret %d of %d: %w", i+1, len(secrets), errors.Unwrap(err))
 		}
 	}
 	return nil
