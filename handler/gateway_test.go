@@ -131,7 +131,28 @@ func (g *gateway) reload(site string, opts ...options) {
 	// Caddy shuts the old server down in the background: until it has, a new
 	// connection can be the old one's, which closes it without an answer.
 	require.Eventually(g.t, func() bool { return caddy.ListenerUsage("tcp", g.addr) < 2 }, patience, time.Millisecond)
+	require.Eventually(g.t, func() bool {
+		for range 10 {
+			if !g.answers() {
+				return false
+			}
+		}
+		return true
+	}, patience, time.Millisecond)
 	client.CloseIdleConnections()
+}
+
+// answers reports whether a new connection gets an answer, whatever it is.
+func (g *gateway) answers() bool {
+	conn, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	_, _ = io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	answer, _ := io.ReadAll(conn)
+	return len(answer) > 0
 }
 
 func (g *gateway) caddyfile(site string, o options) string {
