@@ -3,7 +3,6 @@ package stream
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -255,10 +254,13 @@ func TestGateHoldsBackAllThatTheBackendSays(t *testing.T) {
 // A live pair must not keep what judged it, nor the configuration behind that.
 func TestGateIsForgottenOnceItIsOpen(t *testing.T) {
 	type configuration struct{ secret [1 << 10]byte }
-	config := &configuration{}
-	gone := weak.Make(config)
-	b := start(t, setup{admit: func(m []byte) (bool, error) { return len(config.secret) > 0, nil }})
-	config = nil
+	var gone weak.Pointer[configuration]
+	judge := func() Admit {
+		config := &configuration{}
+		gone = weak.Make(config)
+		return func(m []byte) (bool, error) { return len(m) > int(config.secret[0]), nil }
+	}
+	b := start(t, setup{admit: judge()})
 	b.caller.send(text("hello"))
 	b.backend.wants(text("hello"))
 	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, patience, time.Millisecond)
@@ -277,9 +279,7 @@ func TestAdmitSeesTheMessageUnmaskedAndWhole(t *testing.T) {
 		_, err := b.backend.next()
 		require.NoError(t, err)
 	}
-	require.Equal(t, Traffic{3, 6}, func() Traffic {
-		b.caller.send(closing(1000, ""))
-		b.backend.wantsClose(1000)
-		return b.pair.FromCaller()
-	}(), fmt.Sprint("counted as if they came only now"))
+	b.caller.send(closing(1000, ""))
+	b.backend.wantsClose(1000)
+	require.Equal(t, Traffic{Messages: 3, Bytes: 6}, b.pair.FromCaller(), "counted as if they came only now")
 }

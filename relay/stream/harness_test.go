@@ -212,17 +212,6 @@ func (p *peer) wantsEnd() {
 	require.ErrorIs(p.t, err, io.EOF, "%s: got opcode %d, payload %.80q", p.name, f.opcode, f.payload)
 }
 
-// rest reads frames until the stream ends.
-func (p *peer) rest() (frames []frame, err error) {
-	for {
-		f, err := p.next()
-		if err != nil {
-			return frames, err
-		}
-		frames = append(frames, f)
-	}
-}
-
 func (p *peer) close() { _ = p.conn.Close() }
 
 // reset ends the connection with a RST.

@@ -49,6 +49,7 @@ type Options struct {
 
 // An Endpoint is one connection, after its handshake.
 type Endpoint struct {
+	// Conn must have no deadline set. The pair closes it.
 	Conn net.Conn
 	// Buffered is what was read from Conn beyond the handshake.
 	Buffered []byte
