@@ -819,7 +819,7 @@ func (c *change) publish() {
 	d.mu.Lock()
 	d.usedDB = used
 	for name, info := range c.routes {
-		*d.routes[name] = *info
+		d.routes[name].counts = info.counts
 	}
 	for _, f := range c.after {
 		f()
