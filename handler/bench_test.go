@@ -99,6 +99,8 @@ func BenchmarkHandshake(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = conn.Close()
-		_ = <-(<-live.conns).ended
+		if err := <-(<-live.conns).ended; err == nil {
+			b.Fatal("the backend was not told of the end")
+		}
 	}
 }

@@ -862,8 +862,8 @@ func TestDeliveriesFinishBeforeTheEnd(t *testing.T) {
 	stopped := make(chan error)
 	go func() { stopped <- caddy.Stop() }()
 	select {
-	case <-stopped:
-		require.Fail(t, "it did not wait")
+	case err := <-stopped:
+		require.Fail(t, "it did not wait", "%v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(release)
