@@ -181,13 +181,21 @@ func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 		"attempts": 1, "last_error": "the service answered 410 Gone",
 	}, event.data)
 
-	_, err = accept(t, route, "/large", strings.Repeat("x", 9<<20))
+	small := answering(dir, "announced")
+	small.MaxSize = 1 // byte: less than an empty inbox takes up
+	require.NoError(t, load("first", false, small))
+	_, err = accept(t, small, "/small", "x")
 	var refused *spool.RefusedError
 	require.ErrorAs(t, err, &refused)
+	require.Equal(t, spool.ReasonFull, refused.Reason)
 	require.Equal(t, announcement{"first", "deepgram_callback.spool_refusing", map[string]any{
 		"path": dir, "reason": "inbox_full", "refusing": true,
 	}}, nextEvent(t, dir))
-	_, err = accept(t, route, "/small", "x")
+
+	large := answering(dir, "announced")
+	large.MaxSize = 8 << 20
+	require.NoError(t, load("first", false, large))
+	_, err = accept(t, large, "/small", "x")
 	require.NoError(t, err)
 	require.Equal(t, announcement{"first", "deepgram_callback.spool_refusing", map[string]any{
 		"path": dir, "reason": "inbox_full", "refusing": false,
