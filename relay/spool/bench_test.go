@@ -98,7 +98,7 @@ func reportCPU(b *testing.B, began time.Duration) {
 
 func BenchmarkAccept(b *testing.B) {
 	for _, size := range []int{1 << 10, 16 << 10} {
-		for _, delay := range []time.Duration{0, time.Millisecond} {
+		for _, delay := range []time.Duration{-1, 300 * time.Microsecond, time.Millisecond, 3 * time.Millisecond} {
 			b.Run(fmt.Sprintf("%dK/%d writers/delay %s", size>>10, benchWriters, delay), func(b *testing.B) {
 				var commits atomic.Int64
 				in, err := Open(b.TempDir(), Options{DiskOptions: DiskOptions{CommitDelay: delay}, Hooks: Hooks{Synced: func(time.Duration) { commits.Add(1) }}})

@@ -25,6 +25,7 @@ const (
 
 	defaultSegmentSize     = 32 << 20
 	defaultMaxFingerprints = 4 << 20
+	defaultCommitDelay     = time.Millisecond
 	defaultPause           = 500 * time.Millisecond
 	defaultDedupeWindow    = 24 * time.Hour
 
@@ -41,8 +42,9 @@ type DiskOptions struct {
 	// 16 bytes of memory and 100 bytes on disk. Default 4,194,304.
 	MaxFingerprints int
 
-	// CommitDelay is how long a group commit waits for company. Default none: what arrives during
-	// a commit makes up the next one.
+	// CommitDelay is how long a group commit waits for company at most, when there are many senders at a
+	// time: it ends when most of those have come that were there before. A single sender never
+	// waits. Default 1ms; negative: none.
 	CommitDelay time.Duration
 
 	// Synced, if set, is called with the time that a group commit took.
@@ -91,7 +93,7 @@ type Disk struct {
 
 	prints writerPrints
 
-	ops writerQueue
+	ops *writerQueue
 
 	writer writerState
 	done   chan struct{} // closed when the writer has ended
@@ -119,6 +121,9 @@ func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 	if options.segmentSize == 0 {
 		options.segmentSize = defaultSegmentSize
 	}
+	if options.CommitDelay == 0 {
+		options.CommitDelay = defaultCommitDelay
+	}
 	if options.pause == 0 {
 		options.pause = defaultPause
 	}
@@ -143,9 +148,9 @@ func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 		queues:   make(map[string]*queue),
 		window:   defaultDedupeWindow,
 		maxSize:  options.MaxSize,
+		ops:      newWriterQueue(),
 		done:     make(chan struct{}),
 	}
-	d.ops.wake = make(chan struct{}, 1)
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("inbox %s: %w", path, err)
 	}

@@ -20,6 +20,9 @@ const (
 	// maintainDelay is how long after a change the writer looks for what can be tidied up.
 	maintainDelay = time.Second
 
+	// minCompany is how many senders there must be at a time for a group commit to wait for them.
+	minCompany = 8
+
 	// A group commit takes no more than this, so that the first in it does not wait too long.
 	maxGroup      = 1024
 	maxGroupBytes = 4 << 20
@@ -60,11 +63,19 @@ type acceptance struct {
 
 // writerQueue collects operations for the writer, in order.
 type writerQueue struct {
-	mu     sync.Mutex
-	ops    []*operation
-	armed  bool // a wake-up is under way
-	closed bool
-	wake   chan struct{}
+	mu      sync.Mutex
+	ops     []*operation
+	accepts int  // among ops
+	armed   bool // a wake-up is under way
+	closed  bool
+	wake    chan struct{}
+
+	quorum int // so many accepts the writer waits for, if not 0
+	met    chan struct{}
+}
+
+func newWriterQueue() *writerQueue {
+	return &writerQueue{wake: make(chan struct{}, 1), met: make(chan struct{}, 1)}
 }
 
 func (q *writerQueue) signal() {
@@ -82,7 +93,12 @@ func (q *writerQueue) push(op *operation, urgent bool) bool {
 		return false
 	}
 	q.ops = append(q.ops, op)
+	if op.accept != nil {
+		q.accepts++
+	}
 	switch {
+	case q.quorum > 0:
+		q.checkQuorum()
 	case urgent:
 		q.signal()
 	case !q.armed:
@@ -99,6 +115,50 @@ func (q *writerQueue) pushFront(ops []*operation) {
 	q.ops = append(slices.Clip(ops), q.ops...)
 }
 
+// checkQuorum ends gather when it has what it waits for. q.mu is held.
+func (q *writerQueue) checkQuorum() {
+	if q.quorum == 0 || q.accepts < q.quorum && !q.closed {
+		return
+	}
+	q.quorum = 0
+	select {
+	case q.met <- struct{}{}:
+	default:
+	}
+}
+
+// gather waits until there are so many accepts, but not for long. It returns at once if there are none.
+func (q *writerQueue) gather(quorum int, patience time.Duration) {
+	q.mu.Lock()
+	if q.accepts == 0 || q.accepts >= quorum || q.closed {
+		q.mu.Unlock()
+		return
+	}
+	q.quorum = quorum
+	select {
+	case <-q.met: // of an earlier time
+	default:
+	}
+	q.mu.Unlock()
+
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-q.met:
+	case <-timer.C:
+	}
+	q.mu.Lock()
+	q.quorum = 0
+	q.mu.Unlock()
+}
+
+// waiting returns how many accepts there are.
+func (q *writerQueue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.accepts
+}
+
 // take returns the operations of the next group.
 func (q *writerQueue) take() []*operation {
 	q.mu.Lock()
@@ -108,6 +168,7 @@ func (q *writerQueue) take() []*operation {
 	for n < len(q.ops) && n < maxGroup && size < maxGroupBytes {
 		if a := q.ops[n].accept; a != nil {
 			size += a.where.size
+			q.accepts--
 		}
 		n++
 	}
@@ -127,6 +188,7 @@ func (q *writerQueue) close() bool {
 	defer q.mu.Unlock()
 	wasOpen := !q.closed
 	q.closed = true
+	q.checkQuorum()
 	q.signal()
 	return wasOpen
 }
@@ -146,6 +208,8 @@ func (q *writerQueue) isEmpty() bool {
 // writerState is the writer's alone.
 type writerState struct {
 	ids idSource
+
+	company int // how many accepts to wait for
 
 	retryAt time.Time     // before this, the index is left alone because it has just failed
 	probeAt time.Time     // when to look whether messages can be accepted again
@@ -213,11 +277,10 @@ func (d *Disk) isRefusing() bool {
 
 // work does one group commit, and what else is to be done.
 func (d *Disk) work() {
-	if d.options.CommitDelay > 0 {
-		time.Sleep(d.options.CommitDelay)
-	}
+	d.ops.gather(d.writer.company, d.options.CommitDelay)
 	now := time.Now()
 	group := d.ops.take()
+	defer d.countCompany(group)
 	if now.Before(d.writer.retryAt) {
 		d.turnAway(group, d.refusal())
 		return
@@ -240,6 +303,21 @@ func (d *Disk) work() {
 		d.writer.maintainAt = time.Time{}
 		d.maintain(now)
 	}
+}
+
+// countCompany estimates how many senders there are at a time: those that were just answered, most of
+// which come again soon, and those that came meanwhile.
+func (d *Disk) countCompany(group []*operation) {
+	company := d.ops.waiting()
+	for _, op := range group {
+		if op.accept != nil {
+			company++
+		}
+	}
+	if company < minCompany {
+		company = 0
+	}
+	d.writer.company = company * 7 / 8
 }
 
 // finish writes what is left when the store is closed.
