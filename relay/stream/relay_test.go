@@ -258,6 +258,12 @@ func TestNoMessageLimit(t *testing.T) {
 	b.backend.wantsBytes(raw)
 	b.backend.send(text("and back"))
 	b.caller.wants(text("and back"))
+
+	// The longest length there is: with its header it would be no int64.
+	b = start(t, setup{options: options})
+	b.caller.sendRaw([]byte{0x81, 0xFF, 0x7F, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 'x'})
+	b.backend.wantsClose(1011)
+	b.caller.wantsClose(1009)
 }
 
 func TestBytesBeyondTheHandshakeComeFirst(t *testing.T) {
