@@ -405,6 +405,31 @@ func TestStalledPeerIsGivenUpAfterWriteTimeout(t *testing.T) {
 	}
 }
 
+// TLS says that it closes, and would wait five seconds for a peer that does
+// not take that either.
+func TestStalledPeerBehindTLSIsNotWaitedForAgain(t *testing.T) {
+	for _, side := range sides {
+		t.Run(side+" stalls", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				options := generous
+				options.WriteTimeout = 5 * time.Second
+				s := setup{caller: tlsPipeWire, backend: pipeWire, options: options}
+				if side == ByBackend {
+					s.caller, s.backend = pipeWire, tlsPipeWire
+				}
+				b := start(t, s)
+				_, sender := b.of(side)
+				began := time.Now()
+				sender.send(text("nobody takes this"))
+				sender.wantsClose(1001)
+				sender.send(closing(1001, ""))
+				b.wantsEnded(side, EndStalled)
+				require.Equal(t, options.WriteTimeout, time.Since(began))
+			})
+		})
+	}
+}
+
 func TestStalledPeerOverTCPAndTLS(t *testing.T) {
 	for _, wireName := range []string{"tcp", "tls to caller", "tls to backend"} {
 		for _, side := range sides {

@@ -249,7 +249,20 @@ func tcpWire(t testing.TB, _ bool) (relay, far net.Conn) {
 
 func tlsWire(t testing.TB, relayIsServer bool) (relay, far net.Conn) {
 	relay, far = tcpWire(t, relayIsServer)
-	config := testTLS(t)
+	return overTLS(t, relay, far, relayIsServer, testTLS(t))
+}
+
+// tlsPipeWire is for a bubble: nothing is buffered below TLS, and nothing is
+// sent that nobody waits for.
+func tlsPipeWire(t testing.TB, relayIsServer bool) (relay, far net.Conn) {
+	relay, far = net.Pipe()
+	config := testTLS(t).Clone()
+	config.SessionTicketsDisabled = true
+	return overTLS(t, relay, far, relayIsServer, config)
+}
+
+// overTLS does a TLS handshake over the two ends of a connection.
+func overTLS(t testing.TB, relay, far net.Conn, relayIsServer bool, config *tls.Config) (relayTLS, farTLS net.Conn) {
 	var server, client *tls.Conn
 	if relayIsServer {
 		server, client = tls.Server(relay, config), tls.Client(far, config)
