@@ -27,6 +27,7 @@ import (
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/admin"
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -38,18 +39,10 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
-	home, err := os.MkdirTemp("", "caddy-home-*")
-	if err != nil {
-		panic(err)
-	}
-	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
-		if err := os.Setenv(name, home); err != nil {
-			panic(err)
-		}
-	}
+	removeHome := caddyhome.Temporary()
 	caddy.RegisterModule(new(routes))
 	code := m.Run()
-	_ = os.RemoveAll(home)
+	removeHome()
 	os.Exit(code)
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -88,17 +89,9 @@ func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(configuredRoutes{})
 	caddy.RegisterModule(recordedEvents{})
-	home, err := os.MkdirTemp("", "caddy-home-*")
-	if err != nil {
-		panic(err)
-	}
-	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
-		if err := os.Setenv(name, home); err != nil {
-			panic(err)
-		}
-	}
+	removeHome := caddyhome.Temporary()
 	code := m.Run()
-	_ = os.RemoveAll(home)
+	removeHome()
 	os.Exit(code)
 }
 

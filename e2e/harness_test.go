@@ -43,6 +43,7 @@ import (
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
@@ -55,17 +56,9 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
-	home, err := os.MkdirTemp("", "caddy-home-*")
-	if err != nil {
-		panic(err)
-	}
-	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
-		if err := os.Setenv(name, home); err != nil {
-			panic(err)
-		}
-	}
+	removeHome := caddyhome.Temporary()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(home)
+		removeHome()
 		os.Exit(code)
 	}))
 }

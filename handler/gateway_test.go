@@ -29,6 +29,7 @@ import (
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
 )
 
 // childEnv makes the test binary a Caddy, for tests that need a process of
@@ -41,17 +42,9 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
-	home, err := os.MkdirTemp("", "caddy-home-*")
-	if err != nil {
-		panic(err)
-	}
-	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
-		if err := os.Setenv(name, home); err != nil {
-			panic(err)
-		}
-	}
+	removeHome := caddyhome.Temporary()
 	code := m.Run()
-	_ = os.RemoveAll(home)
+	removeHome()
 	os.Exit(code)
 }
 
