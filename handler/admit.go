@@ -2,10 +2,13 @@ package handler
 
 import (
 	"errors"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -101,6 +104,17 @@ func methodRefusal(detail, allow string) error {
 	}
 }
 
+// unavailable asks the sender to come again later.
+func unavailable(reason string, cause error, retryAfter time.Duration) *refusal {
+	seconds := max(1, int(math.Ceil(retryAfter.Seconds())))
+	return &refusal{
+		status: http.StatusServiceUnavailable,
+		reason: reason,
+		detail: cause.Error(),
+		header: http.Header{"Retry-After": {strconv.Itoa(seconds)}},
+	}
+}
+
 // identify makes the caller's name known to the access log and to other
 // handlers, as Caddy's own authentication does.
 func identify(r *http.Request, admission auth.Admission) {
@@ -136,23 +150,16 @@ func (h *Handler) admitBody(w http.ResponseWriter, r *http.Request, admission au
 
 // boundedBody gives the error of a body that turned out too long its status,
 // for when it comes up in the middle of relaying.
-type boundedBody struct {
-	body interface {
-		Read(p []byte) (int, error)
-		Close() error
-	}
-}
+type boundedBody struct{ io.ReadCloser }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
-	n, err := b.body.Read(p)
+	n, err := b.ReadCloser.Read(p)
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {
 		err = caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
 	}
 	return n, err
 }
-
-func (b *boundedBody) Close() error { return b.body.Close() }
 
 // refuse logs why a callback is turned away and makes it an error with the
 // right status and headers, for handle_errors and Caddy's own error log. None

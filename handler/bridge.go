@@ -27,12 +27,7 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	}
 	release, err := app.Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
 	if err != nil {
-		return h.refuse(w, r, &refusal{
-			status: http.StatusServiceUnavailable,
-			reason: "max_streams",
-			detail: err.Error(),
-			header: http.Header{"Retry-After": {"5"}},
-		})
+		return h.refuse(w, r, unavailable("max_streams", err, 5*time.Second))
 	}
 	live, err := h.open(w, r, admission, release)
 	if !live {

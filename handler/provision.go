@@ -188,9 +188,7 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	}
 	// Provisioning a proxy uses its configuration up, so first what another
 	// proxy takes from it.
-	if err := h.inheritUpstreams(); err != nil {
-		return err
-	}
+	h.inheritUpstreams()
 	var err error
 	if h.batchSettings, err = deliverySettings(h); err != nil {
 		return fmt.Errorf("relay: %w", err)
@@ -220,10 +218,10 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 
 // inheritUpstreams gives a proxy for streams that has none the upstreams of
 // the relay.
-func (h *Handler) inheritUpstreams() error {
+func (h *Handler) inheritUpstreams() {
 	proxy := h.Stream.Proxy
 	if proxy == nil || h.Relay == nil || len(proxy.Upstreams) > 0 || proxy.DynamicUpstreamsRaw != nil {
-		return nil
+		return
 	}
 	for _, upstream := range h.Relay.Upstreams {
 		proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: upstream.Dial, MaxRequests: upstream.MaxRequests})
@@ -232,7 +230,6 @@ func (h *Handler) inheritUpstreams() error {
 	if proxy.TransportRaw == nil {
 		proxy.TransportRaw = slices.Clone(h.Relay.TransportRaw)
 	}
-	return nil
 }
 
 // routeName is what a service is called in counts and listings.

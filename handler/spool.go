@@ -9,17 +9,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
@@ -102,7 +99,7 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if route.Name == "" {
 		route.Name = h.batchRoute
 	}
-	d := &delivery{proxy: h.batch, signer: signer, logger: h.logger}
+	d := &delivery{proxy: h.batch, signer: signer}
 	route.Config = spool.RouteConfig{
 		Deliver:        d.deliver,
 		RetryFor:       time.Duration(s.RetryFor),
@@ -191,16 +188,6 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func unavailable(reason string, cause error, retryAfter time.Duration) *refusal {
-	seconds := max(1, int(math.Ceil(retryAfter.Seconds())))
-	return &refusal{
-		status: http.StatusServiceUnavailable,
-		reason: reason,
-		detail: cause.Error(),
-		header: http.Header{"Retry-After": {strconv.Itoa(seconds)}},
-	}
-}
-
 // What of a request is no header field but needed to deliver it is stored
 // beside the fields, under names that none can have.
 const (
@@ -245,7 +232,6 @@ func storedHeader(r *http.Request) http.Header {
 type delivery struct {
 	proxy  *relay.Proxy
 	signer *spool.Signer
-	logger *zap.Logger
 }
 
 // backgroundServer stands for the server of a request that no server took.
