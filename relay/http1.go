@@ -20,10 +20,10 @@ import (
 // http1 makes the round trips of what callbacks mostly are: small requests to a
 // service that speaks plain HTTP/1.1. net/http's transport keeps two goroutines
 // for each connection and hands every request from one to the other; here the
-// goroutine of the request writes and reads itself, which saves a fifth of what
-// relaying a callback costs, and two thirds of what opening a stream does.
-// Everything else goes through Caddy's own transport, whose settings, dialler
-// and limits http1 takes.
+// goroutine of the request writes and reads itself, which saves about a third of
+// the processor time that relaying a callback of 16 KB costs. Everything else
+// goes through Caddy's own transport, whose settings, dialler and limits http1
+// takes.
 type http1 struct {
 	settings *reverseproxy.HTTPTransport
 	idle     idleConns
@@ -38,8 +38,8 @@ const smallBody = 64 << 10
 // transport says: as in net/http.
 const maxAnswerHeader = 10 << 20
 
-// newHTTP1 makes an http1 for t where t's settings mean plain HTTP/1.1, and nothing that
-// only net/http's transport knows how to do.
+// newHTTP1 makes an http1 for t where t's settings mean plain HTTP/1.1, and
+// nothing that only net/http's transport knows how to do; else it returns nil.
 func newHTTP1(t *reverseproxy.HTTPTransport) *http1 {
 	plain := canTellOpen && t.TLS == nil && t.ProxyProtocol == "" && t.MaxConnsPerHost == 0 &&
 		t.ExpectContinueTimeout == 0 && t.ReadBufferSize == 0 && t.WriteBufferSize == 0 &&
