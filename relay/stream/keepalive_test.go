@@ -168,8 +168,8 @@ func TestBackpressureIsNotSilence(t *testing.T) {
 				options.WriteTimeout = time.Hour
 				b := start(t, setup{caller: pipeWire, backend: pipeWire, options: options})
 				sender, slow := b.of(side)
-				go sender.answerPings()
 				sender.send(text("one"))
+				go sender.answerPings() // after send, whose deadline its pongs must not be under
 				time.Sleep(50 * time.Minute)
 				select {
 				case end := <-b.ended:
