@@ -36,6 +36,12 @@ import (
 // is a whole configuration that Caddy takes, the tables of options have every
 // option and no other, and links to files lead somewhere.
 
+// The pages that a test reads a table of.
+const (
+	optionsPage = "docs/options.md"
+	metricsPage = "docs/operations.md"
+)
+
 // documents are the files with words for users, by their path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
@@ -49,8 +55,9 @@ func documents(t *testing.T) map[string]string {
 		return err
 	})
 	require.NoError(t, err)
-	require.Contains(t, texts, "README.md")
-	require.Contains(t, texts, "xcaddy.md")
+	for _, path := range []string{"README.md", "xcaddy.md", optionsPage, metricsPage} {
+		require.Contains(t, texts, path)
+	}
 	return texts
 }
 
@@ -137,7 +144,7 @@ func TestEveryQuotedCaddyfileIsWholeAndValid(t *testing.T) {
 			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) { requireCaddyfile(t, config) })
 		}
 	}
-	require.NotEmpty(t, fences(documents(t)["README.md"], "caddyfile"))
+	require.NotEmpty(t, fences(documents(t)["docs/recipes.md"], "caddyfile"))
 }
 
 func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
@@ -146,7 +153,7 @@ func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
 			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) { validate(t, []byte(furnish(t, config))) })
 		}
 	}
-	require.NotEmpty(t, fences(documents(t)["README.md"], "json"))
+	require.NotEmpty(t, fences(documents(t)["docs/json.md"], "json"))
 }
 
 func TestEveryExampleCaddyfileIsValid(t *testing.T) {
@@ -162,7 +169,7 @@ func TestEveryExampleCaddyfileIsValid(t *testing.T) {
 	}
 }
 
-// An option as a table of the README has it.
+// An option as a table has it.
 type option struct {
 	block   string // the subdirective whose block it stands in; none for the directive's own
 	name    string
@@ -175,16 +182,17 @@ var (
 	optionRow      = regexp.MustCompile("^\\| `([^`]+)` \\| (.*?) \\|")
 )
 
-// readmeOptions are the rows of the tables under "Options" and "Options of …".
-func readmeOptions(t *testing.T) []option {
+// documentedOptions are the rows of the tables under "The directive" and
+// "Options of …".
+func documentedOptions(t *testing.T) []option {
 	t.Helper()
 	var options []option
 	block, here := "", false
-	for line := range strings.Lines(documents(t)["README.md"]) {
+	for line := range strings.Lines(documents(t)[optionsPage]) {
 		line = strings.TrimSpace(line)
 		if heading := anyHeading.FindStringSubmatch(line); heading != nil {
 			of := optionsHeading.FindStringSubmatch(heading[1])
-			block, here = "", of != nil || heading[1] == "Options"
+			block, here = "", of != nil || heading[1] == "The directive"
 			if of != nil {
 				block = of[1]
 			}
@@ -239,7 +247,7 @@ func grammarKeys(t *testing.T) []string {
 
 func TestTheTablesHaveEveryOption(t *testing.T) {
 	var documented []string
-	for _, option := range readmeOptions(t) {
+	for _, option := range documentedOptions(t) {
 		documented = append(documented, option.name)
 	}
 	keys := grammarKeys(t)
@@ -266,10 +274,10 @@ func inBlock(block, line string) error {
 }
 
 func TestTheDirectiveKnowsEveryOptionOfTheTables(t *testing.T) {
-	_, grammar, _ := strings.Cut(documents(t)["README.md"], "```text\n")
+	_, grammar, _ := strings.Cut(documents(t)[optionsPage], "```text\n")
 	grammar, _, _ = strings.Cut(grammar, "```")
 	const unknown = "no_such_option"
-	for _, option := range readmeOptions(t) {
+	for _, option := range documentedOptions(t) {
 		t.Run(strings.TrimSpace(option.block+" "+option.name), func(t *testing.T) {
 			require.Regexp(t, `(?m)^\t+`+option.name+`\b`, grammar)
 			refused := inBlock(option.block, unknown)
@@ -297,7 +305,7 @@ func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 		"drain":         stream.Drain,
 	}
 	compared := 0
-	for _, option := range readmeOptions(t) {
+	for _, option := range documentedOptions(t) {
 		value, ok := defaults[option.name]
 		if option.block != "stream" || !ok {
 			continue
@@ -322,7 +330,7 @@ func TestXcaddyMdListsTheModules(t *testing.T) {
 	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))), strings.Join(modules, "\n")+"\n")
 }
 
-// Metrics, as the code declares them and as the README lists them.
+// Metrics, as the code declares them and as their table lists them.
 var (
 	metricDeclaration = regexp.MustCompile(`\b(?:counter|histogram|level)\("(\w+)", "`)
 	metricRow         = regexp.MustCompile("^\\| ((?:`\\w+`(?:, )?)+) \\| ")
@@ -337,7 +345,7 @@ func TestTheTableHasEveryMetric(t *testing.T) {
 	}
 	require.Contains(t, declared, "streams_open")
 
-	_, section, found := strings.Cut(documents(t)["README.md"], "\n## Metrics\n")
+	_, section, found := strings.Cut(documents(t)[metricsPage], "\n## Metrics\n")
 	require.True(t, found)
 	section, _, _ = strings.Cut(section, "\n## ")
 	var documented []string

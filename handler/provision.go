@@ -278,7 +278,7 @@ func (h *Handler) adviseOnLogs() {
 		return
 	}
 	adviseOnce.Do(func() {
-		h.logger.Warn("access and error logs show these credentials unless a filter encoder hides them; the README has one to copy",
+		h.logger.Warn("access and error logs show these credentials unless a filter encoder hides them; docs/recipes.md has one to copy",
 			zap.Strings("log_fields", fields))
 	})
 }

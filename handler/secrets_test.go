@@ -203,7 +203,7 @@ func TestHeaderOperationsSeeTheToken(t *testing.T) {
 	}
 }
 
-// The README offers this Caddyfile for copying.
+// People copy this Caddyfile.
 func TestLogFilterHidesWhatCaddyLogs(t *testing.T) {
 	source, err := os.ReadFile(filepath.Join("..", "testdata", "log-filter.Caddyfile"))
 	require.NoError(t, err)

@@ -224,10 +224,10 @@ func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
 	require.NotContains(t, demo.log.String(), "callback 3")
 }
 
-func TestTheReadmesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+func TestTheRecipesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
+	recipes, err := os.ReadFile("../../docs/recipes.md")
 	require.NoError(t, err)
-	_, section, found := strings.Cut(string(readme), "\n### Keeping credentials out of Caddy's logs\n")
+	_, section, found := strings.Cut(string(recipes), "\n## Keeping credentials out of Caddy's logs\n")
 	require.True(t, found)
 	_, config, found := strings.Cut(section, "\n```caddyfile\n")
 	require.True(t, found)
