@@ -5,9 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io/fs"
 	"maps"
 	"net/http/httptest"
@@ -22,11 +19,14 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	caddyformat "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
+	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
 	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
@@ -134,7 +134,7 @@ func validate(t *testing.T, config []byte) {
 
 func requireCaddyfile(t *testing.T, text string) {
 	t.Helper()
-	require.Equal(t, string(caddyfile.Format([]byte(text))), text, "not as caddy fmt has it")
+	require.Equal(t, string(caddyformat.Format([]byte(text))), text, "not as caddy fmt has it")
 	validate(t, adapt(t, furnish(t, text)))
 }
 
@@ -210,83 +210,62 @@ func documentedOptions(t *testing.T) []option {
 	return options
 }
 
-// grammarKeys are the names that the grammar's parsers are listed under.
-func grammarKeys(t *testing.T) []string {
-	t.Helper()
-	var keys []string
-	files, err := filepath.Glob("caddyfile/*.go")
-	require.NoError(t, err)
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
+// optionsByBlock sorts them as caddyfile.Options does.
+func optionsByBlock(options []option) map[string][]string {
+	names := make(map[string][]string)
+	for _, option := range options {
+		names[option.block] = append(names[option.block], option.name)
+	}
+	for _, block := range names {
+		slices.Sort(block)
+	}
+	return names
+}
+
+func TestTheTablesHaveEveryOptionAndNoOther(t *testing.T) {
+	require.Equal(t, caddyfile.Options(), optionsByBlock(documentedOptions(t)))
+}
+
+// grammarOf reads the names of options, by their block, from a grammar as
+// options.md has it.
+func grammarOf(text string) map[string][]string {
+	names := make(map[string][]string)
+	path := []string{} // the blocks around a line
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		opens := len(words) > 0 && words[len(words)-1] == "{"
+		switch {
+		case len(words) == 0:
 			continue
+		case words[0] == "}":
+			path = path[:len(path)-1]
+			continue
+		case len(path) > 0 && !strings.HasPrefix(words[0], "<"):
+			name, block := words[0], ""
+			if len(path) > 1 {
+				block = path[1]
+			}
+			if name == "basic_auth" && words[1] == "plain" {
+				name = "basic_auth plain"
+			}
+			if !slices.Contains(names[block], name) { // stream, and stream off
+				names[block] = append(names[block], name)
+			}
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-		require.NoError(t, err)
-		ast.Inspect(parsed, func(node ast.Node) bool {
-			literal, ok := node.(*ast.CompositeLit)
-			if !ok {
-				return true
-			}
-			of, ok := literal.Type.(*ast.MapType)
-			if !ok {
-				return true
-			}
-			if _, parsers := of.Value.(*ast.FuncType); !parsers {
-				return true
-			}
-			for _, element := range literal.Elts {
-				key, err := strconv.Unquote(element.(*ast.KeyValueExpr).Key.(*ast.BasicLit).Value)
-				require.NoError(t, err)
-				keys = append(keys, key)
-			}
-			return true
-		})
+		if opens {
+			path = append(path, words[0])
+		}
 	}
-	return keys
+	for _, block := range names {
+		slices.Sort(block)
+	}
+	return names
 }
 
-func TestTheTablesHaveEveryOption(t *testing.T) {
-	var documented []string
-	for _, option := range documentedOptions(t) {
-		documented = append(documented, option.name)
-	}
-	keys := grammarKeys(t)
-	require.Contains(t, keys, "max_body")
-	require.Contains(t, keys, "ping_interval")
-	for _, key := range keys {
-		require.Contains(t, documented, key)
-	}
-}
-
-// inBlock adapts a Caddyfile with a bare line in the directive's block, or in
-// that of a subdirective.
-func inBlock(block, line string) error {
-	switch block {
-	case "":
-	case "dg_token":
-		line = "dg_token key-id {\n" + line + "\n}"
-	default:
-		line = block + " {\n" + line + "\n}"
-	}
-	site := ":80 {\ndeepgram_callback 127.0.0.1:9000 {\n" + line + "\n}\n}\n"
-	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(site), nil)
-	return err
-}
-
-func TestTheDirectiveKnowsEveryOptionOfTheTables(t *testing.T) {
-	_, grammar, _ := strings.Cut(documents(t)[optionsPage], "```text\n")
-	grammar, _, _ = strings.Cut(grammar, "```")
-	const unknown = "no_such_option"
-	for _, option := range documentedOptions(t) {
-		t.Run(strings.TrimSpace(option.block+" "+option.name), func(t *testing.T) {
-			require.Regexp(t, `(?m)^\t+`+option.name+`\b`, grammar)
-			refused := inBlock(option.block, unknown)
-			require.Error(t, refused)
-			if err := inBlock(option.block, option.name); err != nil { // it lacks arguments
-				require.NotEqual(t, strings.ReplaceAll(refused.Error(), unknown, option.name), err.Error())
-			}
-		})
-	}
+func TestTheGrammarHasEveryOptionAndNoOther(t *testing.T) {
+	texts := slices.Collect(maps.Values(fences(documents(t)[optionsPage], "text")))
+	require.Len(t, texts, 1)
+	require.Equal(t, caddyfile.Options(), grammarOf(texts[0]))
 }
 
 // The defaults of `stream` are filled in when the handler is provisioned.
@@ -330,31 +309,51 @@ func TestXcaddyMdListsTheModules(t *testing.T) {
 	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))), strings.Join(modules, "\n")+"\n")
 }
 
-// Metrics, as the code declares them and as their table lists them.
-var (
-	metricDeclaration = regexp.MustCompile(`\b(?:counter|histogram|level)\("(\w+)", "`)
-	metricRow         = regexp.MustCompile("^\\| ((?:`\\w+`(?:, )?)+) \\| ")
-)
+// A metric as it is registered, or as a table has it.
+type metric struct {
+	name   string
+	labels []string
+}
 
-func TestTheTableHasEveryMetric(t *testing.T) {
-	source, err := os.ReadFile("app/metrics.go")
-	require.NoError(t, err)
-	var declared []string
-	for _, match := range metricDeclaration.FindAllStringSubmatch(string(source), -1) {
-		declared = append(declared, match[1])
+// described is how a description of a metric writes itself; nothing else of it
+// is exported.
+var described = regexp.MustCompile(`fqName: "caddy_deepgram_callback_(\w+)".* variableLabels: \{([^}]*)\}`)
+
+// registeredMetrics are those of the module.
+func registeredMetrics(t *testing.T) []metric {
+	t.Helper()
+	descriptions := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descriptions)
+		for _, collector := range app.Collectors() {
+			collector.Describe(descriptions)
+		}
+	}()
+	var metrics []metric
+	for description := range descriptions {
+		match := described.FindStringSubmatch(description.String())
+		require.NotNil(t, match, description)
+		metrics = append(metrics, metric{name: match[1], labels: strings.Split(match[2], ",")})
 	}
-	require.Contains(t, declared, "streams_open")
+	return metrics
+}
 
+var metricRow = regexp.MustCompile("^\\| ((?:`\\w+`(?:, )?)+) \\| ((?:`\\w+`(?:, )?)+) \\| ")
+
+func TestTheTableHasEveryMetricWithItsLabels(t *testing.T) {
 	_, section, found := strings.Cut(documents(t)[metricsPage], "\n## Metrics\n")
 	require.True(t, found)
 	section, _, _ = strings.Cut(section, "\n## ")
-	var documented []string
+	list := func(cell string) []string { return strings.Split(strings.ReplaceAll(cell, "`", ""), ", ") }
+	var documented []metric
 	for line := range strings.Lines(section) {
 		if row := metricRow.FindStringSubmatch(line); row != nil {
-			documented = append(documented, strings.Split(strings.ReplaceAll(row[1], "`", ""), ", ")...)
+			for _, name := range list(row[1]) {
+				documented = append(documented, metric{name: name, labels: list(row[2])})
+			}
 		}
 	}
-	require.ElementsMatch(t, declared, documented)
+	require.ElementsMatch(t, registeredMetrics(t), documented)
 }
 
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)

@@ -49,16 +49,21 @@ func histogram(name, help string, labels ...string) *prometheus.HistogramVec {
 	}, labels)
 }
 
-// registerMetrics makes the metrics part of a configuration's registry.
-func registerMetrics(registry prometheus.Registerer) error {
-	for _, collector := range []prometheus.Collector{
+// Collectors are all metrics of this module.
+func Collectors() []prometheus.Collector {
+	return []prometheus.Collector{
 		requestsTotal,
 		streamsOpenedTotal, streamsEndedTotal, streamMessagesTotal, streamBytesTotal,
 		spoolAcceptedTotal, spoolDuplicatesTotal, spoolRefusedTotal, spoolAttemptsTotal,
 		spoolDeliveredTotal, spoolDiedTotal, spoolDroppedTotal,
 		spoolAttemptSeconds, spoolDeliverySeconds, spoolSyncSeconds,
 		levels{},
-	} {
+	}
+}
+
+// registerMetrics makes the metrics part of a configuration's registry.
+func registerMetrics(registry prometheus.Registerer) error {
+	for _, collector := range Collectors() {
 		var registered prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &registered) {
 			return err

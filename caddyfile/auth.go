@@ -95,6 +95,9 @@ func (p *parser) accounts(of string, add func(username, password string) error) 
 	return nil
 }
 
+// ifPresent is the one option of dg_token.
+const ifPresent = "if_present"
+
 func (p *parser) dgToken() error {
 	config := &auth.DGToken{KeyIDs: p.RemainingArgs()}
 	if len(config.KeyIDs) == 0 || slices.Contains(config.KeyIDs, "") {
@@ -102,7 +105,7 @@ func (p *parser) dgToken() error {
 	}
 	p.config.DGToken = config
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
-		if p.Val() != "if_present" || config.IfPresent {
+		if p.Val() != ifPresent || config.IfPresent {
 			// What stands here instead may be an identifier, so it is not repeated.
 			return p.Errf("dg_token: its block takes if_present, once, and nothing else")
 		}

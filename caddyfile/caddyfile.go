@@ -10,6 +10,8 @@ package caddyfile
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -81,6 +83,19 @@ func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return p.config, nil
 }
 
+// Options are the names of all options by the block that they stand in: the
+// directive's own under "", those of stream under "stream", and so on.
+func Options() map[string][]string {
+	p := new(parser)
+	names := func(parsers map[string]func() error) []string { return slices.Sorted(maps.Keys(parsers)) }
+	return map[string][]string{
+		"":         names(p.subdirectives()),
+		"dg_token": {ifPresent},
+		"stream":   names(p.streamOptions(nil, nil)),
+		"spool":    names(p.spoolOptions(nil)),
+	}
+}
+
 // parser reads one directive.
 type parser struct {
 	httpcaddyfile.Helper
@@ -130,7 +145,20 @@ func (p *parser) subdirective() error {
 	if name == "basic_auth" && p.plainFollows() {
 		name = "basic_auth plain"
 	}
-	parse, ok := map[string]func() error{
+	parse, ok := p.subdirectives()[name]
+	if !ok {
+		return p.Errf("unrecognized subdirective %s", name)
+	}
+	if p.seen[name] {
+		return p.Errf("%s stands here a second time; put all of it in one place", name)
+	}
+	p.seen[name] = true
+	return parse()
+}
+
+// subdirectives are the parsers of the directive's own options, by name.
+func (p *parser) subdirectives() map[string]func() error {
+	return map[string]func() error{
 		"basic_auth":       p.basicAuth,
 		"basic_auth plain": p.basicAuthPlain,
 		"dg_token":         p.dgToken,
@@ -145,15 +173,7 @@ func (p *parser) subdirective() error {
 		"relay":            p.relay,
 		"stream":           p.stream,
 		"spool":            p.spool,
-	}[name]
-	if !ok {
-		return p.Errf("unrecognized subdirective %s", name)
 	}
-	if p.seen[name] {
-		return p.Errf("%s stands here a second time; put all of it in one place", name)
-	}
-	p.seen[name] = true
-	return parse()
 }
 
 // errAt is Errf for a token that was passed already: what comes behind it in

@@ -50,7 +50,20 @@ func (p *parser) stream() (err error) {
 	}
 
 	var proxyBlock []caddyfile.Token
-	err = p.block("stream", map[string]func() error{
+	err = p.block("stream", p.streamOptions(config, &proxyBlock))
+	if err != nil {
+		return err
+	}
+	if len(upstreams) > 0 || len(proxyBlock) > 0 {
+		config.Proxy, err = p.proxy(name, upstreams, proxyBlock)
+	}
+	return err
+}
+
+// streamOptions are the parsers of the options of stream, by name. What stands
+// in the block of proxy is left in proxyBlock.
+func (p *parser) streamOptions(config *handler.Stream, proxyBlock *[]caddyfile.Token) map[string]func() error {
+	return map[string]func() error{
 		"max_message":   func() (err error) { config.MaxMessage, err = p.size(); return err },
 		"max_streams":   func() (err error) { config.MaxStreams, err = p.count(); return err },
 		"ping_interval": func() (err error) { config.PingInterval, err = p.duration(); return err },
@@ -64,20 +77,13 @@ func (p *parser) stream() (err error) {
 				return p.Errf("proxy takes only a block; the upstreams stand behind stream")
 			}
 			name := p.Token()
-			proxyBlock = p.blockTokens()
-			if len(proxyBlock) == 0 {
+			*proxyBlock = p.blockTokens()
+			if len(*proxyBlock) == 0 {
 				return p.errAt(name, "proxy needs a block with subdirectives of reverse_proxy")
 			}
 			return nil
 		},
-	})
-	if err != nil {
-		return err
 	}
-	if len(upstreams) > 0 || len(proxyBlock) > 0 {
-		config.Proxy, err = p.proxy(name, upstreams, proxyBlock)
-	}
-	return err
 }
 
 // blockTokens takes the block that follows, with its braces, if one does.

@@ -14,7 +14,12 @@ func (p *parser) spool() error {
 	}
 	config := &handler.Spool{}
 	p.config.Spool = config
-	return p.block("spool", map[string]func() error{
+	return p.block("spool", p.spoolOptions(config))
+}
+
+// spoolOptions are the parsers of the options of spool, by name.
+func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
+	return map[string]func() error{
 		"path":             func() (err error) { config.Path, err = p.text("a directory"); return err },
 		"route":            func() (err error) { config.Route, err = p.text("a name"); return err },
 		"retry_delays":     p.retryDelays,
@@ -24,7 +29,7 @@ func (p *parser) spool() error {
 		"dedupe_window":    func() (err error) { config.DedupeWindow, err = p.duration(); return err },
 		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
 		"sign":             p.sign,
-	})
+	}
 }
 
 // text reads the one argument of the current subdirective, which is not to be
