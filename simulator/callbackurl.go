@@ -1,21 +1,16 @@
 package simulator
 
-// Which callback URLs are taken, and which addresses are dialled for them.
+// Which callback URLs are taken.
 
 import (
-	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // callbackURL is where a result goes. Its credentials are kept apart from the
@@ -82,9 +77,10 @@ func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 
 	// A literal address can be refused at once. A name is resolved only when
 	// it is dialled, and checked then.
-	if addr, err := netip.ParseAddr(u.Hostname()); err == nil && !p.addresses.permits(addr) {
-		return nil, refusal(http.StatusBadRequest,
-			"Invalid callback URL: the simulator may not call %s; its configuration allows addresses with `allow`.", addr)
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		if err := p.addresses.check(netip.AddrPortFrom(addr, uint16(number))); err != nil {
+			return nil, refusal(http.StatusBadRequest, "Invalid callback URL: %v.", err)
+		}
 	}
 
 	target := &callbackURL{url: u}
@@ -107,72 +103,4 @@ func callbackMethod(query url.Values) (string, error) {
 	default:
 		return "", refusal(http.StatusBadRequest, "Invalid callback_method: it must be post or put.")
 	}
-}
-
-// addressPolicy lists what may be dialled besides loopback.
-type addressPolicy []netip.Prefix
-
-func (p addressPolicy) permits(addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("")
-	if addr.IsLoopback() {
-		return true
-	}
-	return slices.ContainsFunc(p, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
-}
-
-// errAddress is the error of dialling what the configuration does not allow.
-var errAddress = errors.New("address not allowed by the configuration (see `allow`)")
-
-// control runs after resolution and before connecting, on the very address
-// that is connected to, so that no name and no second resolution gets around
-// the policy.
-func (p addressPolicy) control(_ context.Context, _, address string, _ syscall.RawConn) error {
-	resolved, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("%s: %w", address, errAddress)
-	}
-	if !p.permits(resolved.Addr()) {
-		return fmt.Errorf("%s: %w", resolved.Addr(), errAddress)
-	}
-	return nil
-}
-
-type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
-
-// dialer dials what the policy permits. A rate above zero limits how many
-// bytes per second its connections send.
-func dialer(policy addressPolicy, timeout time.Duration, rate int64) dialFunc {
-	d := &net.Dialer{Timeout: timeout, ControlContext: policy.control}
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := d.DialContext(ctx, network, address)
-		if err != nil || rate <= 0 {
-			return conn, err
-		}
-		return &slowConn{Conn: conn, rate: rate}, nil
-	}
-}
-
-// slowConn sends no more than rate bytes per second.
-type slowConn struct {
-	net.Conn
-	rate int64
-}
-
-// slowStep is how often a slow connection sends a piece; it also bounds how
-// long a write goes on after the connection was closed.
-const slowStep = 50 * time.Millisecond
-
-func (c *slowConn) Write(b []byte) (int, error) {
-	piece := max(1, int(c.rate*int64(slowStep)/int64(time.Second)))
-	written := 0
-	for written < len(b) {
-		end := min(written+piece, len(b))
-		n, err := c.Conn.Write(b[written:end])
-		written += n
-		if err != nil {
-			return written, err
-		}
-		time.Sleep(time.Duration(int64(n) * int64(time.Second) / c.rate))
-	}
-	return written, nil
 }

@@ -1,13 +1,9 @@
 package simulator
 
 import (
-	"context"
-	"net"
 	"net/netip"
 	"net/url"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -75,69 +71,6 @@ func TestCallbackMethodIsPostOrPut(t *testing.T) {
 	}
 	_, err := callbackMethod(url.Values{"callback_method": {"delete"}})
 	require.Error(t, err)
-}
-
-func TestOnlyLoopbackAndAllowedAddressesAreDialled(t *testing.T) {
-	policy, err := parseAllowed([]string{"192.0.2.7", "2001:db8::/32", "::ffff:198.51.100.1"})
-	require.NoError(t, err)
-	for address, want := range map[string]bool{
-		"127.0.0.1:80": true, "127.9.9.9:80": true, "[::1]:80": true, "[::ffff:127.0.0.1]:80": true,
-		"192.0.2.7:80": true, "[::ffff:192.0.2.7]:80": true, "192.0.2.8:80": false,
-		"[2001:db8:1::1]:80": true, "[2001:db9::1]:80": false, "198.51.100.1:1": true,
-		"0.0.0.0:80": false, "[::]:80": false, "169.254.169.254:80": false, "[fe80::1%lo]:80": false,
-		"10.0.0.1:80": false, "not an address": false,
-	} {
-		err := policy.control(context.Background(), "tcp", address, nil)
-		if want {
-			require.NoError(t, err, address)
-		} else {
-			require.ErrorIs(t, err, errAddress, address)
-		}
-	}
-	for _, wrong := range []string{"localhost", "10.0.0.0/40", "fe80::1%lo", ""} {
-		_, err := parseAllowed([]string{wrong})
-		require.Error(t, err, wrong)
-	}
-}
-
-// The address of the machine itself, but not its loopback one, is refused on
-// the way from the resolver to the socket.
-func TestDialerChecksTheResolvedAddress(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = listener.Close() }()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-
-	conn, err := dialer(nil, patience, 0)(context.Background(), "tcp", "localhost:"+port)
-	require.NoError(t, err)
-	require.NoError(t, conn.Close())
-
-	_, err = dialer(nil, patience, 0)(context.Background(), "tcp", "192.0.2.1:"+port)
-	require.ErrorIs(t, err, errAddress)
-}
-
-func TestSlowConnectionKeepsToItsRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		defer func() { _ = near.Close() }()
-		defer func() { _ = far.Close() }()
-		go func() {
-			buffer := make([]byte, 1<<10)
-			for {
-				if _, err := far.Read(buffer); err != nil {
-					return
-				}
-			}
-		}()
-		for rate, want := range map[int64]time.Duration{1: 10 * time.Second, 5: 2 * time.Second, 1000: 10 * time.Millisecond} {
-			start := time.Now()
-			n, err := (&slowConn{near, rate}).Write(make([]byte, 10))
-			require.NoError(t, err)
-			require.Equal(t, 10, n)
-			require.InDelta(t, want, time.Since(start), float64(time.Millisecond))
-		}
-	})
 }
 
 // No callback URL makes the policy panic, lets through what it must not, or

@@ -35,6 +35,7 @@ func refusal(status int, format string, args ...any) *apiError {
 
 var (
 	errInvalidAuth    = &apiError{http.StatusUnauthorized, "INVALID_AUTH", "Invalid credentials."}
+	errForeignPage    = refusal(http.StatusForbidden, "Requests of web pages from other origins are refused, as the simulator has no api_key configured.")
 	errNotAudio       = refusal(http.StatusBadRequest, "Bad Request: failed to process audio: corrupt or unsupported data")
 	errNotJSON        = refusal(http.StatusBadRequest, "Content-type was application/json, but we could not process the JSON payload.")
 	errTooManyPending = &apiError{http.StatusTooManyRequests, "TOO_MANY_REQUESTS",
@@ -42,8 +43,8 @@ var (
 )
 
 // refuse answers with an error. What is no apiError is one of the simulator's
-// own, and the text of those may tell of its configuration, so only Caddy's
-// error log gets it.
+// own, and the text of those may tell of its configuration, so it is returned
+// for the log alone.
 func (c *call) refuse(w http.ResponseWriter, err error) error {
 	var tooLarge *http.MaxBytesError
 	var answer *apiError

@@ -71,6 +71,7 @@ func serve(t *testing.T, s *Simulator) *env {
 	t.Cleanup(unload)
 	core, logs := observer.New(zapcore.DebugLevel)
 	s.sender.logger.Store(zap.New(core))
+	t.Cleanup(func() { requireNoFieldTwice(t, logs) })
 
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusTeapot)
@@ -83,6 +84,19 @@ func serve(t *testing.T, s *Simulator) *env {
 	}))
 	t.Cleanup(server.Close)
 	return &env{t: t, sim: s, url: server.URL, logs: logs}
+}
+
+// requireNoFieldTwice holds every log line to fields that are there once: in
+// JSON the second of a name hides the first.
+func requireNoFieldTwice(t *testing.T, logs *observer.ObservedLogs) {
+	t.Helper()
+	for _, entry := range logs.All() {
+		seen := make(map[string]bool)
+		for _, field := range entry.Context {
+			require.False(t, seen[field.Key], "%q has %s twice", entry.Message, field.Key)
+			seen[field.Key] = true
+		}
+	}
 }
 
 // onlyUnwraps is like Caddy's response writers: no Hijacker, but Unwrap.

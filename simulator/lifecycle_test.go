@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,6 +111,42 @@ func TestCleanupAfterAFailedProvision(t *testing.T) {
 	require.Empty(t, outboxesReferences(t))
 }
 
+// runCaddy loads a Caddyfile for the rest of the test.
+func runCaddy(t *testing.T, config string) {
+	t.Helper()
+	loadCaddy(t, config)
+	t.Cleanup(func() {
+		require.NoError(t, caddy.Stop())
+		require.Empty(t, outboxesReferences(t))
+	})
+}
+
+func loadCaddy(t *testing.T, config string) {
+	t.Helper()
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	require.NoError(t, err)
+	require.NoError(t, caddy.Load(adapted, true))
+}
+
+// withoutTraces are the global options of a Caddy that leaves nothing behind.
+const withoutTraces = "persist_config off\n grace_period 1s\n storage_clean_interval off\n auto_https off\n"
+
+// logTo is a log in a file, which is not rotated, as that leaves a goroutine.
+func logTo(file, format string) string {
+	return "log {\n output file " + file + " {\n roll_disabled\n }\n" + format + "}\n"
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	return port
+}
+
 // In a real Caddy, with the access log on, whose recorder stands between the
 // handler and the connection.
 func TestInsideCaddyWithAccessLog(t *testing.T) {
@@ -156,4 +193,133 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 		requireClosed(t, take(t, ended), websocket.CloseGoingAway)
 	}
 	require.Empty(t, outboxesReferences(t))
+}
+
+// Whatever leads to the admin endpoint, a callback does not: it would stop Caddy
+// here. Not every resolver knows each of these names, so none has to lead there.
+func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "localhost", "", "[::]"} {
+		t.Run(host, func(t *testing.T) {
+			admin := freePort(t)
+			a := runWithAdmin(t, host+":"+admin)
+			for host, status := range map[string]int{ // 400: refused at once
+				"127.0.0.1": 400, "[::1]": 400, "0.0.0.0": 400, "[::]": 400, "[::ffff:127.0.0.1]": 400, "127.0.0.2": 400,
+				"localhost": 200, "LOCALHOST.": 200, "127.1": 200, "2130706433": 200, "0x7f.1": 200, "017700000001": 200,
+			} {
+				target := host + ":" + admin + "/stop"
+				got := a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http://"+target)
+				require.Equal(t, status, got.status, "%s: %s", host, got.body)
+				_, resp, err := a.dialStream("callback", "ws://"+target)
+				require.ErrorIs(t, err, websocket.ErrBadHandshake)
+				require.Equal(t, map[int]int{400: 400, 200: 502}[status], resp.StatusCode, host)
+			}
+			redirects := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:"+admin+"/stop", http.StatusTemporaryRedirect))
+			defer redirects.Close()
+			a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", redirects.URL)
+
+			log := awaitLost(t, a.log, 7)
+			require.Contains(t, log, "the address of Caddy's admin endpoint", "localhost is resolved, and refused")
+			require.NotContains(t, log, "callback delivered")
+			requireAdminAnswers(t, admin)
+		})
+	}
+}
+
+// A callback that waits while a reload moves the endpoint does not go where it
+// is now.
+func TestNoPendingCallbackReachesAnAdminEndpointThatMoved(t *testing.T) {
+	before, after := freePort(t), freePort(t)
+	a := runWithAdmin(t, "127.0.0.1:"+before, "latency 500ms")
+	a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http://localhost:"+after+"/stop")
+	loadCaddy(t, a.config("127.0.0.1:"+after))
+	require.Contains(t, awaitLost(t, a.log, 1), "the address of Caddy's admin endpoint")
+	requireAdminAnswers(t, after)
+}
+
+// withAdmin is a Caddy with a simulator and an admin endpoint.
+type withAdmin struct {
+	env
+	log    string
+	config func(admin string) string
+}
+
+func runWithAdmin(t *testing.T, admin string, options ...string) *withAdmin {
+	t.Helper()
+	port := freePort(t)
+	a := &withAdmin{env: env{t: t, url: "http://127.0.0.1:" + port}, log: filepath.Join(t.TempDir(), "log")}
+	if len(options) == 0 {
+		options = []string{"latency 0"}
+	}
+	a.config = func(admin string) string {
+		return "{\n admin " + admin + "\n" + withoutTraces + logTo(a.log, "") + "}\n" + "http://127.0.0.1:" + port +
+			" {\n deepgram_simulator {\n ports any\n allow 0.0.0.0/0 ::/0\n retries 0\n timeout 2s\n" + strings.Join(options, "\n") + "\n }\n}"
+	}
+	runCaddy(t, a.config(admin))
+	return a
+}
+
+func requireAdminAnswers(t *testing.T, port string) {
+	t.Helper()
+	resp, err := http.Get("http://127.0.0.1:" + port + "/config/")
+	require.NoError(t, err, "Caddy was stopped")
+	require.NoError(t, resp.Body.Close())
+}
+
+// awaitLost waits until so many callbacks by HTTP are lost, and returns the log.
+func awaitLost(t *testing.T, log string, lost int) string {
+	t.Helper()
+	var content []byte
+	require.Eventually(t, func() bool {
+		var err error
+		content, err = os.ReadFile(log)
+		require.NoError(t, err)
+		return strings.Count(string(content), "callback lost") == lost
+	}, patience, 10*time.Millisecond)
+	return string(content)
+}
+
+// The filter of this package's README keeps credentials out of the access log,
+// and a line says once that it is needed.
+func TestTheReadmesFilterKeepsCredentialsOutOfTheAccessLog(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, config, found := strings.Cut(string(readme), "\n## Keeping credentials out of Caddy's logs\n")
+	require.True(t, found)
+	_, config, _ = strings.Cut(config, "```caddyfile\n")
+	config, _, found = strings.Cut(config, "```")
+	require.True(t, found)
+	begin, end := strings.Index(config, "\t\tformat filter"), strings.Index(config, "\t}\n}")
+	filter := config[begin:end]
+
+	const advice = "the access log shows the credentials of callback URLs"
+	for name, test := range map[string]struct {
+		access, filter string
+		shown, advised bool
+	}{
+		"no access log": {"", "", false, false},
+		"no filter":     {"log", "", true, true},
+		"filter":        {"log", filter, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port, log := freePort(t), filepath.Join(t.TempDir(), "log")
+			config := "{\n admin off\n debug\n" + withoutTraces + logTo(log, test.filter) + "}\n" +
+				"http://127.0.0.1:" + port + " {\n" + test.access + "\n deepgram_simulator {\n ports any\n timeout 1s\n retries 0\n latency 0\n }\n}"
+			runCaddy(t, config)
+			e := &env{t: t, url: "http://127.0.0.1:" + port}
+			closed := "//user:hunter2@127.0.0.1:" + freePort(t) + "/?hunter2"
+			e.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http:"+closed, "extra", "callback_secret:hunter2")
+			browser := websocket.Dialer{Subprotocols: []string{"token", "hunter2"}}
+			_, resp, err := browser.Dial("ws://127.0.0.1:"+port+"/v1/listen?"+pairs([]string{"callback", "ws:" + closed}).Encode(), nil)
+			require.ErrorIs(t, err, websocket.ErrBadHandshake)
+			require.Equal(t, http.StatusBadGateway, resp.StatusCode)
+			awaitLost(t, log, 1)
+			loadCaddy(t, config)
+
+			content, err := os.ReadFile(log)
+			require.NoError(t, err)
+			require.Equal(t, test.access != "", strings.Contains(string(content), "http.log.access"))
+			require.Equal(t, test.shown, strings.Contains(string(content), "hunter2"), "%s", content)
+			require.Equal(t, map[bool]int{true: 1}[test.advised], strings.Count(string(content), advice))
+		})
+	}
 }

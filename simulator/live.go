@@ -182,7 +182,7 @@ func (l *live) connect(ctx context.Context, s *Simulator, c *call, target *callb
 		s.address(&cb, c, reply{target: target, method: http.MethodGet})
 		socket, err := s.dialCallback(ctx, &cb)
 		if err != nil {
-			l.logger.Error("callback connection failed", append(cb.fields(), zap.Error(err))...)
+			s.sender.logger.Load().Error("callback connection failed", append(cb.fields(), zap.Error(err))...)
 			return refusal(http.StatusBadGateway, "The callback server could not be connected to.")
 		}
 		l.callback = socket

@@ -253,7 +253,7 @@ func TestStreamHandshakeIsRefused(t *testing.T) {
 
 	browser := websocket.Dialer{Subprotocols: []string{"token", "a-key"}}
 	conn, resp, err := browser.Dial(target, http.Header{"Origin": {"https://elsewhere.example"}})
-	require.NoError(t, err, "a browser sends its key as a subprotocol")
+	require.NoError(t, err, "a browser sends its key as a subprotocol, and a page of anywhere may where one is configured")
 	require.Equal(t, "token", resp.Header.Get("Sec-Websocket-Protocol"))
 	require.NoError(t, conn.Close())
 }

@@ -36,6 +36,9 @@ type outbox struct {
 	closed  bool
 	pending int64 // bytes
 	work    sync.WaitGroup
+
+	// advice is given once, not with each reload.
+	advice sync.Once
 }
 
 func newOutbox() *outbox {

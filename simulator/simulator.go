@@ -5,10 +5,12 @@
 //
 // A request takes this way through the files:
 //
-//	simulator.go    the module, its configuration, who may call, which endpoint
+//	simulator.go    the module, its configuration, which endpoint
+//	caller.go       who may call
 //	listen.go       POST /v1/listen     speak.go  POST /v1/speak     read.go  POST /v1/read
 //	live.go         GET /v1/listen, the WebSocket: one speaker, one callback
-//	callbackurl.go  which callback URLs are taken, and which addresses are dialled
+//	callbackurl.go  which callback URLs are taken
+//	dial.go         which addresses are dialled; admin.go  which one never is
 //	sender.go       callbacks by HTTP: attempts, retries, what is logged
 //	outbox.go       what outlives a request: pending callbacks and live streams
 //	audio.go        how much was heard, measured without keeping it; wav.go its header
@@ -24,8 +26,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,8 +61,8 @@ const (
 var defaultPorts = []int{80, 443, 8080, 8443}
 
 // Simulator is an HTTP handler that answers Deepgram's endpoints `/v1/listen`
-// (POST and WebSocket), `/v1/speak` and `/v1/read` with simulated results, and
-// delivers those results to callback URLs the way the vendor documents it.
+// (POST and WebSocket), `/v1/speak`, `/v2/speak` (POST) and `/v1/read` with
+// simulated results, and delivers those results to callback URLs the way the vendor documents it.
 // Requests for other paths go to the next handler.
 //
 // It is meant for development and tests. Nothing is transcribed: results take
@@ -68,7 +70,8 @@ var defaultPorts = []int{80, 443, 8080, 8443}
 // `metadata.simulated` that they are simulated.
 type Simulator struct {
 	// The API keys that are accepted, as `Authorization: Token <key>`.
-	// Without any, every key is accepted and its identifier derived from it.
+	// Without any, every key is accepted and its identifier derived from it,
+	// but requests that a web page of another origin sends are refused.
 	APIKeys []APIKey `json:"api_keys,omitempty"`
 
 	// Whether callbacks carry the `dg-token` header, which is the identifier
@@ -85,7 +88,8 @@ type Simulator struct {
 
 	// IP addresses and CIDR ranges that may be called besides loopback. They
 	// are checked against the resolved address at the time of dialling, so no
-	// host name gets around them. Default: none.
+	// host name gets around them. The address of Caddy's admin endpoint is
+	// never called. Default: none.
 	Allow []string `json:"allow,omitempty"`
 
 	// How long to wait before the first attempt of a batch callback.
@@ -200,12 +204,16 @@ func (s *Simulator) Provision(ctx caddy.Context) error {
 	}
 	s.bodies = loaded
 
-	s.urls = urlPolicy{ports: s.Ports, anyPort: s.AnyPort}
+	allowed, err := parseAllowed(s.Allow)
+	if err != nil {
+		return err
+	}
+	s.urls = urlPolicy{
+		ports: s.Ports, anyPort: s.AnyPort,
+		addresses: addressPolicy{allowed: allowed, admin: newAdminEndpoint(ctx)},
+	}
 	if len(s.urls.ports) == 0 {
 		s.urls.ports = defaultPorts
-	}
-	if s.urls.addresses, err = parseAllowed(s.Allow); err != nil {
-		return err
 	}
 	if err := s.setUpSending(); err != nil {
 		return err
@@ -216,7 +224,27 @@ func (s *Simulator) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.outbox = shared.(*outbox)
+	s.adviseOnLogs(ctx)
 	return nil
+}
+
+// adviseOnLogs says what the access log of the simulator's server shows: Caddy
+// encodes a request for it before any handler runs, and hides Authorization,
+// but not the callback's credentials in the query, nor an API key that a
+// browser sends as a subprotocol.
+func (s *Simulator) adviseOnLogs(ctx caddy.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.Logs == nil {
+		return
+	}
+	s.outbox.advice.Do(func() {
+		s.logger.Warn("the access log shows the credentials of callback URLs unless a filter hides them; "+
+			"the simulator's README has one to copy",
+			zap.Strings("log_fields", []string{
+				"request>uri (parameters callback and extra)",
+				"request>headers>Sec-Websocket-Protocol",
+			}))
+	})
 }
 
 func (s *Simulator) setUpSending() error {
@@ -270,37 +298,45 @@ func (s *Simulator) Cleanup() error {
 
 // ServeHTTP answers the vendor's endpoints and passes on everything else.
 func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	var methods []string
-	switch r.URL.Path {
-	case "/v1/listen":
-		methods = []string{http.MethodGet, http.MethodPost}
-	case "/v1/speak", "/v1/read":
-		methods = []string{http.MethodPost}
-	default:
+	methods, ok := endpoints[r.URL.Path]
+	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-
 	c := &call{requestID: uuid.NewString(), query: r.URL.Query()}
 	w.Header().Set("Dg-Request-Id", c.requestID)
+	if err := s.serve(w, r, c, methods); err != nil {
+		// It is answered as far as possible. Caddy's log of errors, where
+		// returning the error would put it, shows the callback's credentials.
+		s.sender.logger.Load().Error("answering failed",
+			zap.String("request_id", c.requestID), zap.String("path", r.URL.Path), zap.Error(err))
+	}
+	return nil
+}
 
+// endpoints are the paths that the simulator has, and their methods.
+var endpoints = map[string][]string{
+	"/v1/listen": {http.MethodGet, http.MethodPost},
+	"/v1/read":   {http.MethodPost},
+	"/v1/speak":  {http.MethodPost},
+	"/v2/speak":  {http.MethodPost},
+}
+
+func (s *Simulator) serve(w http.ResponseWriter, r *http.Request, c *call, methods []string) error {
+	if len(s.keyIDs) == 0 && fromForeignPage(r) {
+		return c.refuse(w, errForeignPage)
+	}
 	var known bool
 	if c.keyID, known = s.authenticate(r); !known {
 		// The challenge is what RFC 9110, section 15.5.2 asks of every 401.
 		w.Header().Set("WWW-Authenticate", `Token realm="deepgram_simulator"`)
 		return c.refuse(w, errInvalidAuth)
 	}
-
-	allowed := false
-	for _, method := range methods {
-		allowed = allowed || r.Method == method
-	}
-	if !allowed {
+	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		return c.refuse(w, refusal(http.StatusMethodNotAllowed, "method not allowed"))
 	}
-
 	switch {
-	case r.URL.Path == "/v1/speak":
+	case strings.HasSuffix(r.URL.Path, "/speak"):
 		return s.serveSpeak(w, r, c)
 	case r.URL.Path == "/v1/read":
 		return s.serveRead(w, r, c)
@@ -309,27 +345,6 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	default:
 		return s.serveListen(w, r, c)
 	}
-}
-
-// authenticate returns the identifier of the request's API key, and whether
-// the key is accepted. SDKs differ in the case of the scheme; browsers, which
-// cannot set headers on a WebSocket, send scheme and key as subprotocols.
-func (s *Simulator) authenticate(r *http.Request) (string, bool) {
-	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if scheme == "" {
-		if protocols := websocket.Subprotocols(r); len(protocols) == 2 {
-			scheme, key = protocols[0], protocols[1]
-		}
-	}
-	key = strings.TrimSpace(key)
-	if key == "" || !strings.EqualFold(scheme, "token") && !strings.EqualFold(scheme, "bearer") {
-		return "", false
-	}
-	if len(s.keyIDs) == 0 {
-		return uuid.NewSHA1(simulatorNamespace, []byte("key:"+key)).String(), true
-	}
-	id, ok := s.keyIDs[sha256.Sum256([]byte(key))]
-	return id, ok
 }
 
 // check refuses values that cannot be right. The Caddyfile's grammar does so
@@ -362,24 +377,6 @@ func (s *Simulator) check() error {
 	return nil
 }
 
-// loadKeys fills keyIDs. Keys are looked up by their hash, so that the time it
-// takes tells nothing about them.
-func (s *Simulator) loadKeys(repl *caddy.Replacer) error {
-	s.keyIDs = make(map[[sha256.Size]byte]string, len(s.APIKeys))
-	for i, k := range s.APIKeys {
-		key, id := repl.ReplaceKnown(k.Key, ""), repl.ReplaceKnown(k.ID, "")
-		if key == "" || id == "" {
-			return fmt.Errorf("api_keys: number %d lacks its key or its id", i+1)
-		}
-		sum := sha256.Sum256([]byte(key))
-		if _, ok := s.keyIDs[sum]; ok {
-			return fmt.Errorf("api_keys: number %d repeats an earlier key", i+1)
-		}
-		s.keyIDs[sum] = id
-	}
-	return nil
-}
-
 // simulatorNamespace is for identifiers that have to be the same for the same
 // input (UUID version 5, RFC 9562 section 5.5).
 var simulatorNamespace = uuid.MustParse("5b0ae1f7-6d3e-4d0a-9f57-0e3c1f1d2a64")
@@ -389,35 +386,6 @@ func durationOr(configured *caddy.Duration, otherwise time.Duration) time.Durati
 		return otherwise
 	}
 	return time.Duration(*configured)
-}
-
-func parseAllowed(values []string) (addressPolicy, error) {
-	var policy addressPolicy
-	for _, value := range values {
-		prefix, err := parsePrefix(value)
-		if err != nil {
-			return nil, fmt.Errorf("allow: %w", err)
-		}
-		policy = append(policy, prefix)
-	}
-	return policy, nil
-}
-
-// parsePrefix reads an IP address or a CIDR range.
-func parsePrefix(value string) (netip.Prefix, error) {
-	if strings.Contains(value, "/") {
-		prefix, err := netip.ParsePrefix(value)
-		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is not a CIDR range", value)
-		}
-		return prefix.Masked(), nil
-	}
-	addr, err := netip.ParseAddr(value)
-	if err != nil || addr.Zone() != "" {
-		return netip.Prefix{}, fmt.Errorf("%q is not an IP address", value)
-	}
-	addr = addr.Unmap()
-	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
 // trust returns a TLS configuration that trusts the system's authorities and

@@ -1,7 +1,7 @@
 package simulator
 
-// POST /v1/speak: text to speech. What comes is silence, for as long as it
-// takes to say the text.
+// POST /v1/speak and /v2/speak: text to speech. What comes is silence, for as
+// long as it takes to say the text.
 
 import (
 	"bytes"
@@ -28,14 +28,26 @@ const (
 // bit rate.
 var speakRates = []int{8000, 16000, 24000, 32000, 44100, 48000}
 
+// errNotFlux is the answer of /v2/speak, which has no default model
+// (https://developers.deepgram.com/docs/flux-tts/batch).
+var errNotFlux = refusal(http.StatusBadRequest,
+	"Invalid model: /v2/speak needs a flux-{voice}-{language} model; use /v1/speak for Aura voices.")
+
 func (s *Simulator) serveSpeak(w http.ResponseWriter, r *http.Request, c *call) error {
 	reply, err := s.newReply(c)
 	if err != nil {
 		return c.refuse(w, err)
 	}
-	o, err := parseOptions(c.query, defaultSpeakModel)
+	model := defaultSpeakModel
+	if r.URL.Path == "/v2/speak" {
+		model = ""
+	}
+	o, err := parseOptions(c.query, model)
 	if err != nil {
 		return c.refuse(w, err)
+	}
+	if model == "" && !strings.HasPrefix(o.model, "flux-") {
+		return c.refuse(w, errNotFlux)
 	}
 	text, _, err := readText(w, r)
 	if err != nil {
@@ -55,11 +67,15 @@ func (s *Simulator) serveSpeak(w http.ResponseWriter, r *http.Request, c *call) 
 		return c.refuse(w, err)
 	}
 
-	if reply.target == nil {
-		// SDKs read the result's metadata from these headers.
-		w.Header().Set("Dg-Model-Name", o.model)
-		w.Header().Set("Dg-Model-Uuid", o.modelUUID())
-		w.Header().Set("Dg-Char-Count", strconv.Itoa(characters))
+	// The vendor's SDKs read these from every answer, one with nothing but the
+	// request id in it too: the Go SDK takes it for an error where there is no
+	// dg-char-count, and the Python SDK (3 and 4) where there is no
+	// Transfer-Encoding.
+	w.Header().Set("Dg-Model-Name", o.model)
+	w.Header().Set("Dg-Model-Uuid", o.modelUUID())
+	w.Header().Set("Dg-Char-Count", strconv.Itoa(characters))
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Transfer-Encoding", "chunked")
 	}
 	return s.answer(w, c, reply, &callback{kind: "speak", contentType: spoken.contentType, body: spoken.audio})
 }
