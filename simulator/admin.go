@@ -3,24 +3,22 @@ package simulator
 // Where Caddy's admin endpoint listens, so that no callback goes there.
 
 import (
-	"net"
 	"net/netip"
 	"reflect"
 
 	"github.com/caddyserver/caddy/v2"
 )
 
-// adminEndpoint is where an admin endpoint listens for TCP connections. The
-// zero value listens nowhere.
+// adminEndpoint is where an admin endpoint listens for TCP connections: at a
+// port, of loopback alone or of more than that. The zero value listens nowhere.
 //
 // Endpoints on unix sockets cannot be called. Of one on an inherited file
 // descriptor (`fd/3`) only the system knows the address, so it is not
 // recognised. The endpoint for remote administration is not in here: it takes
 // nobody without a client certificate, and a callback has none.
 type adminEndpoint struct {
-	port uint16
-	// addr is invalid where the configuration has a name, or nothing.
-	addr netip.Addr
+	port     uint16
+	loopback bool
 }
 
 // defaultAdminEndpoint is where Caddy listens that was told nothing, be it this
@@ -55,40 +53,17 @@ func parseAdminEndpoint(listen string) adminEndpoint {
 	if err != nil || parsed.IsUnixNetwork() || parsed.IsFdNetwork() {
 		return adminEndpoint{}
 	}
-	endpoint := adminEndpoint{port: uint16(parsed.StartPort)}
-	if addr, err := netip.ParseAddr(parsed.Host); err == nil {
-		endpoint.addr = addr.Unmap().WithZone("")
+	addr, err := netip.ParseAddr(parsed.Host)
+	return adminEndpoint{
+		port:     uint16(parsed.StartPort),
+		loopback: parsed.Host == "localhost" || err == nil && addr.Unmap().IsLoopback(),
 	}
-	return endpoint
 }
 
-// listensOn tells whether dialling an address can reach the endpoint.
+// listensOn tells whether dialling an address may reach the endpoint. Where it
+// listens on more than loopback, the port is enough to tell: which addresses
+// lead to this machine is not known here.
 func (e adminEndpoint) listensOn(addr netip.Addr, port uint16) bool {
-	switch {
-	case e.port == 0 || e.port != port:
-		return false
-	case addr == e.addr || addr.IsUnspecified(): // which connects to this machine
-		return true
-	case e.addr.IsLoopback():
-		return addr.IsLoopback()
-	case !e.addr.IsValid() || e.addr.IsUnspecified():
-		return addr.IsLoopback() || ofThisMachine(addr)
-	default:
-		return false
-	}
-}
-
-func ofThisMachine(addr netip.Addr) bool {
-	// Without the list, no address is known to be another machine's.
-	interfaces, err := net.InterfaceAddrs()
-	if err != nil {
-		return true
-	}
-	for _, each := range interfaces {
-		prefix, err := netip.ParsePrefix(each.String())
-		if err == nil && prefix.Addr().Unmap() == addr {
-			return true
-		}
-	}
-	return false
+	return e.port != 0 && e.port == port &&
+		(!e.loopback || addr.IsLoopback() || addr.IsUnspecified()) // which connects to loopback
 }

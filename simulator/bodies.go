@@ -1,30 +1,38 @@
 package simulator
 
-// The user's own bodies, sent in place of the built-in ones.
+// The recordings that results are made of: the built-in folder, and the user's
+// own above it.
 
 import (
 	"bytes"
+	"embed"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
-// maxResults bounds the memory of a folder of bodies.
+// builtIn has the form of a folder that `results` names. Its texts say what
+// they are, so that nobody takes a simulated result for a real one.
+//
+//go:embed builtin
+var builtIn embed.FS
+
+// maxResults bounds the memory of a folder of recordings.
 const maxResults = 256 << 20
 
-// bodies are what the option `results` names. What is missing there is built
-// in.
+// bodies are recordings, by their use.
 type bodies struct {
-	prerecorded [][]byte
+	prerecorded [][]byte // none: made of the text
 	read        [][]byte
-	speak       []speech
-	stream      []recordedMessage
+	speak       []speech          // none: silence
+	stream      []recordedMessage // none: made of the text
 	text        *story
 }
 
@@ -43,50 +51,73 @@ type recordedMessage struct {
 	due     float64
 }
 
-// loadBodies reads a file or a folder of bodies; an empty path stands for the
-// built-in ones alone.
+// loadBodies reads a file or a folder of recordings; what it lacks, and an empty
+// path lacks everything, is built in.
 func loadBodies(path string) (*bodies, error) {
-	b := &bodies{text: newStory(builtInText)}
-	if path == "" {
-		return b, nil
+	b := new(bodies)
+	if path != "" {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		used := 0
+		if info.IsDir() {
+			used, err = b.loadFolder(os.DirFS(path))
+		} else {
+			used, err = b.load(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if used == 0 {
+			return nil, fmt.Errorf("%s: no file whose name begins with prerecorded, stream, read, speak or transcript", path)
+		}
 	}
-	info, err := os.Stat(path)
+	folder, err := fs.Sub(builtIn, "builtin")
 	if err != nil {
 		return nil, err
 	}
-	names := []string{path}
-	if info.IsDir() {
-		// Glob sorts by name.
-		if names, err = filepath.Glob(filepath.Join(globQuote(path), "*")); err != nil {
-			return nil, err
-		}
+	simulated := new(bodies)
+	if _, err := simulated.loadFolder(folder); err != nil {
+		return nil, err
 	}
+	if b.text == nil {
+		b.text = simulated.text
+	}
+	if b.read == nil {
+		b.read = simulated.read
+	}
+	return b, nil
+}
 
-	used, total := 0, int64(0)
+// loadFolder reads the files of a folder in the order of their names.
+func (b *bodies) loadFolder(folder fs.FS) (used int, err error) {
+	names, err := fs.Glob(folder, "*")
+	if err != nil {
+		return 0, err
+	}
+	return b.load(folder, names...)
+}
+
+// load reads files and tells how many it used.
+func (b *bodies) load(folder fs.FS, names ...string) (used int, err error) {
+	room := int64(maxResults)
 	for _, name := range names {
 		use := use(name)
 		if use == nil {
 			continue
 		}
-		content, err := readLimited(name, maxResults-total)
+		content, err := readLimited(folder, name, room)
 		if err != nil {
-			return nil, err
+			return used, err
 		}
-		total += int64(len(content))
+		room -= int64(len(content))
 		if err := use(b, name, content); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return used, fmt.Errorf("%s: %w", name, err)
 		}
 		used++
 	}
-	if used == 0 {
-		return nil, fmt.Errorf("%s: no file whose name begins with prerecorded, stream, read, speak or transcript", path)
-	}
-	return b, nil
-}
-
-// globQuote makes a path stand for itself in a pattern.
-func globQuote(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+	return used, nil
 }
 
 // use tells by its name what a file is used for; nil is nothing.
@@ -108,35 +139,30 @@ func use(path string) func(b *bodies, path string, content []byte) error {
 	}
 }
 
-func readLimited(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(path)
+func readLimited(folder fs.FS, name string, limit int64) ([]byte, error) {
+	file, err := folder.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
 	content, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, err
-	}
 	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("%s: the bodies are larger than %d bytes together", path, maxResults)
+		return nil, fmt.Errorf("%s: the recordings are larger than %d bytes together", name, maxResults)
 	}
-	return content, nil
+	return content, err
 }
+
+// What is added has to be what patch works on.
 
 func (b *bodies) addPrerecorded(_ string, content []byte) error {
 	b.prerecorded = append(b.prerecorded, content)
-	return checkResult(content)
+	_, err := patch(content, map[string]map[string]any{"metadata": nil})
+	return err
 }
 
 func (b *bodies) addRead(_ string, content []byte) error {
 	b.read = append(b.read, content)
-	return checkResult(content)
-}
-
-// checkResult makes sure that patchMetadata will work.
-func checkResult(content []byte) error {
-	_, err := patchMetadata(content, nil)
+	_, err := patch(content, map[string]map[string]any{"metadata": nil, "results": nil})
 	return err
 }
 
@@ -219,133 +245,3 @@ func choose[T any](of []T, sha256 string) T {
 	}
 	return of[binary.BigEndian.Uint64(sum)%uint64(len(of))]
 }
-
-// patchMetadata sets members of a result's metadata and leaves everything else
-// as it is.
-func patchMetadata(result []byte, values map[string]any) ([]byte, error) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(result, &members); err != nil {
-		return nil, err
-	}
-	if members == nil {
-		return nil, errors.New("not a JSON object")
-	}
-	metadata, err := patched(members["metadata"], values)
-	if err != nil {
-		return nil, fmt.Errorf("metadata: %w", err)
-	}
-	members["metadata"] = metadata
-	return json.Marshal(members)
-}
-
-// patched sets members of a JSON object, which may be missing.
-func patched(object json.RawMessage, values map[string]any) (json.RawMessage, error) {
-	members := make(map[string]json.RawMessage)
-	if len(object) > 0 {
-		if err := json.Unmarshal(object, &members); err != nil {
-			return nil, err
-		}
-	}
-	if members == nil { // JSON's null
-		members = make(map[string]json.RawMessage)
-	}
-	for name, value := range values {
-		encoded, err := json.Marshal(value)
-		if err != nil {
-			return nil, err
-		}
-		members[name] = encoded
-	}
-	return json.Marshal(members)
-}
-
-// ofRequest are the members of metadata that have to fit the request also in
-// a body of the user's.
-func (o options) ofRequest(requestID string) map[string]any {
-	values := map[string]any{"request_id": requestID, "simulated": true}
-	if len(o.extra) > 0 {
-		values["extra"] = o.extra
-	}
-	if len(o.tags) > 0 {
-		values["tags"] = o.tags
-	}
-	return values
-}
-
-// recordedScript plays the user's own messages. Each is due when so much audio
-// came as it is about, and never before the one ahead of it.
-type recordedScript struct {
-	options   options
-	requestID string
-	messages  []recordedMessage
-	metadata  *recordedMessage
-}
-
-func newRecordedScript(requestID string, o options, messages []recordedMessage) *recordedScript {
-	s := &recordedScript{options: o, requestID: requestID}
-	for _, m := range messages {
-		if m.kind == "Metadata" {
-			// It can only be the last message, so it waits for the end.
-			s.metadata = &m
-			continue
-		}
-		s.messages = append(s.messages, m)
-	}
-	return s
-}
-
-func (s *recordedScript) advance(seconds float64, emit func(message) error) error {
-	for len(s.messages) > 0 && s.messages[0].due <= seconds {
-		if err := s.emitNext(emit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// finalize does nothing: what was recorded knows of no other end of a
-// sentence.
-func (s *recordedScript) finalize(float64, func(message) error) error { return nil }
-
-func (s *recordedScript) finish(heard audio, emit func(message) error) error {
-	for len(s.messages) > 0 {
-		if err := s.emitNext(emit); err != nil {
-			return err
-		}
-	}
-	if s.metadata == nil {
-		metadata := newListenMetadata(s.requestID, s.options, heard)
-		metadata.Type = "Metadata"
-		return emitJSON(metadata, false, emit)
-	}
-	body, err := json.Marshal(s.metadata.body)
-	if err != nil {
-		return err
-	}
-	body, err = patched(body, s.options.ofRequest(s.requestID))
-	if err != nil {
-		return err
-	}
-	return emit(message{body: body})
-}
-
-func (s *recordedScript) emitNext(emit func(message) error) error {
-	m := s.messages[0]
-	s.messages = s.messages[1:]
-	body, err := json.Marshal(m.body)
-	if err != nil {
-		return err
-	}
-	if m.results {
-		if body, err = patchMetadata(body, s.options.ofRequest(s.requestID)); err != nil {
-			return err
-		}
-	}
-	return emit(message{body: body, results: m.results})
-}
-
-// Interface guards
-var (
-	_ script = (*storyScript)(nil)
-	_ script = (*recordedScript)(nil)
-)

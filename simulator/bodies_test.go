@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -63,6 +64,19 @@ func TestOwnBodiesAreSent(t *testing.T) {
 	require.Contains(t, listenTo(conn).transcript(), "simulated", "what is not in the folder is built in")
 }
 
+// What is built in has the form of what users give: as a folder of theirs it
+// gives the same.
+func TestTheBuiltInFolderIsOneLikeTheUsers(t *testing.T) {
+	builtin, theirs := serve(t, &Simulator{}), serve(t, &Simulator{Results: "builtin"})
+	for _, path := range []string{"/v1/listen", "/v1/read", "/v1/speak"} {
+		answer := func(e *env) string {
+			body := e.post(path, "text/plain", strings.NewReader("text"), "smart_format", "true").body
+			return regexp.MustCompile(`"(request_id|created)":"[^"]*"`).ReplaceAllString(string(body), "")
+		}
+		require.Equal(t, answer(builtin), answer(theirs), path)
+	}
+}
+
 func TestOneOfSeveralBodiesIsChosenByTheInput(t *testing.T) {
 	files := map[string]string{}
 	for _, name := range []string{"a", "b", "c"} {
@@ -82,7 +96,7 @@ func TestOneOfSeveralBodiesIsChosenByTheInput(t *testing.T) {
 }
 
 func TestOwnWordsAreSaid(t *testing.T) {
-	file := filepath.Join(folder(t, map[string]string{"transcript.txt": "Hello there. - How are you?\r\n\r\nFine!\n"}), "transcript.txt")
+	file := filepath.Join(folder(t, map[string]string{"transcript [1]*?.txt": "Hello there. - How are you?\r\n\r\nFine!\n"}), "transcript [1]*?.txt")
 	e := serve(t, &Simulator{Results: file})
 	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 60)), "smart_format", "true")
 	alternative := result(t, a.body).Results.Channels[0].Alternatives[0]
@@ -136,6 +150,7 @@ func TestBodiesThatCannotBeAreRefusedWhenLoaded(t *testing.T) {
 		"stream2.json":      `[{"no":"type"}]`,
 		"stream3.json":      `{"type":"Results","start":0,"duration":1,"metadata":"x"}`,
 		"transcript.txt":    " -- \n",
+		"read2.json":        `{"results":[]}`,
 		"unrelated.json":    `{}`,
 	} {
 		dir := folder(t, map[string]string{name: content})

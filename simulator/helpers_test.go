@@ -47,6 +47,14 @@ func provision(t *testing.T, s *Simulator) (unload func()) {
 	return sync.OnceFunc(func() { require.NoError(t, s.Cleanup()) })
 }
 
+// builtInStory is what is said where the user has no text.
+func builtInStory(t *testing.T) *story {
+	t.Helper()
+	b, err := loadBodies("")
+	require.NoError(t, err)
+	return b.text
+}
+
 // env is a simulator in service.
 type env struct {
 	t    *testing.T

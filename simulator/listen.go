@@ -17,25 +17,51 @@ import (
 // memory.
 const maxJSON = 1 << 20
 
-func (s *Simulator) serveListen(w http.ResponseWriter, r *http.Request, c *call) error {
-	reply, err := s.newReply(c)
+// serveBatch answers a request with the result that produce makes, or sends
+// the result to its callback.
+func (s *Simulator) serveBatch(w http.ResponseWriter, r *http.Request, c *call,
+	produce func(http.ResponseWriter, *http.Request, *call) (*callback, error),
+) error {
+	// The callback is checked before anything of the body is read.
+	to, err := s.newReply(c)
 	if err != nil {
 		return c.refuse(w, err)
 	}
-	o, err := parseOptions(c.query, defaultModel)
+	result, err := produce(w, r, c)
 	if err != nil {
 		return c.refuse(w, err)
+	}
+	if to.target == nil {
+		return writeBody(w, http.StatusOK, result.contentType, result.body)
+	}
+	s.address(result, c, to)
+	latency, sender := s.latency, s.sender
+	if !s.outbox.later(len(result.body), func(ctx context.Context) { _ = sender.deliver(ctx, latency, result) }) {
+		return c.refuse(w, errTooManyPending)
+	}
+	return c.accepted(w)
+}
+
+func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*callback, error) {
+	o, err := parseOptions(c.query, defaultModel)
+	if err != nil {
+		return nil, err
 	}
 	heard, notes, err := s.hear(w, r, c)
 	if err != nil {
-		return c.refuse(w, err)
+		return nil, err
 	}
 
-	body, err := s.transcribe(c, o, heard, notes)
-	if err != nil {
-		return c.refuse(w, err)
+	var body []byte
+	metadata := o.ofRequest(c.requestID, notes)
+	if len(s.bodies.prerecorded) > 0 {
+		body, err = patch(choose(s.bodies.prerecorded, heard.sha256), map[string]map[string]any{"metadata": metadata})
+	} else {
+		result := newListenResult(c.requestID, o, heard, s.bodies.text)
+		result.Metadata.Warnings = notes
+		body, err = json.Marshal(result)
 	}
-	return s.answer(w, c, reply, &callback{kind: "prerecorded", contentType: "application/json", body: body})
+	return &callback{kind: "prerecorded", contentType: "application/json", body: body}, err
 }
 
 // hear measures the audio of a request. What a URL names is not fetched: the
@@ -51,8 +77,7 @@ func (s *Simulator) hear(w http.ResponseWriter, r *http.Request, c *call) (audio
 		if body.URL == "" {
 			return audio{}, nil, errNotJSON
 		}
-		sum := sha256.Sum256([]byte(body.URL))
-		heard := audio{sha256: hex.EncodeToString(sum[:]), seconds: s.bodies.text.length(), channels: 1}
+		heard := audio{sha256: sha256Of(body.URL), seconds: s.bodies.text.length(), channels: 1}
 		return heard, []warning{{
 			Parameter: "url",
 			Type:      "simulated",
@@ -75,15 +100,6 @@ func (s *Simulator) hear(w http.ResponseWriter, r *http.Request, c *call) (audio
 	return meter.finish(), nil, nil
 }
 
-func (s *Simulator) transcribe(c *call, o options, heard audio, notes []warning) ([]byte, error) {
-	if len(s.bodies.prerecorded) > 0 {
-		return patchMetadata(choose(s.bodies.prerecorded, heard.sha256), o.ofRequest(c.requestID))
-	}
-	result := newListenResult(c.requestID, o, heard, s.bodies.text)
-	result.Metadata.Warnings = notes
-	return json.Marshal(result)
-}
-
 // reply is where a batch result goes: to target, or into the response where
 // target is nil.
 type reply struct {
@@ -91,7 +107,6 @@ type reply struct {
 	method string
 }
 
-// newReply checks the callback before anything of the body is read.
 func (s *Simulator) newReply(c *call) (reply, error) {
 	raw := c.query.Get("callback")
 	if raw == "" {
@@ -105,26 +120,17 @@ func (s *Simulator) newReply(c *call) (reply, error) {
 	return reply{target: target, method: method}, err
 }
 
-// answer puts a result into the response, or accepts the request and calls
-// back later.
-func (s *Simulator) answer(w http.ResponseWriter, c *call, to reply, result *callback) error {
-	if to.target == nil {
-		return writeBody(w, http.StatusOK, result.contentType, result.body)
-	}
-	s.address(result, c, to)
-	latency, sender := s.latency, s.sender
-	if !s.outbox.later(len(result.body), func(ctx context.Context) { _ = sender.deliver(ctx, latency, result) }) {
-		return c.refuse(w, errTooManyPending)
-	}
-	return c.accepted(w)
-}
-
 // address completes a callback with where it goes and who asked for it.
 func (s *Simulator) address(cb *callback, c *call, to reply) {
 	cb.requestID, cb.target, cb.method = c.requestID, to.target, to.method
 	if s.dgTokens {
 		cb.keyID = c.keyID
 	}
+}
+
+func sha256Of(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
 }
 
 func isJSON(r *http.Request) bool {

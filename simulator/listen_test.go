@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,7 +141,7 @@ func TestOptionsShapeTheResult(t *testing.T) {
 func TestResultsHaveRealisticSizesAndABound(t *testing.T) {
 	size := func(hours float64, channels int) int {
 		o := options{punctuate: true, utterances: true, multichannel: true}
-		body, err := json.Marshal(newListenResult("id", o, audio{seconds: hours * 3600, channels: channels}, newStory(builtInText)))
+		body, err := json.Marshal(newListenResult("id", o, audio{seconds: hours * 3600, channels: channels}, builtInStory(t)))
 		require.NoError(t, err)
 		return len(body)
 	}
@@ -421,24 +423,35 @@ func TestSpeakAnswersWithTheHeadersThatSDKsRead(t *testing.T) {
 func TestReadAnswersWhatIsAskedFor(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t)
-	query := []string{"summarize", "true", "topics", "true", "sentiment", "true", "intents", "true", "language", "en", "callback", receiver.URL}
-	accepted := e.post("/v1/read", "application/json", strings.NewReader(`{"text":"One two three."}`), query...)
-	id := accepted.json(t)["request_id"]
+	ask := func(query ...string) (metadata, results map[string]any) {
+		accepted := e.post("/v1/read", "application/json", strings.NewReader(`{"text":"One two three."}`), append(query, "callback", receiver.URL)...)
+		decoded := receiver.next(t).json(t)
+		metadata, results = decoded["metadata"].(map[string]any), decoded["results"].(map[string]any)
+		require.Equal(t, accepted.json(t)["request_id"], metadata["request_id"])
+		require.Equal(t, true, metadata["simulated"])
+		_, err := time.Parse(time.RFC3339, metadata["created"].(string))
+		require.NoError(t, err)
+		return metadata, results
+	}
+	for _, feature := range readFeatures {
+		metadata, results := ask(feature.parameter, "true")
+		require.Len(t, results, 1)
+		require.Contains(t, results, feature.result)
+		for _, other := range readFeatures {
+			require.Equal(t, other == feature, metadata[other.info] != nil, "%s for %s", other.info, feature.parameter)
+		}
+	}
+	metadata, results := ask("summarize", "v2", "topics", "true", "intents", "false", "language", "es", "tag", "t", "extra", "a:b")
+	require.ElementsMatch(t, []string{"summary", "topics"}, slices.Collect(maps.Keys(results)))
+	require.Contains(t, results["summary"].(map[string]any)["text"], "Simulated summary")
+	require.Equal(t, "es", metadata["language"])
+	require.Equal(t, []any{"t"}, metadata["tags"])
+	require.Equal(t, map[string]any{"a": "b"}, metadata["extra"])
 
-	var r readResult
-	decoder := json.NewDecoder(bytes.NewReader(receiver.next(t).body))
-	decoder.DisallowUnknownFields()
-	require.NoError(t, decoder.Decode(&r))
-	require.Equal(t, id, r.Metadata.RequestID)
-	require.True(t, r.Metadata.Simulated)
-	require.Equal(t, "Simulated summary: One two three.", r.Results.Summary.Text)
-	require.Equal(t, 3, r.Metadata.SummaryInfo.InputTokens)
-	require.Equal(t, "neutral", r.Results.Sentiments.Segments[0].Sentiment)
-	require.Len(t, r.Results.Topics.Segments[0].Topics, 1)
-	require.Len(t, r.Results.Intents.Segments[0].Intents, 1)
+	metadata, results = ask()
+	require.Len(t, results, len(readFeatures), "a request that names nothing gets everything")
+	require.Equal(t, "en", metadata["language"])
 
-	plain := e.post("/v1/read", "text/plain", strings.NewReader("One two."), "summarize", "v2").json(t)
-	require.Equal(t, map[string]any{"summary": map[string]any{"text": "Simulated summary: One two."}}, plain["results"])
 	byURL := e.post("/v1/read", "application/json", strings.NewReader(`{"url":"http://x/"}`)).json(t)
 	require.Contains(t, byURL["metadata"], "warnings")
 }

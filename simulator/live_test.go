@@ -193,7 +193,7 @@ func TestStreamWaitsTenSecondsForAudioOrAKeepAlive(t *testing.T) {
 			idle:   streamIdleTimeout,
 			inputs: make(chan input),
 			meter:  meter,
-			script: newStoryScript("id", options{}, 1, newStory(builtInText)),
+			script: newStoryScript("id", options{}, 1, builtInStory(t)),
 			send:   func(context.Context, []byte) error { return nil },
 		}
 		start := time.Now()

@@ -1,118 +1,54 @@
 package simulator
 
-// POST /v1/read: text intelligence.
+// POST /v1/read: text intelligence. The result is a recording, of which a
+// request gets what it asks for.
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
-
-	"github.com/google/uuid"
 )
 
-// readResult is a result of text intelligence.
-type readResult struct {
-	Metadata readMetadata `json:"metadata"`
-	Results  readResults  `json:"results"`
+// readFeature is a parameter that asks for a part of a result, and where that
+// part is: in the results, and in the metadata.
+type readFeature struct{ parameter, result, info string }
+
+var readFeatures = []readFeature{
+	{"summarize", "summary", "summary_info"},
+	{"sentiment", "sentiments", "sentiment_info"},
+	{"topics", "topics", "topics_info"},
+	{"intents", "intents", "intents_info"},
 }
 
-type readMetadata struct {
-	RequestID     string            `json:"request_id"`
-	Created       string            `json:"created"`
-	Language      string            `json:"language"`
-	SummaryInfo   *readInfo         `json:"summary_info,omitempty"`
-	SentimentInfo *readInfo         `json:"sentiment_info,omitempty"`
-	TopicsInfo    *readInfo         `json:"topics_info,omitempty"`
-	IntentsInfo   *readInfo         `json:"intents_info,omitempty"`
-	Warnings      []warning         `json:"warnings,omitempty"`
-	Tags          []string          `json:"tags,omitempty"`
-	Extra         map[string]string `json:"extra,omitempty"`
-	Simulated     bool              `json:"simulated"`
-}
-
-// readInfo is what a feature used.
-type readInfo struct {
-	ModelUUID    string `json:"model_uuid"`
-	InputTokens  int    `json:"input_tokens"`
-	OutputTokens int    `json:"output_tokens"`
-}
-
-type readResults struct {
-	Summary    *readSummary    `json:"summary,omitempty"`
-	Sentiments *readSentiments `json:"sentiments,omitempty"`
-	Topics     *readSegments   `json:"topics,omitempty"`
-	Intents    *readSegments   `json:"intents,omitempty"`
-}
-
-type readSummary struct {
-	Text string `json:"text"`
-}
-
-type readSentiments struct {
-	Segments []readSegment `json:"segments"`
-	Average  readAverage   `json:"average"`
-}
-
-type readAverage struct {
-	Sentiment      string  `json:"sentiment"`
-	SentimentScore float64 `json:"sentiment_score"`
-}
-
-type readSegments struct {
-	Segments []readSegment `json:"segments"`
-}
-
-type readSegment struct {
-	Text      string `json:"text"`
-	StartWord int    `json:"start_word"`
-	EndWord   int    `json:"end_word"`
-
-	Sentiment      string       `json:"sentiment,omitempty"`
-	SentimentScore *float64     `json:"sentiment_score,omitempty"`
-	Topics         []readTopic  `json:"topics,omitempty"`
-	Intents        []readIntent `json:"intents,omitempty"`
-}
-
-type readTopic struct {
-	Topic           string  `json:"topic"`
-	ConfidenceScore float64 `json:"confidence_score"`
-}
-
-type readIntent struct {
-	Intent          string  `json:"intent"`
-	ConfidenceScore float64 `json:"confidence_score"`
-}
-
-func (s *Simulator) serveRead(w http.ResponseWriter, r *http.Request, c *call) error {
-	reply, err := s.newReply(c)
-	if err != nil {
-		return c.refuse(w, err)
-	}
+func (s *Simulator) read(w http.ResponseWriter, r *http.Request, c *call) (*callback, error) {
 	o, err := parseOptions(c.query, "")
 	if err != nil {
-		return c.refuse(w, err)
+		return nil, err
 	}
 	text, notes, err := readText(w, r)
 	if err != nil {
-		return c.refuse(w, err)
+		return nil, err
 	}
 
-	var body []byte
-	if len(s.bodies.read) > 0 {
-		sum := sha256.Sum256([]byte(text))
-		body, err = patchMetadata(choose(s.bodies.read, hex.EncodeToString(sum[:])), o.ofRequest(c.requestID))
-	} else {
-		result := newReadResult(c, o, text)
-		result.Metadata.Warnings = notes
-		body, err = json.Marshal(result)
+	metadata, results := o.ofRequest(c.requestID, notes), make(map[string]any)
+	if language := c.query.Get("language"); language != "" {
+		metadata["language"] = language
 	}
-	if err != nil {
-		return c.refuse(w, err)
+	if slices.ContainsFunc(readFeatures, c.asksFor) {
+		for _, feature := range readFeatures {
+			if !c.asksFor(feature) {
+				metadata[feature.info], results[feature.result] = nil, nil
+			}
+		}
 	}
-	return s.answer(w, c, reply, &callback{kind: "read", contentType: "application/json", body: body})
+	body, err := patch(choose(s.bodies.read, sha256Of(text)), map[string]map[string]any{"metadata": metadata, "results": results})
+	return &callback{kind: "read", contentType: "application/json", body: body}, err
+}
+
+func (c *call) asksFor(feature readFeature) bool {
+	// summarize has versions; v2 is the one there is.
+	return isOn(c.query, feature.parameter) || feature.parameter == "summarize" && c.query.Get("summarize") == "v2"
 }
 
 // readText returns the text of a request: plain, or in JSON. A text that a URL
@@ -146,51 +82,4 @@ func readText(w http.ResponseWriter, r *http.Request) (string, []warning, error)
 		return "", nil, errNotJSON
 	}
 	return body.Text, nil, nil
-}
-
-// newReadResult makes the result of those features that the request wants.
-func newReadResult(c *call, o options, text string) readResult {
-	language := c.query.Get("language")
-	if language == "" {
-		language = "en"
-	}
-	result := readResult{Metadata: readMetadata{
-		RequestID: c.requestID,
-		Created:   now(),
-		Language:  language,
-		Tags:      o.tags,
-		Extra:     o.extra,
-		Simulated: true,
-	}}
-
-	words := strings.Fields(text)
-	info := func(feature string) *readInfo {
-		id := uuid.NewSHA1(simulatorNamespace, []byte("model:"+feature)).String()
-		return &readInfo{ModelUUID: id, InputTokens: len(words), OutputTokens: 1}
-	}
-	whole := readSegment{Text: text, EndWord: max(0, len(words)-1)}
-
-	if isOn(c.query, "summarize") || c.query.Get("summarize") == "v2" {
-		result.Metadata.SummaryInfo = info("summarize")
-		result.Results.Summary = &readSummary{"Simulated summary: " + strings.Join(words[:min(len(words), 20)], " ")}
-	}
-	if isOn(c.query, "sentiment") {
-		segment := whole
-		segment.Sentiment, segment.SentimentScore = "neutral", new(0.0)
-		result.Metadata.SentimentInfo = info("sentiment")
-		result.Results.Sentiments = &readSentiments{Segments: []readSegment{segment}, Average: readAverage{Sentiment: "neutral"}}
-	}
-	if isOn(c.query, "topics") {
-		segment := whole
-		segment.Topics = []readTopic{{"Simulated topic", 0.9}}
-		result.Metadata.TopicsInfo = info("topics")
-		result.Results.Topics = &readSegments{[]readSegment{segment}}
-	}
-	if isOn(c.query, "intents") {
-		segment := whole
-		segment.Intents = []readIntent{{"Simulate an intent", 0.9}}
-		result.Metadata.IntentsInfo = info("intents")
-		result.Results.Intents = &readSegments{[]readSegment{segment}}
-	}
-	return result
 }

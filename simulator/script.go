@@ -194,33 +194,31 @@ func (s *storyScript) emitResults(at float64, result streamResults, emit func(me
 		Extra:     s.options.extra,
 		Simulated: true,
 	}
-	for channel := range s.channels {
-		result.ChannelIndex = [2]int{channel, s.channels}
-		if err := emitJSON(result, true, emit); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.emitOfEachChannel(true, emit, func(channel [2]int) any {
+		result.ChannelIndex = channel
+		return result
+	})
 }
 
 func (s *storyScript) emitSpeechStarted(emit func(message) error) error {
 	if !s.options.vadEvents {
 		return nil
 	}
-	for channel := range s.channels {
-		event := speechStarted{Type: "SpeechStarted", Channel: [2]int{channel, s.channels}, Timestamp: s.current.start}
-		if err := emitJSON(event, false, emit); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.emitOfEachChannel(false, emit, func(channel [2]int) any {
+		return speechStarted{Type: "SpeechStarted", Channel: channel, Timestamp: s.current.start}
+	})
 }
 
 func (s *storyScript) emitUtteranceEnd(emit func(message) error) error {
 	s.silence, s.ended = 0, s.lastWord
+	return s.emitOfEachChannel(false, emit, func(channel [2]int) any {
+		return utteranceEnd{Type: "UtteranceEnd", Channel: channel, LastWordEnd: s.lastWord}
+	})
+}
+
+func (s *storyScript) emitOfEachChannel(results bool, emit func(message) error, of func(channel [2]int) any) error {
 	for channel := range s.channels {
-		event := utteranceEnd{Type: "UtteranceEnd", Channel: [2]int{channel, s.channels}, LastWordEnd: s.lastWord}
-		if err := emitJSON(event, false, emit); err != nil {
+		if err := emitJSON(of([2]int{channel, s.channels}), results, emit); err != nil {
 			return err
 		}
 	}

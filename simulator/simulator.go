@@ -15,8 +15,10 @@
 //	outbox.go       what outlives a request: pending callbacks and live streams
 //	audio.go        how much was heard, measured without keeping it; wav.go its header
 //	story.go        the words and when they are said; transcript.go and script.go
-//	                put them into a pre-recorded result and into streaming messages
-//	bodies.go       the user's own bodies in place of the built-in ones
+//	                put them into a pre-recorded result and into streaming messages;
+//	                recorded.go plays messages of the user's
+//	bodies.go       the recordings: the built-in folder, and the user's own above it
+//	patch.go        what of a recording is made to fit its request
 package simulator
 
 import (
@@ -337,13 +339,13 @@ func (s *Simulator) serve(w http.ResponseWriter, r *http.Request, c *call, metho
 	}
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/speak"):
-		return s.serveSpeak(w, r, c)
+		return s.serveBatch(w, r, c, s.speak)
 	case r.URL.Path == "/v1/read":
-		return s.serveRead(w, r, c)
+		return s.serveBatch(w, r, c, s.read)
 	case r.Method == http.MethodGet:
 		return s.serveLive(w, r, c)
 	default:
-		return s.serveListen(w, r, c)
+		return s.serveBatch(w, r, c, s.listen)
 	}
 }
 
@@ -358,21 +360,18 @@ func (s *Simulator) check() error {
 			return fmt.Errorf("ports: %d is not a port", port)
 		}
 	}
-	switch {
-	case s.Latency != nil && *s.Latency < 0:
-		return errors.New("latency must not be negative")
-	case s.Retries != nil && *s.Retries < 0:
-		return errors.New("retries must not be negative")
-	case s.RetryDelay != nil && *s.RetryDelay < 0:
-		return errors.New("retry_delay must not be negative")
-	case s.Timeout < 0:
-		return errors.New("timeout must not be negative")
-	case s.MaxBody < 0:
-		return errors.New("max_body must not be negative")
-	case s.Faults.DropAfter < 0:
-		return errors.New("faults: drop_after must not be negative")
-	case s.Faults.SlowUpload < 0:
-		return errors.New("faults: slow_upload must not be negative")
+	for name, negative := range map[string]bool{
+		"latency":             s.Latency != nil && *s.Latency < 0,
+		"retries":             s.Retries != nil && *s.Retries < 0,
+		"retry_delay":         s.RetryDelay != nil && *s.RetryDelay < 0,
+		"timeout":             s.Timeout < 0,
+		"max_body":            s.MaxBody < 0,
+		"faults: drop_after":  s.Faults.DropAfter < 0,
+		"faults: slow_upload": s.Faults.SlowUpload < 0,
+	} {
+		if negative {
+			return fmt.Errorf("%s must not be negative", name)
+		}
 	}
 	return nil
 }

@@ -5,11 +5,10 @@ package simulator
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,38 +32,32 @@ var speakRates = []int{8000, 16000, 24000, 32000, 44100, 48000}
 var errNotFlux = refusal(http.StatusBadRequest,
 	"Invalid model: /v2/speak needs a flux-{voice}-{language} model; use /v1/speak for Aura voices.")
 
-func (s *Simulator) serveSpeak(w http.ResponseWriter, r *http.Request, c *call) error {
-	reply, err := s.newReply(c)
-	if err != nil {
-		return c.refuse(w, err)
-	}
+func (s *Simulator) speak(w http.ResponseWriter, r *http.Request, c *call) (*callback, error) {
 	model := defaultSpeakModel
 	if r.URL.Path == "/v2/speak" {
 		model = ""
 	}
 	o, err := parseOptions(c.query, model)
 	if err != nil {
-		return c.refuse(w, err)
+		return nil, err
 	}
 	if model == "" && !strings.HasPrefix(o.model, "flux-") {
-		return c.refuse(w, errNotFlux)
+		return nil, errNotFlux
 	}
 	text, _, err := readText(w, r)
 	if err != nil {
-		return c.refuse(w, err)
+		return nil, err
 	}
 	characters := utf8.RuneCountInString(text)
 	if characters > maxSpeakText {
-		return c.refuse(w, refusal(http.StatusRequestEntityTooLarge,
-			"Input text exceeds the limit of %d characters.", maxSpeakText))
+		return nil, refusal(http.StatusRequestEntityTooLarge, "Input text exceeds the limit of %d characters.", maxSpeakText)
 	}
 
 	var spoken speech
 	if len(s.bodies.speak) > 0 {
-		sum := sha256.Sum256([]byte(text))
-		spoken = choose(s.bodies.speak, hex.EncodeToString(sum[:]))
-	} else if spoken, err = synthesise(characters, newSpeakFormat(c)); err != nil {
-		return c.refuse(w, err)
+		spoken = choose(s.bodies.speak, sha256Of(text))
+	} else if spoken, err = synthesise(characters, c.query); err != nil {
+		return nil, err
 	}
 
 	// The vendor's SDKs read these from every answer, one with nothing but the
@@ -77,49 +70,35 @@ func (s *Simulator) serveSpeak(w http.ResponseWriter, r *http.Request, c *call) 
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Transfer-Encoding", "chunked")
 	}
-	return s.answer(w, c, reply, &callback{kind: "speak", contentType: spoken.contentType, body: spoken.audio})
+	return &callback{kind: "speak", contentType: spoken.contentType, body: spoken.audio}, nil
 }
 
-// speakFormat is the form of audio that a request asks for.
-type speakFormat struct {
-	encoding  string
-	container string
-	rate      string
-}
-
-func newSpeakFormat(c *call) speakFormat {
-	format := speakFormat{c.query.Get("encoding"), c.query.Get("container"), c.query.Get("sample_rate")}
-	if format.encoding == "" {
-		format.encoding = "mp3"
-		if format.container == "wav" {
-			format.encoding = "linear16"
-		}
+// synthesise makes the audio of a text with so many characters, in the form
+// that a request asks for.
+func synthesise(characters int, query url.Values) (speech, error) {
+	name, container := query.Get("encoding"), query.Get("container")
+	if name == "" && container == "wav" {
+		name = "linear16"
 	}
-	return format
-}
-
-// synthesise makes the audio of a text with so many characters.
-func synthesise(characters int, format speakFormat) (speech, error) {
 	seconds := float64(characters) / charactersPerSec
-	if format.encoding == "mp3" {
+	if name == "" || name == "mp3" {
 		return speech{contentType: "audio/mpeg", audio: silentMP3(seconds)}, nil
 	}
-
-	encoding, ok := pcmEncodings[format.encoding]
+	encoding, ok := pcmEncodings[name]
 	if !ok {
 		return speech{}, refusal(http.StatusBadRequest,
-			"The simulator does not encode %q: it has mp3, linear16, mulaw and alaw, and sends files of its option `results`.", format.encoding)
+			"The simulator does not encode %q: it has mp3, linear16, mulaw and alaw, and sends files of its option `results`.", name)
 	}
 	rate := encoding.rate
-	if format.rate != "" {
+	if value := query.Get("sample_rate"); value != "" {
 		var err error
-		if rate, err = strconv.Atoi(format.rate); err != nil || !slices.Contains(speakRates, rate) {
+		if rate, err = strconv.Atoi(value); err != nil || !slices.Contains(speakRates, rate) {
 			return speech{}, refusal(http.StatusBadRequest, "Invalid sample_rate: use one of %s.", strings.Trim(fmt.Sprint(speakRates), "[]"))
 		}
 	}
 	samples := int(seconds * float64(rate))
 	sound := bytes.Repeat(encoding.silence, samples)
-	switch format.container {
+	switch container {
 	case "", "wav":
 		header := appendWAVHeader(nil, encoding.wavFormat, 1, rate, 8*len(encoding.silence), len(sound))
 		return speech{contentType: "audio/wav", audio: append(header, sound...)}, nil

@@ -9,14 +9,6 @@ import (
 	"unicode/utf8"
 )
 
-// builtInText says what it is, so that nobody takes a simulated transcript for
-// a real one.
-const builtInText = `This is a simulated transcript. Nobody listened to the audio, and nothing was transcribed. The words come from a text that is built into the simulator.
-
-They are said again and again until the audio ends. The same audio always gives the same words at the same times. Only the request id and the time of creation differ.
-
-If you can read this at your service, the callback arrived. Try it with a wrong password next, or stop the service and watch the retries. Good luck with your receiver!`
-
 // The pace at which a text is said, in seconds.
 const (
 	leadIn       = 0.2

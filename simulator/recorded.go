@@ -1,0 +1,83 @@
+package simulator
+
+// A live stream of recorded messages.
+
+import "encoding/json"
+
+// recordedScript plays messages of the user's. Each is due when so much audio
+// came as it is about, and never before the one ahead of it.
+type recordedScript struct {
+	options   options
+	requestID string
+	messages  []recordedMessage
+	metadata  *recordedMessage
+}
+
+func newRecordedScript(requestID string, o options, messages []recordedMessage) *recordedScript {
+	s := &recordedScript{options: o, requestID: requestID}
+	for _, m := range messages {
+		if m.kind == "Metadata" {
+			// It can only be the last message, so it waits for the end.
+			s.metadata = &m
+			continue
+		}
+		s.messages = append(s.messages, m)
+	}
+	return s
+}
+
+func (s *recordedScript) advance(seconds float64, emit func(message) error) error {
+	for len(s.messages) > 0 && s.messages[0].due <= seconds {
+		if err := s.emitNext(emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finalize does nothing: what was recorded knows of no other end of a
+// sentence.
+func (s *recordedScript) finalize(float64, func(message) error) error { return nil }
+
+func (s *recordedScript) finish(heard audio, emit func(message) error) error {
+	for len(s.messages) > 0 {
+		if err := s.emitNext(emit); err != nil {
+			return err
+		}
+	}
+	if s.metadata == nil {
+		metadata := newListenMetadata(s.requestID, s.options, heard)
+		metadata.Type = "Metadata"
+		return emitJSON(metadata, false, emit)
+	}
+	body, err := json.Marshal(s.metadata.body)
+	if err != nil {
+		return err
+	}
+	if body, err = patched(body, s.options.ofRequest(s.requestID, nil)); err != nil {
+		return err
+	}
+	return emit(message{body: body})
+}
+
+func (s *recordedScript) emitNext(emit func(message) error) error {
+	m := s.messages[0]
+	s.messages = s.messages[1:]
+	body, err := json.Marshal(m.body)
+	if err != nil {
+		return err
+	}
+	if m.results {
+		metadata := s.options.ofRequest(s.requestID, nil)
+		if body, err = patch(body, map[string]map[string]any{"metadata": metadata}); err != nil {
+			return err
+		}
+	}
+	return emit(message{body: body, results: m.results})
+}
+
+// Interface guards
+var (
+	_ script = (*storyScript)(nil)
+	_ script = (*recordedScript)(nil)
+)
