@@ -25,11 +25,6 @@ type Backend struct {
 	Header http.Header
 }
 
-// handshakeTimeout is how long a service may take to answer a handshake. A
-// service that takes longer is as good as dead to a live stream, and the sender
-// should hear so while it is still waiting itself.
-var handshakeTimeout = 10 * time.Second // a variable for tests
-
 // Dial performs the WebSocket handshake of r with a service, chosen and retried
 // as the proxy's configuration says, before the sender's own handshake is
 // answered. backend is nil, without an error, where the service answered in
@@ -62,21 +57,16 @@ var errNotUpgraded = errors.New("the service answered 101, but not with a WebSoc
 // roundTrip performs one attempt at the handshake. An accepted one is kept and
 // shown to the proxy as an empty answer: at a 101 the proxy would take the
 // sender's connection over and copy bytes itself.
-func (d *dial) roundTrip(t *transport, r *http.Request) (*http.Response, error) {
-	res, conn, err := shakeHands(t, r)
+func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error) {
+	res, conn, err := h.shake(r)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
-	if !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
+	if conn == nil || !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
 		res.Body.Close()
 		return nil, errNotUpgraded
 	}
-	var buffered []byte
-	if body, ok := res.Body.(*upgradedBody); ok {
-		conn, buffered, err = body.take()
-	} else {
-		buffered, err = takeBuffered(res.Body, conn)
-	}
+	buffered, err := takeBuffered(res.Body, conn)
 	if err != nil {
 		res.Body.Close()
 		return nil, fmt.Errorf("taking over the connection: %w", err)
@@ -93,33 +83,10 @@ func (d *dial) roundTrip(t *transport, r *http.Request) (*http.Response, error) 
 	return res, nil
 }
 
-// shakeHands sends the handshake. conn is the connection that a transport of
-// net/http used for it.
-func shakeHands(t *transport, r *http.Request) (res *http.Response, conn net.Conn, err error) {
-	if to, ok := t.plain.target(r); ok {
-		res, err = t.plain.roundTrip(r, to, handshakeTimeout)
-		return res, nil, err
-	}
-	// The time limit has to end with the head of the answer: what else the
-	// service may answer is not limited.
-	ctx, cancel := context.WithCancelCause(r.Context())
-	limit := time.AfterFunc(handshakeTimeout, func() { cancel(context.DeadlineExceeded) })
-	res, err = t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
-	})))
-	if limit.Stop() || err == nil {
-		return res, conn, err
-	}
-	return nil, nil, context.DeadlineExceeded
-}
-
 // takeBuffered returns what the transport has read from conn beyond the
 // handshake. Only body knows of it, and it reads from conn next, so conn is
 // made to time out at once.
 func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
-	if conn == nil {
-		return nil, errNotUpgraded
-	}
 	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return nil, err
 	}
@@ -129,6 +96,59 @@ func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
 		return nil, errors.Join(errNotUpgraded, err)
 	}
 	return buffered, conn.SetReadDeadline(time.Time{})
+}
+
+// handshakes sends WebSocket handshakes, each on a connection of its own: one
+// that has carried anything before may be closed by its service at the very
+// moment of the handshake, and a handshake lost is a call lost.
+type handshakes struct {
+	transport http.RoundTripper
+	// timeout is how long a service may take to answer. One that takes longer
+	// is as good as dead to a live stream, and the sender should hear so while
+	// it is still waiting itself.
+	timeout time.Duration
+}
+
+// newHandshakes makes handshakes through inner; settings are inner's, where
+// that is Caddy's transport for HTTP.
+func newHandshakes(inner http.RoundTripper, settings *reverseproxy.HTTPTransport) *handshakes {
+	h := &handshakes{transport: inner, timeout: 10 * time.Second}
+	if settings != nil {
+		fresh := settings.Transport.Clone()
+		fresh.DisableKeepAlives = true // which goes unsaid in the header of a handshake
+		h.transport = &freshTransport{fresh, settings}
+	}
+	return h
+}
+
+// freshTransport keeps no connection for a second request.
+type freshTransport struct {
+	*http.Transport
+	settings *reverseproxy.HTTPTransport
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.settings.SetScheme(r)
+	return t.Transport.RoundTrip(r)
+}
+
+// shake sends a handshake and returns the service's answer, and the connection
+// on which that came. The time limit ends with the head of the answer: what
+// else a service may answer is not limited.
+func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, err error) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	limit := time.AfterFunc(h.timeout, func() { cancel(context.DeadlineExceeded) })
+	res, err = h.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+	})))
+	if limit.Stop() {
+		return res, conn, err
+	}
+	if err == nil {
+		res.Body.Close()
+	}
+	return nil, nil, context.DeadlineExceeded
 }
 
 // answerWriter is what the proxy answers a handshake into: an answer for the

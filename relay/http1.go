@@ -142,11 +142,7 @@ func (h *http1) exchange(c *conn, r *http.Request, headTimeout time.Duration) (*
 			return nil, err
 		}
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		res.Body = &upgradedBody{c}
-	} else {
-		res.Body = c.body(res, writeErr == nil)
-	}
+	res.Body = c.body(res, writeErr == nil && res.StatusCode != http.StatusSwitchingProtocols)
 	return res, nil
 }
 
@@ -284,34 +280,6 @@ func (b *answerBody) finish(complete bool) {
 		return
 	}
 	c.Close()
-}
-
-// upgradedBody is what an accepted upgrade has for a body: the connection.
-type upgradedBody struct{ conn *conn }
-
-// take hands the connection over, with what was read from it beyond the head
-// of the answer.
-func (b *upgradedBody) take() (net.Conn, []byte, error) {
-	if !b.conn.release() {
-		return nil, nil, net.ErrClosed
-	}
-	reader := b.conn.reader
-	buffered, err := reader.Peek(reader.Buffered())
-	buffered = slices.Clone(buffered)
-	b.conn.reader = nil
-	reader.Reset(nil)
-	readers.Put(reader)
-	return b.conn.Conn, buffered, err
-}
-
-// Read implements [io.Reader]: whoever does not take the connection gets
-// nothing of it.
-func (b *upgradedBody) Read([]byte) (int, error) { return 0, io.EOF }
-
-// Close implements [io.Closer].
-func (b *upgradedBody) Close() error {
-	b.conn.release()
-	return b.conn.Close()
 }
 
 // idleConns keeps connections for the next request to the same address.

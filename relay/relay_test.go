@@ -73,6 +73,12 @@ func serve(t *testing.T, each func(conn net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	accept(t, listener, each)
+	return listener.Addr().String()
+}
+
+// accept does with each connection what it is told.
+func accept(t *testing.T, listener net.Listener, each func(conn net.Conn)) {
 	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
@@ -86,7 +92,6 @@ func serve(t *testing.T, each func(conn net.Conn)) string {
 			}()
 		}
 	}()
-	return listener.Addr().String()
 }
 
 func requireStatus(t *testing.T, want int, err error) {
@@ -97,8 +102,6 @@ func requireStatus(t *testing.T, want int, err error) {
 }
 
 func TestServiceThatNeverAnswersAHandshake(t *testing.T) {
-	defer func(before time.Duration) { handshakeTimeout = before }(handshakeTimeout)
-	handshakeTimeout = 50 * time.Millisecond
 	closed := make(chan struct{}, 2)
 	silent := func(t *testing.T) string {
 		return serve(t, func(conn net.Conn) {
@@ -107,6 +110,7 @@ func TestServiceThatNeverAnswersAHandshake(t *testing.T) {
 		})
 	}
 	eachTransport(t, silent, func(t *testing.T, p *Proxy) {
+		p.transport.handshakes.timeout = 50 * time.Millisecond
 		w := httptest.NewRecorder()
 		backend, err := p.Dial(w, handshake(context.Background(), w))
 		require.Nil(t, backend)

@@ -16,7 +16,8 @@ import (
 // handshakes.
 type transport struct {
 	http.RoundTripper
-	plain *http1 // nil unless the transport is for plain HTTP/1.1
+	handshakes *handshakes
+	plain      *http1 // nil unless the transport is for plain HTTP/1.1
 }
 
 // newTransport loads the transport that handler is configured with, by default
@@ -48,9 +49,12 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 		}
 	}
 	wrapped := &transport{RoundTripper: inner}
-	if settings, ok := inner.(*reverseproxy.HTTPTransport); ok {
+	settings, ok := inner.(*reverseproxy.HTTPTransport)
+	if ok {
+		takeOverTimeouts(settings)
 		wrapped.plain = newHTTP1(settings)
 	}
+	wrapped.handshakes = newHandshakes(inner, settings)
 	return wrapped, nil
 }
 
@@ -59,7 +63,7 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
 	r = redactToken(r)
 	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
-		return dial.roundTrip(t, r)
+		return dial.roundTrip(t.handshakes, r)
 	}
 	if to, ok := t.plain.target(r); ok {
 		res, err = t.plain.roundTrip(r, to, time.Duration(t.plain.settings.ResponseHeaderTimeout))

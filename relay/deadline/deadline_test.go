@@ -1,0 +1,156 @@
+package deadline_test
+
+import (
+	"io"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/deadline"
+)
+
+// pipe is a connection to a peer that neither writes nor reads by itself.
+func pipe(t *testing.T, read, write time.Duration) (conn, peer net.Conn) {
+	near, peer := net.Pipe()
+	conn = deadline.New(near, read, write)
+	t.Cleanup(func() {
+		_ = conn.Close()
+		_ = peer.Close()
+	})
+	return conn, peer
+}
+
+// requireTimeoutAfter makes a call that has to time out after exactly want.
+func requireTimeoutAfter(t *testing.T, want time.Duration, call func() (int, error)) {
+	t.Helper()
+	began := time.Now()
+	_, err := call()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Equal(t, want, time.Since(began))
+}
+
+func TestTheEarlierLimitHolds(t *testing.T) {
+	for name, c := range map[string]struct{ timeout, deadline, want time.Duration }{
+		"the timeout":           {2 * time.Second, 8 * time.Second, 2 * time.Second},
+		"the deadline":          {8 * time.Second, 2 * time.Second, 2 * time.Second},
+		"no deadline":           {8 * time.Second, 0, 8 * time.Second},
+		"a deadline that is up": {8 * time.Second, -time.Second, 0},
+		"no timeout":            {0, 2 * time.Second, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				set := func(conn net.Conn, one func(time.Time) error) {
+					for _, set := range []func(time.Time) error{one, conn.SetDeadline} {
+						until := time.Now().Add(c.deadline)
+						if c.deadline == 0 {
+							until = time.Time{}
+						}
+						require.NoError(t, set(until))
+					}
+				}
+				reads, _ := pipe(t, c.timeout, 0)
+				set(reads, reads.SetReadDeadline)
+				requireTimeoutAfter(t, c.want, func() (int, error) { return reads.Read(make([]byte, 1)) })
+
+				writes, _ := pipe(t, 0, c.timeout)
+				set(writes, writes.SetWriteDeadline)
+				requireTimeoutAfter(t, c.want, func() (int, error) { return writes.Write([]byte("x")) })
+			})
+		})
+	}
+}
+
+func TestDeadlineThatIsSetMeanwhileHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, _ := pipe(t, 8*time.Second, 8*time.Second)
+		time.AfterFunc(time.Second, func() { _ = conn.SetDeadline(time.Now().Add(time.Second)) })
+		requireTimeoutAfter(t, 2*time.Second, func() (int, error) { return conn.Read(make([]byte, 1)) })
+
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Second)))
+		time.AfterFunc(time.Second/2, func() { _ = conn.SetDeadline(time.Time{}) })
+		requireTimeoutAfter(t, 8*time.Second, func() (int, error) { return conn.Write([]byte("x")) })
+	})
+}
+
+func TestEachReadHasTheTimeoutAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := pipe(t, 8*time.Second, 0)
+		go func() {
+			for range 3 {
+				time.Sleep(7 * time.Second)
+				_, _ = io.WriteString(peer, "x")
+			}
+		}()
+		for range 3 {
+			_, err := conn.Read(make([]byte, 1))
+			require.NoError(t, err)
+		}
+		requireTimeoutAfter(t, 8*time.Second, func() (int, error) { return conn.Read(make([]byte, 1)) })
+	})
+}
+
+func TestLooksInVainDoNotProlongTheTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, _ := pipe(t, time.Second, 0)
+		look := func() (int, error) {
+			require.NoError(t, conn.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+			return conn.Read(make([]byte, 1))
+		}
+		for _, want := range []int{300, 300, 300, 100} { // a second in all
+			requireTimeoutAfter(t, time.Duration(want)*time.Millisecond, look)
+		}
+
+		again, peer := pipe(t, time.Second, 0)
+		conn = again
+		requireTimeoutAfter(t, 300*time.Millisecond, look)
+		time.Sleep(time.Hour) // in which nobody waits for anything
+		go func() { _, _ = io.WriteString(peer, "x") }()
+		_, err := look()
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Time{}))
+		requireTimeoutAfter(t, time.Second, func() (int, error) { return conn.Read(make([]byte, 1)) })
+	})
+}
+
+// Between two calls nothing but what was set counts: a socket whose deadline is
+// past says nothing about itself any more.
+func TestTimeoutLeavesNoDeadlineBehind(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	near, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	conn := deadline.New(near, time.Millisecond, time.Millisecond)
+	defer func() { _ = conn.Close() }()
+
+	_, err = conn.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+
+	limited, ok := conn.(interface {
+		CloseWrite() error
+		net.Conn
+	})
+	require.True(t, ok)
+	require.NoError(t, limited.CloseWrite())
+	peer, err := listener.Accept()
+	require.NoError(t, err)
+	sent, err := io.ReadAll(peer)
+	require.NoError(t, err)
+	require.Equal(t, "x", string(sent))
+	_, err = io.WriteString(peer, "y")
+	require.NoError(t, err)
+	_ = peer.Close()
+	_, err = io.ReadAll(near) // which has no limit
+	require.NoError(t, err)
+}
+
+func TestConnectionWithoutLimitsIsItself(t *testing.T) {
+	near, _ := net.Pipe()
+	require.Same(t, near, deadline.New(near, 0, 0))
+}
