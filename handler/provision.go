@@ -227,9 +227,28 @@ func (h *Handler) inheritUpstreams() {
 		proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: upstream.Dial, MaxRequests: upstream.MaxRequests})
 	}
 	proxy.DynamicUpstreamsRaw = slices.Clone(h.Relay.DynamicUpstreamsRaw)
-	if proxy.TransportRaw == nil {
-		proxy.TransportRaw = slices.Clone(h.Relay.TransportRaw)
+	proxy.TransportRaw = inheritTLS(proxy.TransportRaw, h.Relay.TransportRaw)
+}
+
+// inheritTLS gives a transport that says nothing of TLS that of the relay: the
+// upstreams, which it has from there too, are still the same https:// ones.
+func inheritTLS(transport, relays json.RawMessage) json.RawMessage {
+	if transport == nil {
+		return slices.Clone(relays)
 	}
+	// What is no object, or not of HTTP, its own module reports or knows about.
+	var own, inherited map[string]json.RawMessage
+	if json.Unmarshal(transport, &own) != nil || json.Unmarshal(relays, &inherited) != nil ||
+		string(own["protocol"]) != `"http"` || string(inherited["protocol"]) != `"http"` ||
+		own["tls"] != nil || inherited["tls"] == nil {
+		return transport
+	}
+	own["tls"] = inherited["tls"]
+	merged, err := json.Marshal(own)
+	if err != nil {
+		return transport
+	}
+	return merged
 }
 
 // routeName is what a service is called in counts and listings.

@@ -183,6 +183,13 @@ func TestStreamsGoWhereBatchGoes(t *testing.T) {
 	}
 }
 
+func TestStreamsTakeTheTLSOfTheirUpstreamsOver(t *testing.T) {
+	live := newEcho(t, echoOptions{tls: true})
+	g := start(t, callback("", "anonymous\nrelay https://"+live.addr+" {\ntransport http {\ntls_insecure_skip_verify\n}\n}\n"+
+		"stream {\nproxy {\ntransport http {\ndial_timeout 1s\n}\n}\n}"))
+	talk(t, open(t, g, nil), "hello")
+}
+
 func TestSubprotocolIsTheBackendsChoice(t *testing.T) {
 	for name, test := range map[string]struct {
 		backend, offered []string
