@@ -1,7 +1,7 @@
 // Command caddy is Caddy with every standard module, this project's own, the
 // simulator and the demo's service, so that a clone can be tried with `go run ./cmd/caddy
-// run --config testdata/demo.Caddyfile`. A production build is made with
-// xcaddy, which takes the gateway alone; see xcaddy.md.
+// run --config testdata/demo.Caddyfile`. A production build has the tag nodemo,
+// which leaves the last two out, or is made with xcaddy; see xcaddy.md.
 package main
 
 import (
@@ -10,8 +10,6 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
-	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
-	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
 func main() {

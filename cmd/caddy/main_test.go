@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"go/build"
 	"io"
 	"net"
 	"net/http"
@@ -26,6 +27,22 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+func TestNodemoLeavesOutWhatOnlyTheDemoNeeds(t *testing.T) {
+	imports := func(tags ...string) []string {
+		packaging := build.Default
+		packaging.BuildTags = tags
+		files, err := packaging.ImportDir(".", 0)
+		require.NoError(t, err)
+		return files.Imports
+	}
+	const module = "github.com/caddy-deepgram/deepgram-callback"
+	for _, part := range []string{module + "/simulator", module + "/cmd/caddy/demo"} {
+		require.Contains(t, imports(), part)
+		require.NotContains(t, imports("nodemo"), part)
+	}
+	require.Contains(t, imports("nodemo"), module)
 }
 
 // logs is what a process writes.

@@ -1,0 +1,160 @@
+package callback_test
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
+)
+
+// Caddy answers 200 with nothing in it where no route matches, and Deepgram
+// takes that for a delivery. So every Caddyfile that people copy has to have an
+// answer of its own for every host that can get through, and every path.
+
+// caddyfiles are those of the documents and of testdata, by where they stand.
+func caddyfiles(t *testing.T) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	for file, text := range documents(t) {
+		for line, config := range fences(text, "caddyfile") {
+			all[file+":"+strconv.Itoa(line)] = config
+		}
+	}
+	files, err := filepath.Glob("testdata/*.Caddyfile")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		all[filepath.ToSlash(file)] = string(text)
+	}
+	return all
+}
+
+// receivers are the servers of a configuration that have the directive's handler,
+// provisioned, but not listening.
+func receivers(t *testing.T, config []byte) map[string]*caddyhttp.Server {
+	t.Helper()
+	parsed := new(caddy.Config)
+	require.NoError(t, caddy.StrictUnmarshalJSON(config, parsed))
+	var configured struct {
+		Servers map[string]json.RawMessage `json:"servers"`
+	}
+	require.NoError(t, json.Unmarshal(parsed.AppsRaw["http"], &configured))
+	parsed.Admin = &caddy.AdminConfig{Disabled: true}
+	parsed.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)}},
+	}}
+	ctx, err := caddy.ProvisionContext(parsed)
+	require.NoError(t, err)
+	app, err := ctx.App("http")
+	require.NoError(t, err)
+	servers := app.(*caddyhttp.App).Servers
+	maps.DeleteFunc(servers, func(name string, _ *caddyhttp.Server) bool {
+		return !strings.Contains(string(configured.Servers[name]), `"handler":"`+caddyfile.Directive+`"`)
+	})
+	return servers
+}
+
+// hostsOf are those that a server's routes ask for.
+func hostsOf(server *caddyhttp.Server) []string {
+	var hosts []string
+	for _, route := range server.Routes {
+		for _, set := range route.MatcherSets {
+			for _, matcher := range set {
+				if named, ok := matcher.(*caddyhttp.MatchHost); ok {
+					hosts = append(hosts, *named...)
+				}
+			}
+		}
+	}
+	return hosts
+}
+
+// unanswered are the hosts with which a request to a path that nobody has
+// thought of gets an empty 200.
+func unanswered(t *testing.T, server *caddyhttp.Server) []string {
+	t.Helper()
+	hosts := hostsOf(server)
+	tls := len(server.TLSConnPolicies) > 0 || slices.Contains(server.Listen, ":443")
+	ask := slices.Clone(hosts)
+	if len(hosts) != 1 || !tls { // with one host and TLS, another one fails at the TLS handshake
+		ask = append(ask, "no-site-has-this.example.net")
+	}
+	var found []string
+	for _, host := range ask {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
+			request := httptest.NewRequest(method, "/no/route/has/this", nil)
+			request.Host = host
+			local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}
+			request = request.WithContext(context.WithValue(request.Context(), http.LocalAddrContextKey, local))
+			answer := httptest.NewRecorder()
+			server.ServeHTTP(answer, request)
+			if answer.Code == http.StatusOK {
+				found = append(found, host)
+				break
+			}
+		}
+	}
+	return found
+}
+
+func TestNoCaddyfileLeavesACallbackToCaddysEmpty200(t *testing.T) {
+	checked := 0
+	for where, text := range caddyfiles(t) {
+		t.Run(where, func(t *testing.T) {
+			for name, server := range receivers(t, adapt(t, furnish(t, text))) {
+				checked++
+				require.Empty(t, unanswered(t, server), "%s has no answer for these hosts", name)
+			}
+		})
+	}
+	require.Greater(t, checked, 10)
+}
+
+// The test above can fail.
+func TestAnEmpty200IsFound(t *testing.T) {
+	for name, test := range map[string]struct {
+		caddyfile string
+		hosts     []string
+	}{
+		"a matcher of the directive": {
+			"callbacks.example.com {\n\tdeepgram_callback /live/* 127.0.0.1:9000 {\n\t\tanonymous\n\t}\n}\n",
+			[]string{"callbacks.example.com"},
+		},
+		"a matcher around it": {
+			"callbacks.example.com {\n\thandle /live/* {\n\t\tdeepgram_callback 127.0.0.1:9000 {\n\t\t\tanonymous\n\t\t}\n\t}\n}\n",
+			[]string{"callbacks.example.com"},
+		},
+		"a host without TLS": {
+			"http://callbacks.example.com {\n\tdeepgram_callback 127.0.0.1:9000 {\n\t\tanonymous\n\t}\n}\n",
+			[]string{"no-site-has-this.example.net"},
+		},
+		"no matcher": {
+			"callbacks.example.com {\n\tdeepgram_callback 127.0.0.1:9000 {\n\t\tanonymous\n\t}\n}\n",
+			nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			servers := receivers(t, adapt(t, test.caddyfile))
+			require.Len(t, servers, 1)
+			for _, server := range servers {
+				require.Equal(t, test.hosts, unanswered(t, server))
+			}
+		})
+	}
+}
