@@ -97,12 +97,18 @@ type demo struct {
 
 func startDemo(t *testing.T) *demo {
 	t.Helper()
+	return startDemoWith(t, func(config string) string { return config })
+}
+
+// startDemoWith starts the demo with a change to its configuration.
+func startDemoWith(t *testing.T, change func(config string) string) *demo {
+	t.Helper()
 	ports := freePorts(t, 4)
 	d := &demo{ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2], ":8090", ":"+ports[3])}
 
 	original, err := os.ReadFile("../../testdata/demo.Caddyfile")
 	require.NoError(t, err)
-	config := d.ports.Replace(string(original))
+	config := d.ports.Replace(change(string(original)))
 	// The gateway takes callbacks on the ports that Deepgram calls, and the
 	// simulator calls no others.
 	config = strings.Replace(config, "max_body 1MiB", "max_body 1MiB\nports "+ports[0], 1)

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +39,12 @@ func (l *log) String() string {
 func serve(t *testing.T) (url string, printed *log) {
 	t.Helper()
 	printed = new(log)
-	service := &Service{output: printed}
+	service := &Service{output: printed, now: time.Now}
+	return start(t, service), printed
+}
+
+func start(t *testing.T, service *Service) (url string) {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := service.ServeHTTP(&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, r, nil)
 		if err != nil {
@@ -46,7 +52,7 @@ func serve(t *testing.T) (url string, printed *log) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	return server.URL, printed
+	return server.URL
 }
 
 func get(t *testing.T, url string) string {
@@ -100,6 +106,28 @@ func TestOnlyTheLatestIsKept(t *testing.T) {
 	require.NotContains(t, listed, "callback 5:")
 	require.Contains(t, listed, "callback 6:")
 	require.Contains(t, listed, "callback 25:")
+}
+
+func TestWhatIsFlakyFailsInTheLastQuarterOfEachMinute(t *testing.T) {
+	printed := new(log)
+	var now atomic.Pointer[time.Time]
+	url := start(t, &Service{output: printed, now: func() time.Time { return *now.Load() }})
+	post := func(path string, second int) int {
+		now.Store(new(time.Date(2026, 1, 1, 0, 0, second, 0, time.UTC)))
+		response, err := http.Post(url+path, "application/json", strings.NewReader("{}"))
+		require.NoError(t, err)
+		response.Body.Close()
+		return response.StatusCode
+	}
+	require.Equal(t, 200, post("/flaky/x", 0))
+	require.Equal(t, 200, post("/flaky/x", 44))
+	require.Equal(t, 503, post("/flaky/x", 45))
+	require.Equal(t, 503, post("/flaky/x", 59))
+	require.Equal(t, 200, post("/flakyness", 59))
+	require.Equal(t, 200, post("/callback", 59))
+	require.Contains(t, printed.String(), "refused POST /flaky/x\n")
+	require.Contains(t, printed.String(), "callback 4:")
+	require.NotContains(t, printed.String(), "callback 5:")
 }
 
 func TestAStreamIsShownToItsEnd(t *testing.T) {

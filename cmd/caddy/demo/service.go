@@ -4,6 +4,7 @@
 //
 //	service.go   taking callbacks and streams
 //	describe.go  what is said of them
+//	feed.go      demo_feed, an app that sees to it that there are some
 package demo
 
 import (
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,10 +44,12 @@ const (
 
 // Service prints the callbacks and the WebSocket messages that it receives, and
 // answers GET with the latest of it. DELETE drops the streams that it has, as a
-// backend does that crashes. Of headers it shows a few that hold no
+// backend does that crashes. Callbacks below /flaky are refused with 503 in the
+// last quarter of each minute. Of headers it shows a few that hold no
 // credential, and of a query nothing, which may hold one.
 type Service struct {
-	output io.Writer // standard output; Caddy's own log goes to standard error
+	output io.Writer        // standard output; Caddy's own log goes to standard error
+	now    func() time.Time // for what is flaky
 
 	mu        sync.Mutex
 	entries   []string
@@ -58,7 +62,7 @@ type Service struct {
 func (*Service) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers." + directive,
-		New: func() caddy.Module { return &Service{output: os.Stdout} },
+		New: func() caddy.Module { return &Service{output: os.Stdout, now: time.Now} },
 	}
 }
 
@@ -95,6 +99,12 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request) error {
 	rest, err := io.Copy(io.Discard, r.Body)
 	if err != nil {
 		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the callback: %w", err))
+	}
+
+	if strings.HasPrefix(r.URL.Path, flaky+"/") && s.now().Second() >= 45 {
+		s.print("refused " + r.Method + " " + r.URL.EscapedPath() + "\n")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return nil
 	}
 
 	s.mu.Lock()
