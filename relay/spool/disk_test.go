@@ -35,7 +35,7 @@ func keep(t testing.TB, d *Disk, text string) Receipt {
 	_, err = body.Write([]byte(text))
 	require.NoError(t, err)
 	now := time.Now()
-	msg := &Message{State: Pending, Route: "r", OrderKey: OrderKeyOf(text, ""), ReceivedAt: now, ScheduledFrom: now}
+	msg := &Message{State: Pending, Route: "r", OrderKey: shortHash(text), ReceivedAt: now, ScheduledFrom: now}
 	receipt, err := d.Accept(context.Background(), msg, sha256.Sum256([]byte(text)), time.Hour, body)
 	require.NoError(t, err)
 	return receipt

@@ -56,8 +56,8 @@
 //
 // # Order
 //
-// Messages with the same request id, or without one and with the same URI, have
-// the same order key. The queue of a route (queue.go) reads the fresh list from
+// Messages that have to be delivered in the order in which they came have the same order key
+// (identity.go). The queue of a route (queue.go) reads the fresh list from
 // its front, and remembers between the front and its cursor what is leased,
 // ready or held back behind another of its key, within fixed bounds; what does
 // not fit is parked. Of every key, the parked ones come before the fresh ones:

@@ -5,8 +5,6 @@ package spool
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -76,6 +74,11 @@ type Hooks struct {
 type Envelope struct {
 	Route  string
 	Method string
+
+	// Host is the one that the sender called, User who it is as far as its credentials say.
+	// Both keep the messages of one from being taken for another's.
+	Host string
+	User string
 
 	// URI is path and query as they are to be delivered.
 	URI string
@@ -163,7 +166,10 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return 
 // Accept takes a message in. When it returns without an error the message is on
 // disk, and will be delivered; or it was so before, and the receipt says duplicate. A
 // *RefusedError says that it cannot be kept at present. An error of reading
-// the body is returned wrapped.
+// the body is returned wrapped. Once the body was read, the end of ctx changes nothing any more.
+//
+// Only what says who it is can be a duplicate: a message without a request id never is, however
+// equal its bytes are to those of another. Two live streams have the same UtteranceEnd.
 func (in *Inbox) Accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
 	receipt, err := in.accept(ctx, envelope, body)
 	var refused *RefusedError
@@ -196,30 +202,27 @@ func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) 
 		return Receipt{}, err
 	}
 
+	orderBy, window := in.acceptance(envelope.Route)
 	msg := &Message{
 		State:         Pending,
 		Route:         envelope.Route,
 		Method:        envelope.Method,
 		URI:           envelope.URI,
 		Header:        envelope.Header,
+		User:          envelope.User,
 		RequestID:     scanner.RequestID(),
 		ReceivedAt:    now,
 		ScheduledFrom: now,
-		OrderKey:      OrderKeyOf(scanner.RequestID(), envelope.URI),
+		OrderKey:      orderBy.key(envelope, &scanner),
+		Destination:   destinationOf(envelope.Host, envelope.URI),
 	}
-	return in.store.Accept(ctx, msg, Fingerprint(digest.Sum(nil)), in.dedupeWindow(envelope.Route), writer)
-}
-
-// newFingerprint begins a fingerprint with all that is not the body.
-func newFingerprint(envelope Envelope) hash.Hash {
-	digest := sha256.New()
-	for _, part := range [...]string{envelope.Route, envelope.Method, envelope.URI} {
-		var length [8]byte // so that no part can pass for the end of the one before
-		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
-		digest.Write(length[:])
-		_, _ = io.WriteString(digest, part)
+	var fingerprint Fingerprint
+	if msg.RequestID != "" && window > 0 {
+		fingerprint = Fingerprint(digest.Sum(nil))
 	}
-	return digest
+	// The body has come as a whole, so whatever becomes of its sender, the message is kept: what
+	// is stored is not to be reported as refused.
+	return in.store.Accept(context.WithoutCancel(ctx), msg, fingerprint, window, writer)
 }
 
 // readBody reads a body once and gives it to all who need it.
@@ -246,15 +249,16 @@ func readBody(body io.Reader, writer BodyWriter, digest hash.Hash, scanner *requ
 	}
 }
 
-// dedupeWindow returns the window of a route, the default for one that is not configured.
-func (in *Inbox) dedupeWindow(name string) time.Duration {
+// acceptance returns what the route's configuration says of messages that come in, the defaults
+// for one that is not configured.
+func (in *Inbox) acceptance(name string) (orderBy OrderBy, window time.Duration) {
 	in.mu.Lock()
 	r := in.routes[name]
 	in.mu.Unlock()
 	if r == nil {
-		return defaultDedupeWindow
+		return OrderByRequestID, defaultDedupeWindow
 	}
-	return r.dedupeWindow()
+	return r.acceptance()
 }
 
 // Stats says what there is, overall and per route.

@@ -52,7 +52,7 @@ func (s *memoryStore) Accept(_ context.Context, msg *Message, fingerprint Finger
 	}
 	b := body.(*memoryBody).Bytes()
 	now := time.Now()
-	if id, ok := s.prints[fingerprint]; ok && window > 0 && now.Sub(id.Time()) <= window {
+	if id, ok := s.prints[fingerprint]; ok && fingerprint != (Fingerprint{}) && window > 0 && now.Sub(id.Time()) <= window {
 		return Receipt{ID: id, Duplicate: true, Size: int64(len(b))}, nil
 	}
 	m := &memoryMessage{Message: *msg, body: b}

@@ -5,8 +5,7 @@ package spool
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,6 +45,10 @@ type Message struct {
 	// are for the caller of Accept to remove.
 	Header http.Header `json:"-"`
 
+	// User is who sent the message, where its credentials name one. Empty where they do not, and
+	// for messages that an earlier version accepted.
+	User string `json:"user,omitempty"`
+
 	// RequestID is what the body says in metadata.request_id, or in request_id
 	// at its top. Empty where the body has neither.
 	RequestID string `json:"request_id,omitempty"`
@@ -72,28 +75,15 @@ type Message struct {
 	ScheduledFrom time.Time `json:"-"`
 
 	// OrderKey is equal for messages of a route that must be delivered in order,
-	// see [OrderKeyOf].
+	// see [OrderBy].
 	OrderKey uint64 `json:"-"`
+
+	// Destination is where the message goes.
+	Destination Destination `json:"-"`
 
 	// where is for the engine on disk to find the body.
 	where location
 }
-
-// OrderKeyOf derives the order key: messages of one request id are one
-// sequence; those without a request id are one sequence per URI. Two
-// sequences that share a key by accident wait for each other, nothing worse.
-func OrderKeyOf(requestID, uri string) uint64 {
-	text := "uri\x00" + uri
-	if requestID != "" {
-		text = "request\x00" + requestID
-	}
-	sum := sha256.Sum256([]byte(text))
-	return binary.BigEndian.Uint64(sum[:8])
-}
-
-// Fingerprint tells whether two callbacks are the same: SHA-256 over route,
-// method, URI and body.
-type Fingerprint [sha256.Size]byte
 
 // Body is the stored body of a message, read while it is delivered. Reading
 // it from start to end returns [ErrDamaged] instead of io.EOF where the bytes
@@ -118,6 +108,9 @@ type Result struct {
 	// carry secrets.
 	Err error
 
+	// Unreachable says that there was not even a connection to the service.
+	Unreachable bool
+
 	// RetryAfter is how long the service asked to be left alone, see [ParseRetryAfter].
 	// Zero where it did not say.
 	RetryAfter time.Duration
@@ -141,11 +134,21 @@ const (
 
 	// Gone: the service answered 410 and never wants this message. It dies at once.
 	Gone Outcome = "gone"
+
+	// Undeliverable: the message cannot be made into a request any more. It dies at once, and
+	// that says nothing of the service.
+	Undeliverable Outcome = "undeliverable"
 )
+
+// ErrUndeliverable is what the error of a [Result] wraps where it is the message that cannot be
+// made into a request.
+var ErrUndeliverable = errors.New("cannot be made into a request")
 
 // Outcome tells what the result means for the message and for its route.
 func (r Result) Outcome() Outcome {
 	switch {
+	case errors.Is(r.Err, ErrUndeliverable):
+		return Undeliverable
 	case r.Err != nil || r.Status == 0:
 		return Unavailable
 	case r.Status >= 200 && r.Status <= 299:

@@ -15,9 +15,15 @@ import (
 // A record is, in this order: a version byte, a CRC-32C of all that follows,
 // then fixed-width fields, then texts and the header, each with its length
 // before it. The id, the route and the state are not in it: they are its place in the index.
+//
+// Version 2 has the destination behind the other fixed-width fields, and the user behind the
+// header. Version 1 is still read: its messages have no user, and are of no known destination.
 const (
-	recordVersion = 1
-	recordFixed   = recordWhere + locationSize
+	recordVersion  = 2
+	recordVersion1 = 1
+
+	recordFixed1 = recordWhere + locationSize
+	recordFixed  = recordFixed1 + 8
 
 	// Where the fields are.
 	recordReceived  = 5
@@ -27,6 +33,7 @@ const (
 	recordOrder     = 37
 	recordAttempts  = 45
 	recordWhere     = 49
+	recordDest      = recordFixed1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -75,6 +82,7 @@ func appendRecord(b []byte, m *Message) []byte {
 	b = binary.BigEndian.AppendUint64(b, m.OrderKey)
 	b = binary.BigEndian.AppendUint32(b, uint32(m.Attempts))
 	b = m.where.append(b)
+	b = binary.BigEndian.AppendUint64(b, uint64(m.Destination))
 	b = appendText(b, m.Method)
 	b = appendText(b, m.URI)
 	b = appendText(b, m.RequestID)
@@ -93,6 +101,7 @@ func appendRecord(b []byte, m *Message) []byte {
 			b = appendText(b, value)
 		}
 	}
+	b = appendText(b, m.User)
 
 	sealRecord(b[start:])
 	return b
@@ -116,11 +125,19 @@ func appendText(b []byte, text string) []byte {
 // parseRecord decodes what appendRecord made. The bytes come from a disk, so
 // it counts with anything. Nothing of b is kept.
 func parseRecord(b []byte) (*Message, error) {
-	if len(b) < recordFixed {
+	if len(b) < recordFixed1 {
 		return nil, fmt.Errorf("%w: %d bytes are too few", errRecord, len(b))
 	}
-	if b[0] != recordVersion {
-		return nil, fmt.Errorf("%w: version %d", errRecord, b[0])
+	version := b[0]
+	if version != recordVersion && version != recordVersion1 {
+		return nil, fmt.Errorf("%w: version %d", errRecord, version)
+	}
+	texts := recordFixed1
+	if version == recordVersion {
+		texts = recordFixed
+	}
+	if len(b) < texts {
+		return nil, fmt.Errorf("%w: %d bytes are too few", errRecord, len(b))
 	}
 	if binary.BigEndian.Uint32(b[1:]) != crc32.Checksum(b[5:], castagnoli) {
 		return nil, fmt.Errorf("%w: wrong checksum", errRecord)
@@ -134,18 +151,22 @@ func parseRecord(b []byte) (*Message, error) {
 		OrderKey:      binary.BigEndian.Uint64(b[recordOrder:]),
 		Attempts:      int(binary.BigEndian.Uint32(b[recordAttempts:])),
 		where:         parseLocation(b[recordWhere:]),
+		Destination:   recordDestination(b),
 	}
 	m.Size = m.where.size
 	if m.Size < 0 || m.where.offset < 0 {
 		return nil, fmt.Errorf("%w: negative size", errRecord)
 	}
 
-	r := textReader{rest: string(b[recordFixed:])}
+	r := textReader{rest: string(b[texts:])}
 	m.Method = r.text()
 	m.URI = r.text()
 	m.RequestID = r.text()
 	m.LastError = r.text()
 	m.Header = r.header()
+	if version != recordVersion1 {
+		m.User = r.text()
+	}
 	if r.bad || r.rest != "" {
 		return nil, fmt.Errorf("%w: lengths do not add up", errRecord)
 	}
@@ -156,7 +177,7 @@ func parseRecord(b []byte) (*Message, error) {
 // too short they make zeros.
 
 func recordField(b []byte, offset int) int64 {
-	if len(b) < recordFixed {
+	if len(b) < recordFixed1 {
 		return 0
 	}
 	return int64(binary.BigEndian.Uint64(b[offset:]))
@@ -168,8 +189,16 @@ func recordNextAttempt(b []byte) int64   { return recordField(b, recordNext) }
 func recordDiedAt(b []byte) int64        { return recordField(b, recordDied) }
 func recordOrderKey(b []byte) uint64     { return uint64(recordField(b, recordOrder)) }
 
+// recordDestination is zero for a record that has none.
+func recordDestination(b []byte) Destination {
+	if len(b) < recordFixed || b[0] == recordVersion1 {
+		return 0
+	}
+	return Destination(binary.BigEndian.Uint64(b[recordDest:]))
+}
+
 func recordLocation(b []byte) location {
-	if len(b) < recordFixed {
+	if len(b) < recordFixed1 {
 		return location{}
 	}
 	return parseLocation(b[recordWhere:])

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"encoding/base64"
 	"encoding/binary"
 	"math/rand/v2"
 	"net/http"
@@ -16,9 +17,9 @@ func sampleMessage() *Message {
 	return &Message{
 		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at, ScheduledFrom: at.Add(time.Second),
 		NextAttemptAt: at.Add(time.Minute), DiedAt: at.Add(time.Hour), Attempts: 7, LastError: "no", Size: 1 << 33,
-		OrderKey: 1<<63 + 5,
-		Header:   http.Header{"Content-Type": {"application/json"}, "X-Many": {"a", "", "c"}, "X-None": {}},
-		where:    location{segment: 9, offset: 1 << 40, file: [16]byte{1, 2, 3}, size: 1 << 33, crc: 77},
+		OrderKey: 1<<63 + 5, Destination: 1<<40 + 7, User: "dégé",
+		Header: http.Header{"Content-Type": {"application/json"}, "X-Many": {"a", "", "c"}, "X-None": {}},
+		where:  location{segment: 9, offset: 1 << 40, file: [16]byte{1, 2, 3}, size: 1 << 33, crc: 77},
 	}
 }
 
@@ -39,6 +40,7 @@ func TestRecordFieldsAreWhereTheyAreReadWithoutDecoding(t *testing.T) {
 	require.Equal(t, m.DiedAt.UnixNano(), recordDiedAt(record))
 	require.Equal(t, m.OrderKey, recordOrderKey(record))
 	require.Equal(t, m.where, recordLocation(record))
+	require.Equal(t, m.Destination, recordDestination(record))
 
 	elsewhere := location{segment: 1, offset: 2, size: 3, crc: 4}
 	setRecordLocation(record, elsewhere)
@@ -156,4 +158,17 @@ func TestIDsRiseWhateverTheClockDoes(t *testing.T) {
 	require.Equal(t, last, unmarshalled)
 	_, err = ParseID("nothing")
 	require.Error(t, err)
+}
+
+// An inbox that was written before messages had a user is read on.
+func TestARecordOfTheFirstVersionIsRead(t *testing.T) {
+	record, err := base64.StdEncoding.DecodeString("AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVudC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
+	require.NoError(t, err)
+	m := sampleMessage()
+	m.User, m.Destination = "", 0
+	require.Zero(t, recordDestination(record))
+	require.Equal(t, m.where, recordLocation(record))
+	got, err := parseRecord(record)
+	require.NoError(t, err)
+	require.Equal(t, m, got)
 }

@@ -53,6 +53,9 @@ type RouteConfig struct {
 	// Concurrency is how many deliveries of the route run at a time. Default 16.
 	Concurrency int
 
+	// OrderBy says which messages wait for which. Default OrderByRequestID.
+	OrderBy OrderBy
+
 	// DedupeWindow is for how long the same callback again is a duplicate. Default 24h; negative: never.
 	DedupeWindow time.Duration
 
@@ -69,6 +72,9 @@ func (c RouteConfig) withDefaults() RouteConfig {
 	}
 	if c.Concurrency <= 0 {
 		c.Concurrency = defaultConcurrency
+	}
+	if c.OrderBy == "" {
+		c.OrderBy = OrderByRequestID
 	}
 	if c.DedupeWindow == 0 {
 		c.DedupeWindow = defaultDedupeWindow
@@ -158,7 +164,8 @@ func (in *Inbox) SetRoute(name string, config RouteConfig) (release func(ctx con
 func (in *Inbox) keepFingerprints() {
 	longest := time.Duration(0)
 	for _, r := range in.allRoutes() {
-		longest = max(longest, r.dedupeWindow())
+		_, window := r.acceptance()
+		longest = max(longest, window)
 	}
 	in.store.KeepFingerprints(longest)
 }
@@ -219,13 +226,14 @@ func (r *route) current() *registration {
 	return r.registrations[len(r.registrations)-1]
 }
 
-func (r *route) dedupeWindow() time.Duration {
+// acceptance is what the configuration in charge says of messages that come in.
+func (r *route) acceptance() (orderBy OrderBy, window time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if g := r.current(); g != nil {
-		return g.config.DedupeWindow
+		return g.config.OrderBy, g.config.DedupeWindow
 	}
-	return defaultDedupeWindow
+	return OrderByRequestID, defaultDedupeWindow
 }
 
 // deadLetterKeep returns zero where nothing is known.

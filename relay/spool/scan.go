@@ -32,6 +32,7 @@ type requestIDScanner struct {
 	limit    int
 	key      string // the last key at an interesting depth
 	collects bool   // the value that comes is the request id, if it is a string
+	hasType  bool
 }
 
 type scanState int
@@ -56,6 +57,10 @@ func (s *requestIDScanner) Done() bool { return s.state == scanEnd }
 
 // RequestID returns the id found, or the empty string.
 func (s *requestIDScanner) RequestID() string { return s.id }
+
+// HasType reports whether a string called "type" stands at the top of the body, as in every message
+// of a live stream. It is not looked for any more once there is a request id.
+func (s *requestIDScanner) HasType() bool { return s.hasType }
 
 // Write looks through the next part of the body. It never fails.
 func (s *requestIDScanner) Write(part []byte) (int, error) {
@@ -130,6 +135,7 @@ func (s *requestIDScanner) step(p []byte) int {
 func (s *requestIDScanner) value(c byte) {
 	switch c {
 	case '"':
+		s.hasType = s.hasType || s.depth == 1 && s.key == "type"
 		if s.collects {
 			s.begin(scanIDText, maxRequestIDLength)
 		} else {

@@ -437,7 +437,7 @@ func (d *Disk) stage(group []*operation, now time.Time) []*operation {
 			d.fail(op, refused)
 			continue
 		}
-		if a.window > 0 {
+		if a.window > 0 && a.fingerprint != (Fingerprint{}) {
 			if original, ok := d.original(a, now); ok {
 				a.receipt = Receipt{ID: original, Duplicate: true, Size: a.where.size}
 				a.body.Discard()
@@ -764,8 +764,10 @@ func (a *acceptance) insert(c *change) error {
 	if err := c.retain(where, id); err != nil {
 		return err
 	}
-	if err := c.addPrint(a.fingerprint, id); err != nil {
-		return err
+	if a.fingerprint != (Fingerprint{}) {
+		if err := c.addPrint(a.fingerprint, id); err != nil {
+			return err
+		}
 	}
 	info.counts.pending++
 	info.counts.pendingBytes += where.size

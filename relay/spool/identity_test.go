@@ -1,0 +1,108 @@
+package spool
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func orderOf(o OrderBy, e Envelope, body string) uint64 {
+	var scanner requestIDScanner
+	_, _ = scanner.Write([]byte(body))
+	return o.key(e, &scanner)
+}
+
+func TestWhichMessagesAreOneSequence(t *testing.T) {
+	const (
+		id    = `{"metadata":{"request_id":"r"}}`
+		event = `{"type":"UtteranceEnd","channel":[0,1]}`
+		audio = "RIFF"
+	)
+	a := Envelope{Host: "h", User: "u", URI: "/c?x=1"}
+	elsewhere, other, stranger := a, a, a
+	elsewhere.URI, other.Host, stranger.User = "/c?x=2", "other", "stranger"
+	type message struct {
+		Envelope
+		body string
+	}
+	for _, c := range []struct {
+		order OrderBy
+		a, b  message
+		same  bool
+	}{
+		{OrderByRequestID, message{a, id}, message{a, id}, true},
+		{OrderByRequestID, message{a, id}, message{elsewhere, id}, true},
+		{OrderByRequestID, message{a, id}, message{other, id}, false},
+		{OrderByRequestID, message{a, id}, message{stranger, id}, false},
+		{OrderByRequestID, message{a, id}, message{a, `{"request_id":"s"}`}, false},
+		{OrderByRequestID, message{a, id}, message{a, event}, false},
+		{OrderByRequestID, message{a, event}, message{a, event}, true},
+		{OrderByRequestID, message{a, event}, message{a, `{"channel":{},"type":"SpeechStarted"}`}, true},
+		{OrderByRequestID, message{a, event}, message{elsewhere, event}, false},
+		{OrderByRequestID, message{a, event}, message{other, event}, false},
+		{OrderByRequestID, message{a, event}, message{stranger, event}, false},
+		{OrderByRequestID, message{a, audio}, message{a, audio}, false},
+		{OrderByRequestID, message{a, ""}, message{a, ""}, false},
+		{OrderByRequestID, message{a, `{"type":7}`}, message{a, `{"type":7}`}, false},
+		{OrderByRequestID, message{a, `{"x":{"type":"y"}}`}, message{a, `{"x":{"type":"y"}}`}, false},
+		{OrderByRequestID, message{a, `[{"type":"y"}]`}, message{a, `[{"type":"y"}]`}, false},
+		{OrderByURI, message{a, id}, message{a, event}, true},
+		{OrderByURI, message{a, audio}, message{a, event}, true},
+		{OrderByURI, message{a, id}, message{elsewhere, id}, false},
+		{OrderByURI, message{a, id}, message{other, id}, false},
+		{OrderByURI, message{a, id}, message{stranger, id}, false},
+		{OrderByNone, message{a, id}, message{a, id}, false},
+		{OrderByNone, message{a, event}, message{a, event}, false},
+	} {
+		same := orderOf(c.order, c.a.Envelope, c.a.body) == orderOf(c.order, c.b.Envelope, c.b.body)
+		require.Equal(t, c.same, same, "%s: %v and %v", c.order, c.a, c.b)
+	}
+}
+
+func TestDestinationsAreOfAHostAndAPath(t *testing.T) {
+	d := destinationOf("h", "/c?x")
+	require.Equal(t, d, destinationOf("H", "/c?y"))
+	require.NotEqual(t, d, destinationOf("h", "/d"))
+	require.NotEqual(t, d, destinationOf("i", "/c"))
+	require.Equal(t, d.Host(), destinationOf("h", "/d").Host())
+	require.NotEqual(t, d.Host(), destinationOf("i", "/c").Host())
+}
+
+// What has no request id is an event of its own, however equal its bytes.
+func TestWhatDoesNotSayWhoItIsIsNoDuplicate(t *testing.T) {
+	in := openTestInbox(t, tempDir(t), Options{})
+	for body, duplicate := range map[string]bool{
+		`{"type":"UtteranceEnd","last_word_end":1.175}`: false,
+		"RIFF":                              false,
+		"":                                  false,
+		`{"err_code":"E","request_id":"r"}`: true,
+	} {
+		first, second := accept(t, in, body), accept(t, in, body)
+		require.Equal(t, duplicate, second.Duplicate, body)
+		require.Equal(t, duplicate, first.ID == second.ID, body)
+	}
+	require.Equal(t, 1, in.Stats().Fingerprints, "nothing is kept for what is never compared")
+}
+
+// The message is on its way to the disk, so it would be wrong to say that it was refused.
+func TestTheEndOfItsContextDoesNotUndoAMessageThatCameWhole(t *testing.T) {
+	in := openTestInbox(t, tempDir(t), Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		_, err := in.Accept(ctx, Envelope{Route: "r", Method: "POST", URI: "/"}, strings.NewReader("x"))
+		require.NoError(t, err)
+	}
+	require.Equal(t, int64(50), in.Stats().Pending)
+}
+
+func TestTheUserIsKept(t *testing.T) {
+	in := openTestInbox(t, tempDir(t), Options{})
+	receipt, err := in.Accept(t.Context(), Envelope{Route: "r", Method: "POST", URI: "/", User: "deepgram"}, strings.NewReader("x"))
+	require.NoError(t, err)
+	msg, err := in.Get(receipt.ID)
+	require.NoError(t, err)
+	require.Equal(t, "deepgram", msg.User)
+}
