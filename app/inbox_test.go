@@ -354,7 +354,7 @@ func TestCountsWhatHappens(t *testing.T) {
 	stopAtEnd(t)
 	for _, uri := range []string{"/", "/gone", "/rejected", "/unavailable"} {
 		for range 2 { // of which one is a duplicate
-			_, err := accept(t, route, uri, uri)
+			_, err := accept(t, route, uri, `{"request_id":"`+uri+`"}`)
 			require.NoError(t, err)
 		}
 	}

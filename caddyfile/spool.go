@@ -26,7 +26,8 @@ func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
 		"retry_for":        func() (err error) { config.RetryFor, err = p.duration(); return err },
 		"concurrency":      func() (err error) { config.Concurrency, err = p.count(); return err },
 		"max_size":         func() (err error) { config.MaxSize, err = p.size(); return err },
-		"dedupe_window":    func() (err error) { config.DedupeWindow, err = p.duration(); return err },
+		"dedupe_window":    p.dedupeWindow,
+		"order_by":         p.orderBy,
 		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
 		"sign":             p.sign,
 	}
@@ -55,6 +56,33 @@ func (p *parser) retryDelays() error {
 		}
 		p.config.Spool.RetryDelays = append(p.config.Spool.RetryDelays, delay)
 	}
+	return nil
+}
+
+// dedupeWindow reads a duration, or `off`.
+func (p *parser) dedupeWindow() (err error) {
+	arg, err := p.exactlyOne("a duration such as 24h, or off")
+	if err != nil {
+		return err
+	}
+	if arg == "off" {
+		p.config.Spool.DedupeWindow = handler.DedupeOff
+		return nil
+	}
+	p.config.Spool.DedupeWindow, err = p.parseDuration("dedupe_window", arg)
+	return err
+}
+
+func (p *parser) orderBy() error {
+	arg, err := p.exactlyOne("request_id, uri or none")
+	if err != nil {
+		return err
+	}
+	order := spool.OrderBy(arg)
+	if err := order.Check(); err != nil || arg == "" {
+		return p.Errf("order_by: it is request_id, uri or none, not %q", arg)
+	}
+	p.config.Spool.OrderBy = order
 	return nil
 }
 

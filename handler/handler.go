@@ -4,7 +4,8 @@
 //	handler.go    the configuration, and a callback's way through: read this first
 //	provision.go  defaults, checks and what is built from the configuration
 //	admit.go      who and what is let in
-//	spool.go      a batch callback's way through the inbox, in and out
+//	target.go     what a request may be for
+//	spool.go      a batch callback's way into the inbox
 //	bridge.go     a streaming callback's way, from its handshake to a live pair
 package handler
 
@@ -122,6 +123,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if err := checkTarget(r); err != nil {
+		return h.refuse(w, r, err)
+	}
 	streaming := isWebSocket(r)
 	admission, err := h.admit(r, streaming)
 	if err != nil {
@@ -137,10 +141,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return h.refuse(w, r, err)
 	}
 	defer r.Body.Close()
-	app.CountRequest(kindBatch, outcomeAdmitted)
 	if h.inbox != nil {
-		return h.accept(w, r)
+		return h.accept(w, r, admission.User)
 	}
+	app.CountRequest(kindBatch, outcomeAdmitted)
 	return h.batch.Forward(w, r)
 }
 

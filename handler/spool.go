@@ -3,24 +3,18 @@ package handler
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
-	"net/url"
 	"path/filepath"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
-	"github.com/caddy-deepgram/deepgram-callback/relay"
+	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -48,12 +42,19 @@ type Spool struct {
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// The most bytes that the inbox may take up on disk; beyond it callbacks
-	// are answered 503. Default: 10 GiB.
+	// are answered 503. At least max_body. Default: 10 GiB.
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// For how long the same callback again is answered without being delivered
-	// again. Default: 24h.
+	// again. Only a body with a request id can be the same as another one.
+	// Default: 24h; -1 (`off` in a Caddyfile): every callback is delivered.
 	DedupeWindow caddy.Duration `json:"dedupe_window,omitempty"`
+
+	// Which callbacks are delivered in the order in which they came. `request_id`:
+	// those with one request id; and of live streams those without an id, for
+	// each URI. `uri`: all of one URI. `none`: no callback waits for another.
+	// Each is told apart by host and user as well. Default: `request_id`.
+	OrderBy spool.OrderBy `json:"order_by,omitempty"`
 
 	// For how long dead letters are kept. Default: 30d.
 	DeadLetterKeep caddy.Duration `json:"dead_letter_keep,omitempty"`
@@ -66,9 +67,8 @@ type Spool struct {
 const (
 	defaultMaxSize = 10 << 30
 
-	// deliveryTimeout is how long a service may take to answer a delivery: a
-	// worker must not be lost to one that never does.
-	deliveryTimeout = 5 * time.Minute
+	// DedupeOff is the DedupeWindow with which every callback is delivered.
+	DedupeOff = caddy.Duration(-1)
 )
 
 // provisionSpool makes this handler's route to its inbox part of the app,
@@ -81,8 +81,11 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if h.batch == nil {
 		return errors.New("spool: no upstreams for batch callbacks, which alone go through it")
 	}
-	if s.MaxSize < 0 || s.Concurrency < 0 || s.RetryFor < 0 || s.DedupeWindow < 0 || s.DeadLetterKeep < 0 {
+	if s.MaxSize < 0 || s.Concurrency < 0 || s.RetryFor < 0 || s.DedupeWindow < DedupeOff || s.DeadLetterKeep < 0 {
 		return errors.New("spool: sizes, numbers and durations have to be more than zero")
+	}
+	if err := s.OrderBy.Check(); err != nil {
+		return fmt.Errorf("spool: order_by: %w", err)
 	}
 	path, err := spoolPath(s.Path)
 	if err != nil {
@@ -96,12 +99,18 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if route.MaxSize == 0 {
 		route.MaxSize = defaultMaxSize
 	}
+	if route.MaxSize < h.maxBody {
+		// A body of max_body would be answered 503 for ever, and its sender come again for ever.
+		return fmt.Errorf("spool: max_size: %d bytes are less than one body may have (max_body: %d bytes); make one larger or the other smaller",
+			route.MaxSize, h.maxBody)
+	}
 	if route.Name == "" {
 		route.Name = h.batchRoute
 	}
-	d := &delivery{proxy: h.batch, signer: signer}
+	service := &deliver.Service{Proxy: h.batch, Signer: signer}
 	route.Config = spool.RouteConfig{
-		Deliver:        d.deliver,
+		Deliver:        service.Deliver,
+		OrderBy:        s.OrderBy,
 		RetryFor:       time.Duration(s.RetryFor),
 		Concurrency:    s.Concurrency,
 		DedupeWindow:   time.Duration(s.DedupeWindow),
@@ -161,17 +170,21 @@ func newSigner(configured []string) (*spool.Signer, error) {
 	return spool.NewSigner(secrets...)
 }
 
-// accept takes a callback into the inbox and answers it once it is on disk.
-func (h *Handler) accept(w http.ResponseWriter, r *http.Request) error {
-	inbox, err := h.inbox.Inbox(r.Context())
+// accept takes a callback into the inbox and answers it once it is safe there. A sender that goes
+// away meanwhile, or shuts its sending half, changes nothing: what is stored is delivered.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) error {
+	ctx := context.WithoutCancel(r.Context())
+	inbox, err := h.inbox.Inbox(ctx)
 	if err != nil {
 		return h.refuse(w, r, unavailable("spool_closed", err, time.Second))
 	}
-	receipt, err := inbox.Accept(r.Context(), spool.Envelope{
+	receipt, err := inbox.Accept(ctx, spool.Envelope{
 		Route:         h.inbox.Name,
 		Method:        r.Method,
+		Host:          strings.ToLower(r.Host), // which is no other one for its case (RFC 9110, section 4.2.3)
+		User:          user,
 		URI:           r.URL.RequestURI(),
-		Header:        storedHeader(r),
+		Header:        deliver.Stored(r),
 		ContentLength: r.ContentLength,
 	}, r.Body)
 	var refused *spool.RefusedError
@@ -183,206 +196,8 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return h.refuse(w, r, err)
 	}
+	app.CountRequest(kindBatch, outcomeAdmitted)
 	w.Header().Set(spool.HeaderWebhookID, receipt.ID.String())
 	w.WriteHeader(http.StatusAccepted)
 	return nil
-}
-
-// What of a request is no header field but needed to deliver it is stored
-// beside the fields, under names that none can have.
-const (
-	storedHost    = ":host"
-	storedScheme  = ":scheme"
-	storedPeer    = ":peer"    // the address of the connection
-	storedClient  = ":client"  // of the client, behind trusted proxies
-	storedTrusted = ":trusted" // whether the peer is such a proxy
-)
-
-// hopByHop are the fields that concern one connection (RFC 9110, section
-// 7.6.1), and those that the length of the stored body replaces.
-var hopByHop = []string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect",
-}
-
-// storedHeader is what is stored of a request beside its body.
-func storedHeader(r *http.Request) http.Header {
-	header := make(http.Header, len(r.Header)+5)
-	for name, values := range r.Header {
-		if !httpguts.HeaderValuesContainsToken(r.Header["Connection"], name) {
-			header[name] = values
-		}
-	}
-	for _, name := range hopByHop {
-		delete(header, name)
-	}
-	header[storedHost] = []string{r.Host}
-	header[storedPeer] = []string{r.RemoteAddr}
-	header[storedClient] = []string{clientIP(r)}
-	if r.TLS != nil {
-		header[storedScheme] = []string{"https"}
-	}
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
-		header[storedTrusted] = []string{"true"}
-	}
-	return header
-}
-
-// delivery hands stored callbacks to the service.
-type delivery struct {
-	proxy  *relay.Proxy
-	signer *spool.Signer
-}
-
-// backgroundServer stands for the server of a request that no server took.
-var backgroundServer = new(caddyhttp.Server)
-
-// deliver makes one attempt, through the same proxy that forwards callbacks
-// which are not stored.
-func (d *delivery) deliver(ctx context.Context, msg *spool.Message, body spool.Body) (result spool.Result) {
-	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
-	defer cancel()
-
-	answer := &recorder{header: make(http.Header)}
-	lent := &lentBody{body: body, left: body.Size()}
-	defer lent.takeBack()
-	r, err := d.request(ctx, msg, body, answer)
-	if err != nil {
-		return spool.Result{Err: err}
-	}
-	r.Body = lent
-	defer func() {
-		// The proxy panics with this, for net/http to see, where an answer breaks off.
-		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is that very value
-			panic(p)
-		} else if p != nil {
-			result = spool.Result{Err: errors.New("the service's answer broke off")}
-		}
-	}()
-	switch err := d.proxy.Forward(answer, r); {
-	case err != nil:
-		return failure(err)
-	case answer.status == statusClientClosedRequest && ctx.Err() != nil:
-		return spool.Result{Err: context.Cause(ctx)}
-	}
-	return spool.Result{
-		Status:     answer.status,
-		RetryAfter: spool.ParseRetryAfter(answer.header.Get("Retry-After"), time.Now()),
-	}
-}
-
-// statusClientClosedRequest is what the proxy answers to a request that was
-// given up: there is no answer of the service then.
-const statusClientClosedRequest = 499
-
-// lentBody is the stored body for one attempt. A transport may go on reading it
-// after a service has answered early, when the inbox uses its memory for
-// another one.
-type lentBody struct {
-	mu   sync.Mutex
-	body io.Reader // nil once taken back
-	left int64
-}
-
-var errTakenBack = errors.New("the attempt has ended")
-
-// Read implements [io.Reader]. It holds the end of a body back until the body
-// is known to be what was accepted: a service cannot see from a whole request
-// that it is damaged.
-func (b *lentBody) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.body == nil {
-		return 0, errTakenBack
-	}
-	n, err := b.body.Read(p)
-	b.left -= int64(n)
-	if n == 0 || b.left > 0 || err != nil {
-		return n, err
-	}
-	if _, err := b.body.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // never wrapped by a Reader
-		return 0, err
-	}
-	return n, nil
-}
-
-// Close implements [io.Closer]. The body is the inbox's, to close.
-func (b *lentBody) Close() error { return nil }
-
-func (b *lentBody) takeBack() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.body = nil
-}
-
-// failure is the result of an attempt that got no answer.
-func failure(err error) spool.Result {
-	var handlerErr caddyhttp.HandlerError
-	if errors.As(err, &handlerErr) && handlerErr.Err != nil {
-		err = handlerErr.Err
-	}
-	return spool.Result{Err: err}
-}
-
-// request makes a stored callback the request that it was, but for its body.
-func (d *delivery) request(ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter) (*http.Request, error) {
-	target, err := url.ParseRequestURI(msg.URI)
-	if err != nil {
-		return nil, fmt.Errorf("stored URI: %w", err)
-	}
-	header := maps.Clone(msg.Header)
-	stored := func(name string) string {
-		defer delete(header, name)
-		if values := header[name]; len(values) > 0 {
-			return values[0]
-		}
-		return ""
-	}
-	r := (&http.Request{
-		Method:        msg.Method,
-		URL:           target,
-		RequestURI:    msg.URI,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        header,
-		Host:          stored(storedHost),
-		RemoteAddr:    stored(storedPeer),
-		ContentLength: body.Size(),
-	}).WithContext(ctx)
-	if stored(storedScheme) == "https" {
-		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
-	}
-	client, trusted := stored(storedClient), stored(storedTrusted) == "true"
-	if err := d.signer.Sign(header, msg, body, time.Now()); err != nil {
-		return nil, err
-	}
-
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, backgroundServer)
-	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
-	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, trusted)
-	return r, nil
-}
-
-// recorder keeps the status and the header of an answer. Nobody waits for its
-// body.
-type recorder struct {
-	header http.Header
-	status int
-}
-
-// Header implements [http.ResponseWriter].
-func (a *recorder) Header() http.Header { return a.header }
-
-// WriteHeader implements [http.ResponseWriter]; interim answers are none.
-func (a *recorder) WriteHeader(status int) {
-	if a.status == 0 && status >= 200 {
-		a.status = status
-	}
-}
-
-// Write implements [http.ResponseWriter].
-func (a *recorder) Write(p []byte) (int, error) {
-	a.WriteHeader(http.StatusOK)
-	return len(p), nil
 }

@@ -301,11 +301,11 @@ func TestValidatingTouchesNothing(t *testing.T) {
 	accepted(t, callbackOf(t, g, "a", 1))
 	for _, path := range []string{dir, other} {
 		var config caddy.Config
-		require.NoError(t, caddy.StrictUnmarshalJSON(adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 1MiB"), options{})), &config))
+		require.NoError(t, caddy.StrictUnmarshalJSON(adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 100MiB"), options{})), &config))
 		require.NoError(t, caddy.Validate(&config))
 	}
 	require.NoDirExists(t, filepath.Dir(other))
-	require.NotEqual(t, int64(1)<<20, openAt(t, dir).Stats().MaxBytes)
+	require.NotEqual(t, int64(100)<<20, openAt(t, dir).Stats().MaxBytes)
 	accepted(t, callbackOf(t, g, "a", 2))
 }
 

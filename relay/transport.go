@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -75,7 +76,19 @@ func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
 		res.Body.Close()
 		return nil, errNotAsked
 	}
+	if answered, ok := r.Context().Value(answerKey{}).(func(*http.Response)); ok && err == nil {
+		answered(res)
+	}
 	return res, err
+}
+
+// answerKey is the context's key of what WithAnswer has.
+type answerKey struct{}
+
+// WithAnswer has f see the answer of the service to a request with this context, before the proxy
+// does anything with it. f may take its body away.
+func WithAnswer(ctx context.Context, f func(*http.Response)) context.Context {
+	return context.WithValue(ctx, answerKey{}, f)
 }
 
 var errNotAsked = errors.New("the service answered 101 to what was no handshake")

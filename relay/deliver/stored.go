@@ -1,0 +1,147 @@
+package deliver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// HeaderRequestID carries the request id of a delivered callback, where its body has one: so that
+// `lb_policy header Deepgram-Request-Id` keeps what belongs together on one upstream.
+const HeaderRequestID = "Deepgram-Request-Id"
+
+// What of a request is no header field but needed to deliver it is stored
+// beside the fields, under names that none can have.
+const (
+	storedHost    = ":host"
+	storedScheme  = ":scheme"
+	storedPeer    = ":peer"    // the address of the connection
+	storedClient  = ":client"  // of the client, behind trusted proxies
+	storedTrusted = ":trusted" // whether the peer is such a proxy
+)
+
+// hopByHop are the fields that concern one connection (RFC 9110, section
+// 7.6.1), and those that the length of the stored body replaces.
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect",
+}
+
+// Stored is what is stored of a request beside its body.
+func Stored(r *http.Request) http.Header {
+	header := maps.Clone(r.Header)
+	if header == nil {
+		header = make(http.Header)
+	}
+	// The fields that Connection names are of that connection too. They are looked up one by one:
+	// to look for each field among the names would take fields times names.
+	for _, names := range r.Header["Connection"] {
+		for name := range strings.SplitSeq(names, ",") {
+			delete(header, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(header, name)
+	}
+	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	header[storedHost] = []string{r.Host}
+	header[storedPeer] = []string{r.RemoteAddr}
+	header[storedClient] = []string{client}
+	if r.TLS != nil {
+		header[storedScheme] = []string{"https"}
+	}
+	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
+		header[storedTrusted] = []string{"true"}
+	}
+	return header
+}
+
+// backgroundServer stands for the server of a request that no server took.
+var backgroundServer = new(caddyhttp.Server)
+
+// request makes a stored callback the request that it was, but for its body. An error that wraps
+// [spool.ErrUndeliverable] says that no request can be made of it.
+func (s *Service) request(ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter) (*http.Request, error) {
+	header := maps.Clone(msg.Header)
+	if header == nil {
+		header = make(http.Header)
+	}
+	stored := func(name string) string {
+		defer delete(header, name)
+		if values := header[name]; len(values) > 0 {
+			return values[0]
+		}
+		return ""
+	}
+	r := (&http.Request{
+		Method:        msg.Method,
+		RequestURI:    msg.URI,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        header,
+		Host:          stored(storedHost),
+		RemoteAddr:    stored(storedPeer),
+		ContentLength: body.Size(),
+	}).WithContext(ctx)
+	if stored(storedScheme) == "https" {
+		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
+	}
+	client, trusted := stored(storedClient), stored(storedTrusted) == "true"
+	if err := makeSendable(r); err != nil {
+		return nil, fmt.Errorf("%w: %w", spool.ErrUndeliverable, err)
+	}
+	if msg.RequestID != "" && httpguts.ValidHeaderFieldValue(msg.RequestID) {
+		header.Set(HeaderRequestID, msg.RequestID)
+	}
+	if err := s.Signer.Sign(header, msg, body, time.Now()); err != nil {
+		return nil, err
+	}
+
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, backgroundServer)
+	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
+	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, trusted)
+	return r, nil
+}
+
+// makeSendable gives r its URL, and finds what any transport would refuse of a request. It is the
+// message's fault and not the service's, so it has to be told apart before the proxy sees it.
+func makeSendable(r *http.Request) error {
+	if !strings.HasPrefix(r.RequestURI, "/") {
+		return fmt.Errorf("stored URI: it does not begin with a slash: %q", r.RequestURI)
+	}
+	target, err := url.ParseRequestURI(r.RequestURI)
+	if err != nil {
+		return fmt.Errorf("stored URI: %w", err)
+	}
+	r.URL = target
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a method is a token, as a field's name is
+		return fmt.Errorf("stored method: %q is no method", r.Method)
+	}
+	if !httpguts.ValidHostHeader(r.Host) {
+		return fmt.Errorf("stored host: %q is no host", r.Host)
+	}
+	for name, values := range r.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("stored header: %q is no name of a field", name)
+		}
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldValue(value) {
+				return fmt.Errorf("stored header: the value of %s cannot be sent", name)
+			}
+		}
+	}
+	return nil
+}
