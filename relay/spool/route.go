@@ -392,7 +392,7 @@ func (r *route) judge(config RouteConfig, msg *Message, result Result, now time.
 	switch {
 	case result.Outcome() == Delivered:
 		return Settlement{Verdict: Done}
-	case result.Outcome() == Gone, errors.Is(result.Err, ErrDamaged), !now.Before(deadline):
+	case result.Outcome() == Gone, result.Outcome() == Undeliverable, errors.Is(result.Err, ErrDamaged), !now.Before(deadline):
 		return Settlement{Verdict: Bury, At: now, LastError: result.String()}
 	}
 	next := now.Add(max(config.delay(msg.Attempts+1), result.RetryAfter))
@@ -435,7 +435,7 @@ func (r *route) ended(g *registration, msg *Message, result Result, probe, settl
 		if probe {
 			h.probeAt = now.Add(leaseRetry)
 		}
-	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody):
+	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody), result.Outcome() == Undeliverable:
 		// The service has no part in it.
 	case result.Outcome() == Unavailable:
 		h.unavailable(g.config, msg, result, probe, now)

@@ -529,3 +529,25 @@ func TestParseRetryAfter(t *testing.T) {
 		require.Equal(t, want, ParseRetryAfter(value, now), value)
 	}
 }
+
+func TestWhatCannotBeMadeARequestDiesAtOnceAndSaysNothingOfTheService(t *testing.T) {
+	inBubble(t, func(t *testing.T, in *Inbox) {
+		log := newAttemptLog(func(body string, _ int) Result {
+			if strings.Contains(body, "bad") {
+				return Result{Err: fmt.Errorf("%w: stored URI", ErrUndeliverable)}
+			}
+			return Result{Status: 200}
+		})
+		in.hooks.Down = func(string, bool, string) { t.Error("the service was found to be down") }
+		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		for i := range 10 {
+			accept(t, in, result(fmt.Sprint(i), "bad"))
+		}
+		accept(t, in, result("good", "x"))
+		wait(time.Millisecond)
+		stats := in.Stats()
+		require.Zero(t, stats.Pending)
+		require.Equal(t, int64(10), stats.Dead)
+		require.Equal(t, 11, log.tries())
+	})
+}
