@@ -309,6 +309,19 @@ func TestXcaddyMdListsTheModules(t *testing.T) {
 	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))), strings.Join(modules, "\n")+"\n")
 }
 
+var versionRow = regexp.MustCompile(`(?m)^\| (Caddy|Go) \| ([\d.]+) \|`)
+
+func TestTheTestedVersionsAreThoseOfGoMod(t *testing.T) {
+	requirements, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	rows := versionRow.FindAllStringSubmatch(documents(t)["xcaddy.md"], -1)
+	require.Len(t, rows, 2)
+	for _, row := range rows {
+		line := map[string]string{"Caddy": "github.com/caddyserver/caddy/v2 v", "Go": "toolchain go"}[row[1]] + row[2]
+		require.Regexp(t, `(?m)^\s*`+regexp.QuoteMeta(line)+`$`, string(requirements))
+	}
+}
+
 // A metric as it is registered, or as a table has it.
 type metric struct {
 	name   string

@@ -2,6 +2,8 @@ module github.com/caddy-deepgram/deepgram-callback
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	github.com/caddyserver/caddy/v2 v2.11.9
 	github.com/dustin/go-humanize v1.1.0
