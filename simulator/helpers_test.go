@@ -18,21 +18,20 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
 // patience is how long a test waits for something that should come at once.
 const patience = 20 * time.Second
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { caddytest.MainWithoutLeaks(m) }
 
 // provision loads a configuration and returns the function that unloads it.
 func provision(t *testing.T, s *Simulator) (unload func()) {

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
 func TestPendingCallbackSurvivesAReload(t *testing.T) {
@@ -111,40 +114,11 @@ func TestCleanupAfterAFailedProvision(t *testing.T) {
 	require.Empty(t, outboxesReferences(t))
 }
 
-// runCaddy loads a Caddyfile for the rest of the test.
+// runCaddy runs a Caddyfile for the rest of the test.
 func runCaddy(t *testing.T, config string) {
 	t.Helper()
-	loadCaddy(t, config)
-	t.Cleanup(func() {
-		require.NoError(t, caddy.Stop())
-		require.Empty(t, outboxesReferences(t))
-	})
-}
-
-func loadCaddy(t *testing.T, config string) {
-	t.Helper()
-	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-	require.NoError(t, err)
-	require.NoError(t, caddy.Load(adapted, true))
-}
-
-// withoutTraces are the global options of a Caddy that leaves nothing behind.
-const withoutTraces = "persist_config off\n grace_period 1s\n storage_clean_interval off\n auto_https off\n"
-
-// logTo is a log in a file, which is not rotated, as that leaves a goroutine.
-func logTo(file, format string) string {
-	return "log {\n output file " + file + " {\n roll_disabled\n }\n" + format + "}\n"
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
-	return port
+	t.Cleanup(func() { require.Empty(t, outboxesReferences(t)) })
+	caddytest.Start(t, func() []byte { return caddytest.Adapt(t, config) })
 }
 
 // In a real Caddy, with the access log on, whose recorder stands between the
@@ -153,14 +127,7 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 	receiver := newReceiver(t)
 	for _, log := range []string{"", "log {\n output discard\n }"} {
 		path := filepath.Join(t.TempDir(), "caddy.sock")
-		config := fmt.Sprintf(`{
-			admin off
-			persist_config off
-			grace_period 1s
-			storage file_system %s
-			storage_clean_interval off
-		}
-		http://localhost {
+		runCaddy(t, caddytest.Globals("grace_period 1s")+fmt.Sprintf(`http://localhost {
 			bind unix/%s
 			%s
 			respond 404
@@ -168,10 +135,7 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 				ports any
 				latency 0
 			}
-		}`, t.TempDir(), path, log)
-		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-		require.NoError(t, err)
-		require.NoError(t, caddy.Load(adapted, true))
+		}`, path, log))
 		e := &env{t: t, url: "http://localhost", dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}}
@@ -189,35 +153,39 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 		open, _ := e.speak(raw...)
 		ended := make(chan error, 1)
 		go func() { ended <- listenTo(open).err }()
-		require.NoError(t, caddy.Stop())
+		caddytest.Stop(t)
 		requireClosed(t, take(t, ended), websocket.CloseGoingAway)
 	}
-	require.Empty(t, outboxesReferences(t))
 }
 
 // Whatever leads to the admin endpoint, a callback does not: it would stop Caddy
 // here. Not every resolver knows each of these names, so none has to lead there.
 func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
-	for _, host := range []string{"127.0.0.1", "localhost", "", "[::]"} {
-		t.Run(host, func(t *testing.T) {
-			admin := freePort(t)
-			a := runWithAdmin(t, host+":"+admin)
-			for host, status := range map[string]int{ // 400: refused at once
-				"127.0.0.1": 400, "[::1]": 400, "0.0.0.0": 400, "[::]": 400, "[::ffff:127.0.0.1]": 400, "127.0.0.2": 400,
-				"localhost": 200, "LOCALHOST.": 200, "127.1": 200, "2130706433": 200, "0x7f.1": 200, "017700000001": 200,
-			} {
+	addresses := []string{"127.0.0.1", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "127.0.0.2"}
+	for listening, names := range map[string][]string{
+		"127.0.0.1": {"localhost", "LOCALHOST.", "127.1", "2130706433", "0x7f.1", "017700000001"},
+		"localhost": {"localhost"}, "": {"localhost"}, "[::]": {"localhost"},
+	} {
+		t.Run(listening, func(t *testing.T) {
+			admin := strconv.Itoa(caddytest.FreePort(t))
+			a := runWithAdmin(t, listening+":"+admin)
+			for _, host := range append(names, addresses...) {
+				status := http.StatusOK // and refused when it is dialled
+				if slices.Contains(addresses, host) {
+					status = http.StatusBadRequest
+				}
 				target := host + ":" + admin + "/stop"
 				got := a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http://"+target)
 				require.Equal(t, status, got.status, "%s: %s", host, got.body)
 				_, resp, err := a.dialStream("callback", "ws://"+target)
 				require.ErrorIs(t, err, websocket.ErrBadHandshake)
-				require.Equal(t, map[int]int{400: 400, 200: 502}[status], resp.StatusCode, host)
+				require.Equal(t, map[int]int{http.StatusBadRequest: 400, http.StatusOK: 502}[status], resp.StatusCode, host)
 			}
 			redirects := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:"+admin+"/stop", http.StatusTemporaryRedirect))
 			defer redirects.Close()
 			a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", redirects.URL)
 
-			log := awaitLost(t, a.log, 7)
+			log := awaitLost(t, a.log, len(names)+1)
 			require.Contains(t, log, "the address of Caddy's admin endpoint", "localhost is resolved, and refused")
 			require.NotContains(t, log, "callback delivered")
 			requireAdminAnswers(t, admin)
@@ -228,10 +196,10 @@ func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
 // A callback that waits while a reload moves the endpoint does not go where it
 // is now.
 func TestNoPendingCallbackReachesAnAdminEndpointThatMoved(t *testing.T) {
-	before, after := freePort(t), freePort(t)
+	before, after := strconv.Itoa(caddytest.FreePort(t)), strconv.Itoa(caddytest.FreePort(t))
 	a := runWithAdmin(t, "127.0.0.1:"+before, "latency 500ms")
 	a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http://localhost:"+after+"/stop")
-	loadCaddy(t, a.config("127.0.0.1:"+after))
+	caddytest.Reload(t, caddytest.Adapt(t, a.config("127.0.0.1:"+after)), strings.TrimPrefix(a.url, "http://"))
 	require.Contains(t, awaitLost(t, a.log, 1), "the address of Caddy's admin endpoint")
 	requireAdminAnswers(t, after)
 }
@@ -239,20 +207,21 @@ func TestNoPendingCallbackReachesAnAdminEndpointThatMoved(t *testing.T) {
 // withAdmin is a Caddy with a simulator and an admin endpoint.
 type withAdmin struct {
 	env
-	log    string
+	log    caddytest.Log
 	config func(admin string) string
 }
 
 func runWithAdmin(t *testing.T, admin string, options ...string) *withAdmin {
 	t.Helper()
-	port := freePort(t)
-	a := &withAdmin{env: env{t: t, url: "http://127.0.0.1:" + port}, log: filepath.Join(t.TempDir(), "log")}
+	addr := caddytest.FreeAddr(t)
+	a := &withAdmin{env: env{t: t, url: "http://" + addr}, log: caddytest.NewLog(t)}
 	if len(options) == 0 {
 		options = []string{"latency 0"}
 	}
 	a.config = func(admin string) string {
-		return "{\n admin " + admin + "\n" + withoutTraces + logTo(a.log, "") + "}\n" + "http://127.0.0.1:" + port +
-			" {\n deepgram_simulator {\n ports any\n allow 0.0.0.0/0 ::/0\n retries 0\n timeout 2s\n" + strings.Join(options, "\n") + "\n }\n}"
+		globals := strings.Replace(caddytest.Globals(a.log.Option("")), "admin off", "admin "+admin, 1)
+		return globals + "http://" + addr + " {\n deepgram_simulator {\n ports any\n allow 0.0.0.0/0 ::/0\n retries 0\n timeout 2s\n" +
+			strings.Join(options, "\n") + "\n }\n}"
 	}
 	runCaddy(t, a.config(admin))
 	return a
@@ -260,22 +229,17 @@ func runWithAdmin(t *testing.T, admin string, options ...string) *withAdmin {
 
 func requireAdminAnswers(t *testing.T, port string) {
 	t.Helper()
-	resp, err := http.Get("http://127.0.0.1:" + port + "/config/")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://127.0.0.1:" + port + "/config/")
 	require.NoError(t, err, "Caddy was stopped")
 	require.NoError(t, resp.Body.Close())
 }
 
 // awaitLost waits until so many callbacks by HTTP are lost, and returns the log.
-func awaitLost(t *testing.T, log string, lost int) string {
+func awaitLost(t *testing.T, log caddytest.Log, lost int) string {
 	t.Helper()
-	var content []byte
-	require.Eventually(t, func() bool {
-		var err error
-		content, err = os.ReadFile(log)
-		require.NoError(t, err)
-		return strings.Count(string(content), "callback lost") == lost
-	}, patience, 10*time.Millisecond)
-	return string(content)
+	require.Eventually(t, func() bool { return strings.Count(log.Text(t), "callback lost") == lost }, patience, 10*time.Millisecond)
+	return log.Text(t)
 }
 
 // The filter of this package's README keeps credentials out of the access log,
@@ -301,25 +265,24 @@ func TestTheReadmesFilterKeepsCredentialsOutOfTheAccessLog(t *testing.T) {
 		"filter":        {"log", filter, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			port, log := freePort(t), filepath.Join(t.TempDir(), "log")
-			config := "{\n admin off\n debug\n" + withoutTraces + logTo(log, test.filter) + "}\n" +
-				"http://127.0.0.1:" + port + " {\n" + test.access + "\n deepgram_simulator {\n ports any\n timeout 1s\n retries 0\n latency 0\n }\n}"
+			addr, log := caddytest.FreeAddr(t), caddytest.NewLog(t)
+			config := caddytest.Globals("debug\n"+log.Option(test.filter)) + "http://" + addr + " {\n" + test.access +
+				"\n deepgram_simulator {\n ports any\n timeout 1s\n retries 0\n latency 0\n }\n}"
 			runCaddy(t, config)
-			e := &env{t: t, url: "http://127.0.0.1:" + port}
-			closed := "//user:hunter2@127.0.0.1:" + freePort(t) + "/?hunter2"
+			e := &env{t: t, url: "http://" + addr}
+			closed := "//user:hunter2@" + caddytest.FreeAddr(t) + "/?hunter2"
 			e.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http:"+closed, "extra", "callback_secret:hunter2")
 			browser := websocket.Dialer{Subprotocols: []string{"token", "hunter2"}}
-			_, resp, err := browser.Dial("ws://127.0.0.1:"+port+"/v1/listen?"+pairs([]string{"callback", "ws:" + closed}).Encode(), nil)
+			_, resp, err := browser.Dial("ws://"+addr+"/v1/listen?"+pairs([]string{"callback", "ws:" + closed}).Encode(), nil)
 			require.ErrorIs(t, err, websocket.ErrBadHandshake)
 			require.Equal(t, http.StatusBadGateway, resp.StatusCode)
 			awaitLost(t, log, 1)
-			loadCaddy(t, config)
+			caddytest.Reload(t, caddytest.Adapt(t, config), addr)
 
-			content, err := os.ReadFile(log)
-			require.NoError(t, err)
-			require.Equal(t, test.access != "", strings.Contains(string(content), "http.log.access"))
-			require.Equal(t, test.shown, strings.Contains(string(content), "hunter2"), "%s", content)
-			require.Equal(t, map[bool]int{true: 1}[test.advised], strings.Count(string(content), advice))
+			said := log.Text(t)
+			require.Equal(t, test.access != "", strings.Contains(said, "http.log.access"))
+			require.Equal(t, test.shown, strings.Contains(said, "hunter2"), "%s", said)
+			require.Equal(t, map[bool]int{true: 1}[test.advised], strings.Count(said, advice))
 		})
 	}
 }

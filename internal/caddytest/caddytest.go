@@ -1,0 +1,195 @@
+// Package caddytest runs Caddy for tests: in the test's own process, and, for
+// what has to end or be killed, in a process of its own. It compiles in no
+// module; a test imports those that its configurations name.
+//
+//	caddytest.go  a package's TestMain; Caddy in the test's process
+//	process.go    Caddy in a process of its own
+//	log.go        what Caddy logs
+package caddytest
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+// Patience is how long a test waits for what has to happen.
+const Patience = 20 * time.Second
+
+// Main runs the tests of a package in a home directory of their own, so that
+// Caddy neither finds nor leaves anything in the user's. It is for TestMain, and
+// does not return: in a process that [Command] made, it is Caddy.
+func Main(m *testing.M) { os.Exit(run(m.Run)) }
+
+// MainWithoutLeaks is [Main], and fails where a goroutine is left at the end.
+func MainWithoutLeaks(m *testing.M) {
+	code := 0
+	os.Exit(run(func() int {
+		goleak.VerifyTestMain(m, goleak.Cleanup(func(c int) { code = c }))
+		return code
+	}))
+}
+
+func run(tests func() int) (code int) {
+	if os.Getenv(asCaddy) != "" {
+		caddycmd.Main()
+		return 0
+	}
+	home, err := os.MkdirTemp("", "caddy-home-*")
+	if err != nil {
+		panic(err) // there is no test yet that could fail
+	}
+	defer func() { _ = os.RemoveAll(home) }()
+	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "AppData"} {
+		if err := os.Setenv(name, home); err != nil {
+			panic(err)
+		}
+	}
+	return tests()
+}
+
+// Globals is the block of global options of a Caddy that leaves no trace: it
+// writes no configuration down, cleans no storage, takes nobody's port for an
+// admin endpoint or redirects. With more options after those.
+func Globals(more string) string {
+	return "{\nadmin off\npersist_config off\nauto_https disable_redirects\nstorage_clean_interval off\n" + more + "\n}\n"
+}
+
+// Adapt makes JSON of a Caddyfile.
+func Adapt(t testing.TB, caddyfile string) []byte {
+	t.Helper()
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
+	require.NoError(t, err)
+	return config
+}
+
+// Start runs a configuration in this process until the test ends. There is one
+// Caddy in a process. Where a port that configure took for free is somebody
+// else's by then, configure is asked again.
+func Start(t testing.TB, configure func() []byte) {
+	t.Helper()
+	for attempt := 0; ; attempt++ {
+		err := caddy.Load(configure(), true)
+		if errors.Is(err, syscall.EADDRINUSE) && attempt < 5 {
+			continue
+		}
+		require.NoError(t, err)
+		break
+	}
+	t.Cleanup(func() { Stop(t) })
+}
+
+// Stop stops the Caddy of this process, its admin endpoint too, which Caddy
+// itself leaves to the end of the process.
+func Stop(t testing.TB) {
+	t.Helper()
+	require.NoError(t, caddy.Stop())
+	require.NoError(t, caddy.Load([]byte(`{
+		"admin": {"disabled": true, "config": {"persist": false}},
+		"logging": {"logs": {"default": {"writer": {"output": "discard"}}}}
+	}`), true))
+	require.NoError(t, caddy.Stop())
+}
+
+// Reload makes another configuration the running one, and returns when the
+// servers of the old one at these addresses take no connection any more. Caddy
+// does not wait for that, and where both listen, the old one's last are reset.
+func Reload(t testing.TB, config []byte, addrs ...string) {
+	t.Helper()
+	var old []net.Conn
+	for _, addr := range addrs {
+		old = append(old, idle(t, addr))
+	}
+	require.NoError(t, caddy.Load(config, true))
+	for _, conn := range old {
+		// A server that shuts down closes its listeners first, and idle
+		// connections then.
+		_, err := conn.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		_ = conn.Close()
+	}
+}
+
+// idle is a connection that has had its answer: to a request that net/http
+// itself answers, so that no handler sees it.
+func idle(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	for _, dial := range []func() (net.Conn, error){
+		func() (net.Conn, error) { return net.Dial("tcp", addr) },
+		func() (net.Conn, error) { return tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) },
+	} {
+		conn, err := dial()
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		require.NoError(t, conn.SetDeadline(time.Now().Add(Patience)))
+		_, err = io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		require.NoError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(t, err)
+		if response.StatusCode == http.StatusOK {
+			return conn
+		}
+	}
+	require.FailNow(t, "neither HTTP nor HTTPS", addr)
+	return nil
+}
+
+// FreePort is a port of 127.0.0.1 on which nobody listens.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	return FreePorts(t, 1)[0]
+}
+
+// FreePorts are different ports of 127.0.0.1 on which nobody listens.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { _ = listener.Close() }()
+		ports[i] = listener.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// Addr is a port of 127.0.0.1 as host and port.
+func Addr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// FreeAddr is an address at which nobody listens.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return Addr(FreePort(t))
+}
+
+// Await waits until somebody listens at an address. What is said where nobody
+// does is for the test's log.
+func Await(t testing.TB, addr string, said ...fmt.Stringer) {
+	t.Helper()
+	listens := func() bool {
+		conn, err := net.Dial("tcp", addr)
+		return err == nil && conn.Close() == nil
+	}
+	for deadline := time.Now().Add(Patience); !listens(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNow(t, "nobody listens at "+addr, "%v", said)
+		}
+	}
+}
