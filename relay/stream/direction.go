@@ -70,6 +70,8 @@ func (e writeError) Unwrap() error { return e.error }
 // until nothing more can come from there.
 func (d *direction) run() {
 	defer d.pair.returned()
+	defer d.pair.guard()
+	defer d.closeGate(false) // or the other direction would wait at it for good
 	for d.conclude(d.relay()) {
 	}
 	d.release()
@@ -243,7 +245,7 @@ func (d *direction) flush(from int) error {
 	if admitted, err := d.awaitGate(); !admitted {
 		return err
 	}
-	sent, err := d.to.write(d.buf[from:d.start], d.rest == 0, d.pair.options.WriteTimeout)
+	sent, err := d.to.write(d.buf[from:d.start], d.rest == 0)
 	if err != nil {
 		return writeError{d.to, err}
 	}
@@ -284,7 +286,7 @@ func (d *direction) control(h header, payload []byte) (skip bool, end error) {
 // answer answers a ping in the place of the other end, which a gate keeps
 // from hearing of it: its sender must not take that for the other's death.
 func (d *direction) answer(ping []byte) error {
-	if err := d.from.pong(ping, d.pair.options.WriteTimeout); err != nil {
+	if err := d.from.pong(ping); err != nil {
 		return writeError{d.from, err}
 	}
 	return nil

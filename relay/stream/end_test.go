@@ -405,6 +405,32 @@ func TestStalledPeerIsGivenUpAfterWriteTimeout(t *testing.T) {
 	}
 }
 
+// The shorter of two limits on a write holds, for the end that it was set for.
+func TestWriteTimeoutOfOneEndBoundsItsWrites(t *testing.T) {
+	for _, side := range sides {
+		for own, want := range map[time.Duration]time.Duration{
+			2 * time.Second: 2 * time.Second,
+			time.Minute:     5 * time.Second,
+			1<<63 - 1:       5 * time.Second,
+		} {
+			t.Run(fmt.Sprintf("%s stalls, %s of its own", side, own), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					options := generous
+					options.WriteTimeout = 5 * time.Second
+					b := start(t, setup{caller: pipeWire, backend: pipeWire, options: options, own: ownLimits(side, 0, own)})
+					_, sender := b.of(side)
+					began := time.Now()
+					sender.send(text("nobody takes this"))
+					sender.wantsClose(1001)
+					require.Equal(t, want, time.Since(began))
+					sender.send(closing(1001, ""))
+					b.wantsEnded(side, EndStalled)
+				})
+			})
+		}
+	}
+}
+
 // TLS says that it closes, and would wait five seconds for a peer that does
 // not take that either.
 func TestStalledPeerBehindTLSIsNotWaitedForAgain(t *testing.T) {

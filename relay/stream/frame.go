@@ -113,6 +113,17 @@ func breach(format string, args ...any) *violation {
 	return &violation{code: CloseProtocolError, text: fmt.Sprintf(format, args...)}
 }
 
+// A message may have freeFrames frames, and one more for every bytesPerFrame
+// bytes of it. The protocol sets no limit, but each frame costs its receiver
+// something however little it carries, so a message without end could be made
+// of frames without bytes. What cuts messages into pieces on purpose stays far
+// below: the public conformance suite's smallest pieces of a large message have
+// 64 bytes.
+const (
+	freeFrames    = 4096
+	bytesPerFrame = 64
+)
+
 // grammar holds the rules that the frames of one direction have to keep, and
 // where in a message the direction is.
 type grammar struct {
@@ -120,8 +131,9 @@ type grammar struct {
 	allowBinary bool  // else binary messages are refused with 1003
 	maxMessage  int64 // bytes of payload over all of a message's frames
 
-	inMessage bool // a first frame without FIN has passed
-	length    int64
+	inMessage bool  // a first frame without FIN has passed
+	length    int64 // of the message so far
+	frames    int64 // of the message so far
 }
 
 // check says whether a frame with this header may come now.
@@ -157,6 +169,9 @@ func (g *grammar) check(h header) *violation {
 	if h.length > g.maxMessage-g.length {
 		return &violation{code: CloseMessageTooBig, text: fmt.Sprintf("a message over %d bytes", g.maxMessage)}
 	}
+	if g.frames >= freeFrames+g.length/bytesPerFrame {
+		return &violation{code: CloseMessageTooBig, text: fmt.Sprintf("a message of %d bytes in over %d frames", g.length, g.frames)}
+	}
 	return nil
 }
 
@@ -176,13 +191,17 @@ func checkControl(h header) *violation {
 // whether the frame is the last of its message.
 func (g *grammar) accept(h header) (last bool) {
 	if h.fin {
-		g.inMessage, g.length = false, 0
+		g.beginMessage()
 		return true
 	}
 	g.inMessage = true
 	g.length += h.length
+	g.frames++
 	return false
 }
+
+// beginMessage says that the next data frame is the first of a message.
+func (g *grammar) beginMessage() { g.inMessage, g.length, g.frames = false, 0, 0 }
 
 // Close codes of RFC 6455, section 7.4.1, that the gateway itself sends.
 const (

@@ -22,8 +22,8 @@ type gate struct {
 	timer *time.Timer
 
 	held    []byte // the data frames that came
-	next    int    // in held, the first frame not looked at yet
-	message []byte // the data of the message that held[:next] ends in, unmasked
+	part    []byte // the frame behind them, of which not all has come yet
+	message []byte // the data of the message that held ends in, unmasked
 
 	admitted bool          // set before closed is closed
 	closed   chan struct{} // closed when it is known whether the end is admitted
@@ -34,6 +34,7 @@ func (d *direction) openGate(admit Admit) {
 	d.gate = &gate{admit: admit, closed: make(chan struct{})}
 	d.from.gate = d.gate
 	d.gate.timer = time.AfterFunc(admitWithin, func() {
+		defer d.pair.guard()
 		const text = "no right credentials in time"
 		d.pair.failed(d.from, d.to, End{Reason: EndRefused, Code: CloseInternalError, Text: d.from.name + ": " + text}, ClosePolicyViolation, text)
 	})
@@ -48,7 +49,7 @@ func (d *direction) closeGate(admitted bool) {
 	}
 	d.gate = nil
 	g.timer.Stop()
-	g.admit, g.held, g.message = nil, nil, nil
+	g.admit, g.held, g.part, g.message = nil, nil, nil, nil
 	g.admitted = admitted
 	close(g.closed)
 }
@@ -98,56 +99,51 @@ func (g *gate) decided() bool {
 // relayed as if it came only now.
 func (d *direction) hold() error {
 	g := d.gate
-	g.held = append(g.held, d.buf[d.start:d.end]...)
+	g.part = append(g.part, d.buf[d.start:d.end]...)
 	d.start = d.end
+	in := g.part
 	for {
-		h, ok := parseHeader(g.held[g.next:])
+		h, ok := parseHeader(in)
 		if !ok {
-			return g.tooLong(int64(len(g.held)))
+			break
 		}
 		if bad := d.grammar.check(h); bad != nil {
 			return bad
 		}
-		if err := g.tooLong(int64(g.next) + h.length); err != nil {
-			return err
+		if h.length > admitLimit-int64(len(g.held)) {
+			return &violation{code: ClosePolicyViolation, text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit)}
 		}
-		start := g.next + h.size
-		end := start + int(h.length)
-		if end > len(g.held) {
-			return nil
+		size := h.size + int(h.length)
+		if len(in) < size {
+			break
 		}
-		payload := append([]byte(nil), g.held[start:end]...)
+		whole := in[:size]
+		in = in[size:]
+
+		payload := append([]byte(nil), whole[h.size:]...)
 		if h.masked {
 			mask(payload, h.key)
 		}
 		if h.control() {
-			g.held = append(g.held[:g.next], g.held[end:]...)
 			if err := d.controlAtGate(h, payload); err != nil {
 				return err
 			}
 			continue
 		}
-
-		g.next = end
+		g.held = append(g.held, whole...)
 		admitted, err := d.judge(h, payload)
 		if err != nil {
 			return err
 		}
 		if admitted {
-			d.reader = &bufferedReader{buffered: g.held, then: d.reader}
-			d.grammar.inMessage, d.grammar.length = false, 0
+			d.reader = &bufferedReader{buffered: append(g.held, in...), then: d.reader}
+			d.grammar.beginMessage()
 			d.closeGate(true)
 			return nil
 		}
 	}
-}
-
-// tooLong says so where size bytes without credentials are more than the gate holds.
-func (g *gate) tooLong(size int64) error {
-	if size <= admitLimit {
-		return nil
-	}
-	return &violation{code: ClosePolicyViolation, text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit)}
+	g.part = append(g.part[:0], in...)
+	return nil
 }
 
 // controlAtGate handles a control frame at the gate. A Close frame ends the

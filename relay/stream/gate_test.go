@@ -2,7 +2,9 @@ package stream
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -128,6 +130,24 @@ func TestGateRefuses(t *testing.T) {
 				require.Zero(t, b.pair.FromCaller())
 			})
 		}
+	}
+}
+
+// With a limit of messages that nothing reaches, the longest frames that the
+// protocol has come to the gate.
+func TestGateRefusesTheLongestFrames(t *testing.T) {
+	options := generous
+	options.MaxMessage = 1<<63 - 1
+	for _, length := range []uint64{1<<63 - 1, 1<<63 - 14, 1<<63 - 15, 1<<63 - 1024, 1 << 62, 1 << 32, 1<<31 - 1} {
+		t.Run(fmt.Sprint(length), func(t *testing.T) {
+			b := start(t, setup{options: options, admit: password})
+			b.caller.send(text("one"))
+			b.caller.sendRaw(append(binary.BigEndian.AppendUint64([]byte{0x81, 0xFF}, length), testKey...))
+			f, err := b.caller.next()
+			require.NoError(t, err)
+			require.EqualValues(t, 8, f.opcode)
+			b.backend.wantsClose(1011)
+		})
 	}
 }
 

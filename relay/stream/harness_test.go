@@ -325,6 +325,7 @@ type setup struct {
 	backendBuffered []byte
 	wrapCaller      func(net.Conn) net.Conn
 	wrapBackend     func(net.Conn) net.Conn
+	own             func(side string, e *Endpoint) // sets the limits of one end alone
 }
 
 func start(t testing.TB, s setup) *bridge {
@@ -352,12 +353,13 @@ func start(t testing.TB, s setup) *bridge {
 		backend: &peer{t: t, name: "backend", conn: farBackend, in: bufio.NewReader(farBackend)},
 		ended:   make(chan End, 2),
 	}
-	b.pair = Start(
-		Endpoint{Conn: callerConn, Buffered: s.callerBuffered, Admit: s.admit},
-		Endpoint{Conn: backendConn, Buffered: s.backendBuffered},
-		s.options,
-		func(end End) { b.ended <- end },
-	)
+	caller := Endpoint{Conn: callerConn, Buffered: s.callerBuffered, Admit: s.admit}
+	backend := Endpoint{Conn: backendConn, Buffered: s.backendBuffered}
+	if s.own != nil {
+		s.own(ByCaller, &caller)
+		s.own(ByBackend, &backend)
+	}
+	b.pair = Start(caller, backend, s.options, func(end End) { b.ended <- end })
 	t.Cleanup(func() {
 		b.caller.close()
 		b.backend.close()

@@ -16,6 +16,7 @@ var errSilent = errors.New("nothing came, and no answer to a ping")
 // that says anything at all is alive, and one that the gateway does not read
 // from, because the other leg is slow, is not silent.
 func (p *Pair) keepalive() {
+	defer p.guard()
 	p.mu.Lock()
 	lost := p.lost
 	p.mu.Unlock()
@@ -25,7 +26,7 @@ func (p *Pair) keepalive() {
 	}
 
 	next := min(p.attend(&p.caller, &p.backend), p.attend(&p.backend, &p.caller))
-	next = min(next, p.options.PingInterval) // or the next silence could begin unnoticed
+	next = min(next, p.pingInterval()) // or the next silence could begin unnoticed
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lost != nil {
@@ -36,6 +37,11 @@ func (p *Pair) keepalive() {
 	}
 }
 
+// pingInterval is how long a leg may say nothing before one is pinged.
+func (p *Pair) pingInterval() time.Duration {
+	return min(p.caller.pingInterval, p.backend.pingInterval)
+}
+
 // attend pings l if it is due, gives it up if it did not answer, and says when
 // to look again.
 func (p *Pair) attend(l, other *leg) time.Duration {
@@ -43,16 +49,16 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 	lastRead := time.Duration(l.lastRead.Load())
 	readingSince := time.Duration(l.readingSince.Load())
 	if readingSince < 0 {
-		return p.options.PongTimeout
+		return l.pongTimeout
 	}
 
 	// What came at the very instant of the ping counts: clocks can be coarse.
 	if l.pingedAt == 0 || lastRead >= l.pingedAt {
 		l.pingedAt = 0
-		if quiet := now - max(lastRead, readingSince); quiet < p.options.PingInterval {
-			return p.options.PingInterval - quiet
+		if quiet := now - max(lastRead, readingSince); quiet < l.pingInterval {
+			return l.pingInterval - quiet
 		}
-		sent, err := l.sendPing(p.options.WriteTimeout)
+		sent, err := l.sendPing()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.stalled(l, other, err)
@@ -63,12 +69,12 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 		default:
 			l.pingedAt = now
 		}
-		return p.options.PongTimeout
+		return l.pongTimeout
 	}
 
-	if waited := now - max(l.pingedAt, readingSince); waited < p.options.PongTimeout {
-		return p.options.PongTimeout - waited
+	if waited := now - max(l.pingedAt, readingSince); waited < l.pongTimeout {
+		return l.pongTimeout - waited
 	}
 	p.failed(l, other, End{Reason: EndSilent, Code: CloseGoingAway, Text: l.name + " silent", Err: errSilent}, 0, "")
-	return p.options.PongTimeout
+	return l.pongTimeout
 }

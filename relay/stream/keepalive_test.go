@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,4 +235,60 @@ func TestNoPingInsideALargeFrame(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ownLimits gives one end limits of its own.
+func ownLimits(of string, read, write time.Duration) func(string, *Endpoint) {
+	return func(side string, e *Endpoint) {
+		if side == of {
+			e.ReadTimeout, e.WriteTimeout = read, write
+		}
+	}
+}
+
+// The shorter of two limits on silence holds, for the end that it was set for.
+func TestReadTimeoutOfOneEndBoundsItsSilence(t *testing.T) {
+	for name, test := range map[string]struct {
+		read, want time.Duration
+	}{
+		"shorter than the ping interval": {6 * time.Second, 6 * time.Second},
+		"shorter than both":              {25 * time.Second, 25 * time.Second},
+		"longer":                         {time.Minute, 30 * time.Second},
+		"the longest there is":           {1<<63 - 1, 30 * time.Second},
+		"the shortest there is":          {1, time.Millisecond},
+	} {
+		for _, side := range sides {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive(), own: ownLimits(side, test.read, 0)})
+					silent, survivor := b.of(side)
+					go survivor.answerPings()
+					_ = silent.conn.SetReadDeadline(time.Time{})
+					go func() { _, _ = io.Copy(io.Discard, silent.conn) }() // takes pings, and answers none
+					began := time.Now()
+					<-b.pair.Done()
+					b.wantsEnded(side, EndSilent)
+					require.InDelta(t, test.want, time.Since(began), float64(time.Millisecond))
+				})
+			})
+		}
+	}
+}
+
+func TestReadTimeoutOfOneEndLetsAQuietOneLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive(), own: ownLimits(ByBackend, 3*time.Second, 0)})
+		counts := make(map[string]chan int)
+		for side, p := range map[string]*peer{ByCaller: b.caller, ByBackend: b.backend} {
+			count := make(chan int, 1)
+			counts[side] = count
+			go func() { _, pings := p.answerPings(); count <- pings }()
+		}
+		time.Sleep(time.Hour)
+		require.Empty(t, b.ended)
+		b.pair.Shutdown(1001, "enough", time.Second)
+		<-b.pair.Done()
+		require.InDelta(t, 3600/2, <-counts[ByBackend], 2, "pinged after two of the three seconds")
+		require.InDelta(t, 3600/20, <-counts[ByCaller], 2, "the other end is pinged as before")
+	})
 }

@@ -26,6 +26,9 @@ type leg struct {
 	lastRead     atomic.Int64 // when bytes last came in
 	readingSince atomic.Int64 // when it last began to wait for bytes; negative while it writes to the other leg
 
+	// What the options and the endpoint's own limits come to.
+	pingInterval, pongTimeout, writeTimeout time.Duration
+
 	socket *socketWriter // to write without waiting; nil where conn is not a plain socket
 
 	pingedAt time.Duration // the keepalive's own: when a ping went out that nothing came after; else zero
@@ -48,8 +51,19 @@ type leg struct {
 	pending   []byte     // the payload of a Close frame that waits for the end of a large frame
 }
 
-func (l *leg) open(name string, conn net.Conn) {
-	l.name, l.conn, l.socket = name, conn, newSocketWriter(conn)
+func (l *leg) open(name string, endpoint Endpoint, options Options) {
+	l.name, l.conn, l.socket = name, endpoint.Conn, newSocketWriter(endpoint.Conn)
+	l.pingInterval, l.pongTimeout, l.writeTimeout = options.PingInterval, options.PongTimeout, options.WriteTimeout
+	if silence := l.pingInterval + l.pongTimeout; endpoint.ReadTimeout > 0 && endpoint.ReadTimeout < silence {
+		// The two keep their proportion, so that a peer that answers pings
+		// has as good a chance to be heard in time.
+		part := float64(endpoint.ReadTimeout) / float64(silence)
+		l.pingInterval = time.Duration(part * float64(l.pingInterval))
+		l.pongTimeout = endpoint.ReadTimeout - l.pingInterval
+	}
+	if endpoint.WriteTimeout > 0 {
+		l.writeTimeout = min(l.writeTimeout, endpoint.WriteTimeout)
+	}
 }
 
 // over reports that nothing more can go out here. Callers hold l.writing.
@@ -58,19 +72,19 @@ func (l *leg) over() bool { return l.closeSent || l.failed || l.finished }
 // write forwards frames as they came. whole is false where they end within a
 // frame. What comes after a Close frame is not sent (RFC 6455, section 5.5.1),
 // nor after a failed write: the pair is on its way down then.
-func (l *leg) write(frames []byte, whole bool, timeout time.Duration) (sent bool, err error) {
+func (l *leg) write(frames []byte, whole bool) (sent bool, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if l.over() {
 		return false, nil
 	}
-	if err := l.put(frames, timeout); err != nil {
+	if err := l.put(frames, l.writeTimeout); err != nil {
 		return false, err
 	}
 	l.midFrame = !whole
 	if whole && l.pending != nil {
 		l.closeSent = true
-		_ = l.control(opClose, l.pending, timeout) // the pair is ending already
+		_ = l.control(opClose, l.pending, l.writeTimeout) // the pair is ending already
 	}
 	return true, nil
 }
@@ -78,6 +92,7 @@ func (l *leg) write(frames []byte, whole bool, timeout time.Duration) (sent bool
 // put writes p. An error is returned to one caller only, who has to see to
 // the pair's end. Callers hold l.writing.
 func (l *leg) put(p []byte, timeout time.Duration) error {
+	l.failed = true // also where the write panics
 	n, err := l.socket.write(p)
 	if err == nil && n < len(p) {
 		err = l.putInTime(p[n:], timeout)
@@ -109,7 +124,7 @@ func (l *leg) control(opcode byte, payload []byte, timeout time.Duration) error 
 // pong is told from those that the two ends exchange. sent is false where no
 // ping can be sent now: something else is being written, which finds out as
 // much about the peer as a ping would.
-func (l *leg) sendPing(timeout time.Duration) (sent bool, err error) {
+func (l *leg) sendPing() (sent bool, err error) {
 	if !l.writing.TryLock() {
 		return false, nil
 	}
@@ -120,17 +135,17 @@ func (l *leg) sendPing(timeout time.Duration) (sent bool, err error) {
 	var payload [8]byte
 	_, _ = rand.Read(payload[:])
 	l.ping.Store(binary.BigEndian.Uint64(payload[:]))
-	return true, l.control(opPing, payload[:], timeout)
+	return true, l.control(opPing, payload[:], l.writeTimeout)
 }
 
 // pong answers a ping in the place of the other end.
-func (l *leg) pong(payload []byte, timeout time.Duration) error {
+func (l *leg) pong(payload []byte) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if l.midFrame || l.over() {
 		return nil
 	}
-	return l.control(opPong, payload, timeout)
+	return l.control(opPong, payload, l.writeTimeout)
 }
 
 // ownPong reports whether payload answers the gateway's latest ping.

@@ -8,6 +8,7 @@
 // of HTTP.
 //
 //	pair.go       a pair and how it ends: read this first
+//	panic.go      how it ends where the gateway's own code fails
 //	direction.go  the loop that moves frames one way
 //	leg.go        the write side of one connection
 //	frame.go      the protocol's grammar: headers, rules, Close frames
@@ -56,6 +57,14 @@ type Endpoint struct {
 	// Admit, if set, holds back the messages that come from this end until
 	// one of them is admitted; see [Admit].
 	Admit Admit
+	// ReadTimeout is a limit of this end alone for how long it may say
+	// nothing, not even the answer to a ping: it is pinged so early that one
+	// that lives has answered by then. Zero is no limit beyond PingInterval
+	// and PongTimeout, and so is what is longer than both.
+	ReadTimeout time.Duration
+	// WriteTimeout is a limit of this end alone beside that of the Options:
+	// the shorter one holds. Zero is none.
+	WriteTimeout time.Duration
 }
 
 // Admit judges a whole message, unmasked, and must not keep it. It says
@@ -73,6 +82,7 @@ const (
 	EndViolation = "violation" // the protocol or a limit was broken
 	EndRefused   = "refused"   // the messages did not carry the right credentials
 	EndShutdown  = "shutdown"  // Shutdown was called
+	EndFault     = "fault"     // the gateway's own code failed; see [Panic]
 )
 
 // Who ended it, in [End.By].
@@ -131,14 +141,14 @@ func (c *counter) read() Traffic { return Traffic{c.messages.Load(), c.bytes.Loa
 // pair, when both connections are closed.
 func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	p := &Pair{options: options, started: time.Now(), done: make(chan struct{}), onEnd: onEnd}
-	p.caller.open(ByCaller, caller.Conn)
-	p.backend.open(ByBackend, backend.Conn)
+	p.caller.open(ByCaller, caller, options)
+	p.backend.open(ByBackend, backend, options)
 	p.backend.toServer = true
 
 	fromCaller := newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller)
 	fromBackend := newDirection(p, &p.backend, &p.caller, &p.fromBackend, backend)
 	p.mu.Lock()
-	p.timer = time.AfterFunc(options.PingInterval, p.keepalive)
+	p.timer = time.AfterFunc(p.pingInterval(), p.keepalive)
 	p.mu.Unlock()
 
 	p.running.Store(2)
@@ -169,11 +179,13 @@ const settle = time.Second
 // reaches the backend, which is told right after that answer, or after a second
 // without one.
 func (p *Pair) Shutdown(code int, text string, drain time.Duration) {
+	defer p.guard()
 	if !p.begin(End{By: ByGateway, Reason: EndShutdown, Code: code, Text: text}, drain) {
 		return
 	}
 	payload := closePayload(code, text)
 	tell := func(l *leg) {
+		defer p.guard()
 		l.sendClose(payload, drain)
 		p.finishIfDone()
 	}
@@ -330,6 +342,7 @@ func (p *Pair) other(l *leg) *leg {
 }
 
 func (p *Pair) closeBoth() {
+	defer p.guard()
 	p.caller.drop()
 	p.backend.drop()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -264,6 +265,65 @@ func TestNoMessageLimit(t *testing.T) {
 	b.caller.sendRaw([]byte{0x81, 0xFF, 0x7F, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 'x'})
 	b.backend.wantsClose(1011)
 	b.caller.wantsClose(1009)
+}
+
+// The protocol lets a message have any number of frames, also empty ones.
+func TestMessageOfTooManyFramesEndsThePair(t *testing.T) {
+	for name, payload := range map[string]string{"empty": "", "of a byte": "x"} {
+		for _, side := range sides {
+			t.Run(name+" from "+side, func(t *testing.T) {
+				b := start(t, setup{})
+				sender, receiver := b.of(side)
+				piece := frame{payload: []byte(payload)}.encode(sender.key())
+				go func() {
+					sender.sendRaw(frame{opcode: 1}.encode(sender.key()))
+					flood := bytes.Repeat(piece, 10_000)
+					for range 100 {
+						if _, err := sender.conn.Write(flood); err != nil {
+							return
+						}
+					}
+				}()
+				frames := 0
+				for {
+					f, err := receiver.next()
+					require.NoError(t, err)
+					if f.opcode == 8 {
+						require.Contains(t, string(f.payload[2:]), "frames")
+						break
+					}
+					frames++
+				}
+				require.LessOrEqual(t, frames, 5000)
+				require.Contains(t, sender.wantsClose(1009), "frames")
+				receiver.close()
+				b.wantsEnded(side, EndViolation)
+			})
+		}
+	}
+}
+
+// What cuts messages into pieces on purpose may go on doing so.
+func TestMessageInManySmallFramesPasses(t *testing.T) {
+	options := generous
+	options.MaxMessage = 4 << 20
+	for name, test := range map[string]struct{ frames, size int }{
+		"4 MiB in frames of 64 bytes": {1 << 16, 64},
+		"4,000 empty frames":          {4000, 0},
+		"4,000 frames of a byte":      {4000, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, setup{options: options})
+			piece := frame{payload: bytes.Repeat([]byte("x"), test.size)}
+			for range 2 { // the count begins anew with each message
+				first, last := piece, piece
+				first.opcode, last.fin = 1, true
+				raw := slices.Concat(first.encode(testKey), bytes.Repeat(piece.encode(testKey), test.frames-2), last.encode(testKey))
+				go b.caller.sendRaw(raw)
+				b.backend.wantsBytes(raw)
+			}
+		})
+	}
 }
 
 func TestBytesBeyondTheHandshakeComeFirst(t *testing.T) {

@@ -72,7 +72,7 @@ func TestWriteThatDoesNotFitGoesOnWithoutLossOrRepetition(t *testing.T) {
 	defer func() { _ = conn.Close() }()
 	defer func() { _ = far.Close() }()
 	var l leg
-	l.open("test", conn)
+	l.open("test", Endpoint{Conn: conn}, generous)
 	// An old deadline, as a Close frame in a hurry may have left it, is none
 	// of this write's.
 	require.NoError(t, conn.SetWriteDeadline(time.Unix(1, 0)))
@@ -98,7 +98,7 @@ func TestWriteToAResetSocketFails(t *testing.T) {
 	require.NoError(t, far.(*net.TCPConn).SetLinger(0))
 	require.NoError(t, far.Close())
 	var l leg
-	l.open("test", conn)
+	l.open("test", Endpoint{Conn: conn}, generous)
 	require.Eventually(t, func() bool { return l.put([]byte("x"), patience) != nil }, patience, time.Millisecond)
 	require.True(t, l.failed)
 	err := l.put([]byte("x"), patience)
