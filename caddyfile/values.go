@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
@@ -62,8 +61,11 @@ func (p *parser) size() (int64, error) {
 		return 0, err
 	}
 	size, err := humanize.ParseBytes(arg)
-	if err != nil || size == 0 || size > 1<<62 {
+	if err != nil || size == 0 {
 		return 0, p.Errf("%s: %q is no size; it has to be more than zero, such as 64MiB", name, arg)
+	}
+	if size > handler.MaxSize {
+		return 0, p.Errf("%s: %q is over 1EiB", name, arg)
 	}
 	return int64(size), nil
 }
@@ -94,8 +96,11 @@ func (p *parser) duration() (caddy.Duration, error) {
 
 func (p *parser) parseDuration(name, arg string) (caddy.Duration, error) {
 	d, err := caddy.ParseDuration(arg)
-	if err != nil || d <= 0 || d > 100*365*24*time.Hour {
+	if err != nil || d <= 0 {
 		return 0, p.Errf("%s: %q is no duration; it has to be more than zero, such as 10s", name, arg)
+	}
+	if d > handler.MaxDuration {
+		return 0, p.Errf("%s: %q is over 100 years", name, arg)
 	}
 	return caddy.Duration(d), nil
 }

@@ -129,6 +129,38 @@ func TestConfigurationsThatCannotBeProvisioned(t *testing.T) {
 	}
 }
 
+// No configured number comes near the end of its type, where sums overflow.
+func TestConfiguredSizesAndDurationsAreBounded(t *testing.T) {
+	const (
+		upstream = `"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]},`
+		site     = `{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"deepgram_callback",`
+	)
+	// by the name in errors; %s is the value
+	settings := map[string]string{
+		"max_body":                `"max_body":%s`,
+		"guess_limit":             `"guess_limit":{"guesses":1,"window":%s}`,
+		"stream: max_message":     `"stream":{"max_message":%s}`,
+		"stream: ping_interval":   `"stream":{"ping_interval":%s}`,
+		"stream: pong_timeout":    `"stream":{"pong_timeout":%s}`,
+		"stream: write_timeout":   `"stream":{"write_timeout":%s}`,
+		"stream: close_timeout":   `"stream":{"close_timeout":%s}`,
+		"stream: drain":           `"stream":{"drain":%s}`,
+		"spool: max_size":         `"spool":{"max_size":%s}`,
+		"spool: retry_for":        `"spool":{"retry_for":%s}`,
+		"spool: retry_delays":     `"spool":{"retry_delays":[%s]}`,
+		"spool: dedupe_window":    `"spool":{"dedupe_window":%s}`,
+		"spool: dead_letter_keep": `"spool":{"dead_letter_keep":%s}`,
+	}
+	for name, setting := range settings {
+		for _, value := range []string{"-1000", "9223372036854774784", "4611686018427387904"} {
+			t.Run(name+" "+value, func(t *testing.T) {
+				err := caddy.Validate(parse(t, site+upstream+fmt.Sprintf(setting, value)+`}]}]}}}}}`))
+				require.ErrorContains(t, err, name)
+			})
+		}
+	}
+}
+
 // A process of its own is told to end: both ends of its streams hear 1001, and
 // it waits for them no longer than drain.
 func TestShutdownOfTheProcess(t *testing.T) {

@@ -87,8 +87,13 @@ func (h *Handler) provisionLimits() error {
 		h.ports[port] = true
 	}
 
-	if h.MaxBody < 0 {
-		return fmt.Errorf("max_body: %d bytes; it has to be more than zero", h.MaxBody)
+	if err := checkSize("max_body", h.MaxBody); err != nil {
+		return err
+	}
+	if h.GuessLimit != nil {
+		if err := checkDuration("guess_limit: window", h.GuessLimit.Window); err != nil {
+			return err
+		}
 	}
 	h.maxBody = h.MaxBody
 	if h.maxBody == 0 {
@@ -99,6 +104,30 @@ func (h *Handler) provisionLimits() error {
 		return err
 	}
 	return h.provisionStreamLimits()
+}
+
+// The most that a size and a duration can be configured to be: more than
+// anything needs, and so far from the ends of their types that no sum of a few
+// reaches those.
+const (
+	MaxSize     = 1 << 60
+	MaxDuration = 100 * 365 * 24 * time.Hour
+)
+
+// checkSize says what is wrong with a size in bytes; zero stands for the default.
+func checkSize(name string, size int64) error {
+	if size < 0 || size > MaxSize {
+		return fmt.Errorf("%s: %d bytes; it has to be more than zero and at most 1EiB", name, size)
+	}
+	return nil
+}
+
+// checkDuration says what is wrong with a duration; zero stands for the default.
+func checkDuration(name string, d caddy.Duration) error {
+	if d < 0 || time.Duration(d) > MaxDuration {
+		return fmt.Errorf("%s: %s; it has to be more than zero and at most 100 years", name, time.Duration(d))
+	}
+	return nil
 }
 
 func (h *Handler) provisionMethods() error {
@@ -141,8 +170,8 @@ func (h *Handler) provisionStreamLimits() error {
 		h.Stream = new(Stream)
 	}
 	s := h.Stream
-	if s.MaxMessage < 0 {
-		return fmt.Errorf("stream: max_message: %d bytes; it has to be more than zero", s.MaxMessage)
+	if err := checkSize("stream: max_message", s.MaxMessage); err != nil {
+		return err
 	}
 	if s.MaxStreams < 0 {
 		return fmt.Errorf("stream: max_streams: %d; it has to be more than zero", s.MaxStreams)
@@ -161,8 +190,8 @@ func (h *Handler) provisionStreamLimits() error {
 		{"close_timeout", &s.CloseTimeout, defaultCloseTimeout},
 		{"drain", &s.Drain, defaultDrain},
 	} {
-		if *d.value < 0 {
-			return fmt.Errorf("stream: %s: %s; it has to be more than zero", d.name, time.Duration(*d.value))
+		if err := checkDuration("stream: "+d.name, *d.value); err != nil {
+			return err
 		}
 		if *d.value == 0 {
 			*d.value = caddy.Duration(d.def)

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -81,8 +82,20 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if h.batch == nil {
 		return errors.New("spool: no upstreams for batch callbacks, which alone go through it")
 	}
-	if s.MaxSize < 0 || s.Concurrency < 0 || s.RetryFor < 0 || s.DedupeWindow < DedupeOff || s.DeadLetterKeep < 0 {
-		return errors.New("spool: sizes, numbers and durations have to be more than zero")
+	if s.Concurrency < 0 {
+		return fmt.Errorf("spool: concurrency: %d; it has to be more than zero", s.Concurrency)
+	}
+	window := s.DedupeWindow
+	if window == DedupeOff {
+		window = 0
+	}
+	if err := cmp.Or(
+		checkSize("max_size", s.MaxSize),
+		checkDuration("retry_for", s.RetryFor),
+		checkDuration("dedupe_window", window),
+		checkDuration("dead_letter_keep", s.DeadLetterKeep),
+	); err != nil {
+		return fmt.Errorf("spool: %w", err)
 	}
 	if err := s.OrderBy.Check(); err != nil {
 		return fmt.Errorf("spool: order_by: %w", err)
@@ -117,8 +130,11 @@ func (h *Handler) provisionSpool(a *app.App) error {
 		DeadLetterKeep: time.Duration(s.DeadLetterKeep),
 	}
 	for _, delay := range s.RetryDelays {
-		if delay <= 0 {
+		if delay == 0 {
 			return errors.New("spool: retry_delays: each has to be more than zero")
+		}
+		if err := checkDuration("spool: retry_delays", delay); err != nil {
+			return err
 		}
 		route.Config.RetryDelays = append(route.Config.RetryDelays, time.Duration(delay))
 	}
