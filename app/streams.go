@@ -100,29 +100,39 @@ func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options strea
 	}
 }
 
+// ended is called from a goroutine of the pair, where a panic would end the
+// process: whatever fails in counting and logging, the stream is over.
 func (r *Registry) ended(s *Stream, end stream.End, release func()) {
+	defer func() {
+		if value := recover(); value != nil {
+			currentLogger().Error("noting a stream's end failed", zap.String("id", s.ID), zap.Any("panic", value), zap.Stack("stack"))
+		}
+		r.mu.Lock()
+		delete(r.live, s.ID)
+		r.mu.Unlock()
+		close(s.ended)
+	}()
 	release()
 	countStream(s, end)
 	s.log(end)
-	r.mu.Lock()
-	delete(r.live, s.ID)
-	r.mu.Unlock()
-	close(s.ended)
 }
 
 // log writes the one line that a stream leaves. Anything but a closing
 // handshake killed a live transcription, so it is a warning.
 func (s *Stream) log(end stream.End) {
 	level := zapcore.WarnLevel
-	if end.Reason == stream.EndClosed || end.Reason == stream.EndShutdown {
+	switch end.Reason {
+	case stream.EndClosed, stream.EndShutdown:
 		level = zapcore.InfoLevel
+	case stream.EndFault:
+		level = zapcore.ErrorLevel
 	}
 	c := currentLogger().Check(level, "stream ended")
 	if c == nil {
 		return
 	}
 	fromCaller, fromBackend := s.Traffic()
-	c.Write(
+	fields := []zap.Field{
 		zap.String("id", s.ID),
 		zap.String("client_ip", s.ClientIP),
 		zap.String("path", s.Path),
@@ -137,7 +147,12 @@ func (s *Stream) log(end stream.End) {
 		zap.Int64("messages_from_backend", fromBackend.Messages),
 		zap.Int64("bytes_from_backend", fromBackend.Bytes),
 		zap.Error(end.Err),
-	)
+	}
+	var fault *stream.Panic
+	if errors.As(end.Err, &fault) {
+		fields = append(fields, zap.ByteString("stack", fault.Stack))
+	}
+	c.Write(fields...)
 }
 
 // List returns the live streams, the oldest first.
