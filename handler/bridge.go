@@ -51,13 +51,19 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 		backend.Conn.Close()
 		return false, caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("handshake with %s: %w", backend.Upstream, err))
 	}
-	caller, err := answer(w, backend.Header)
+	caller, err := answer(w, backend.Header, h.limits.WriteTimeout)
 	if err != nil {
 		backend.Conn.Close()
 		return false, err
 	}
 	if admission.BodySecret {
 		caller.Admit = h.admitMessage
+	}
+	to := stream.Endpoint{
+		Conn:         backend.Conn,
+		Buffered:     backend.Buffered,
+		ReadTimeout:  backend.ReadTimeout,
+		WriteTimeout: backend.WriteTimeout,
 	}
 	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.Stream{
@@ -66,7 +72,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 		Path:     strings.Clone(r.URL.Path),
 		Upstream: backend.Upstream,
 		Drain:    time.Duration(h.Stream.Drain),
-	}, caller, stream.Endpoint{Conn: backend.Conn, Buffered: backend.Buffered}, h.limits, release)
+	}, caller, to, h.limits, release)
 	return true, nil
 }
 
@@ -94,7 +100,7 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 			status: http.StatusUpgradeRequired,
 			reason: "handshake",
 			detail: "a version of the WebSocket protocol other than 13",
-			header: http.Header{"Sec-Websocket-Version": {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
+			header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
 		}
 	}
 	if !validKey(r.Header["Sec-Websocket-Key"]) {
@@ -151,30 +157,55 @@ func offers(offered, chosen []string) bool {
 }
 
 // answer accepts the caller's handshake with what the backend answered, and
-// takes its connection.
-func answer(w http.ResponseWriter, header http.Header) (stream.Endpoint, error) {
+// takes its connection. A caller gets limit to take the answer.
+func answer(w http.ResponseWriter, header http.Header, limit time.Duration) (stream.Endpoint, error) {
 	// Caddy's writers stay out of the way from here on: the recorder of the
 	// access log would go on counting bytes, unguarded, while its line is
 	// written, and keep its memory for as long as the stream lives.
-	hijacker, ok := innermost(w).(http.Hijacker)
+	inner := innermost(w)
+	hijacker, ok := inner.(http.Hijacker)
 	if !ok {
-		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("%T has no connection to hijack", innermost(w)))
+		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("%T has no connection to hijack", inner))
 	}
 	for name, values := range header {
-		w.Header()[name] = values
+		w.Header().Del(name)
+		w.Header()[spelling(name)] = values
 	}
 	w.Header().Del("Content-Length")
 	w.Header().Set("Connection", "Upgrade")
 	w.Header().Set("Upgrade", "websocket")
 	w.WriteHeader(http.StatusSwitchingProtocols) // through all writers, so that the access log says 101
 
+	// Hijack writes the head before it hands the connection over, and lifts
+	// the deadline. It does not tell whether that went well: a caller that is
+	// gone by now is found out by the pair, but one that took only part of the
+	// head must get nothing behind it.
+	deadline := time.Now().Add(limit)
+	_ = http.NewResponseController(inner).SetWriteDeadline(deadline) // as every server's writer can
 	conn, rw, err := hijacker.Hijack()
 	if err != nil {
 		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("taking over the connection: %w", err))
 	}
-	_ = rw.Flush() // a caller that is gone by now is found out by the pair
+	if !time.Now().Before(deadline) {
+		stream.Abort(conn)
+	}
 	buffered, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	return stream.Endpoint{Conn: conn, Buffered: slices.Clone(buffered)}, nil
+}
+
+// spelling is how a header field of a handshake is written in RFC 6455, and by
+// Caddy's own proxy. Names of fields know no case, but there are clients that
+// compare the letters.
+func spelling(name string) string {
+	switch name {
+	case "Sec-Websocket-Accept":
+		return "Sec-WebSocket-Accept"
+	case "Sec-Websocket-Protocol":
+		return "Sec-WebSocket-Protocol"
+	case "Sec-Websocket-Version":
+		return "Sec-WebSocket-Version"
+	}
+	return name
 }
 
 // innermost is the writer that Caddy was handed by net/http.

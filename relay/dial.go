@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/deadline"
 )
 
 // A Backend is the connection to a service that accepted a WebSocket
@@ -19,7 +21,11 @@ import (
 type Backend struct {
 	Conn     net.Conn
 	Buffered []byte // what came right behind the handshake
-	Upstream string // the address that was dialled
+	// ReadTimeout and WriteTimeout are what the transport is configured with
+	// for connections, or zero. They held until now; from here on it is
+	// whoever has Conn that keeps them.
+	ReadTimeout, WriteTimeout time.Duration
+	Upstream                  string // the address that was dialled
 	// Header is what the service answered, after the proxy's header_down
 	// operations.
 	Header http.Header
@@ -74,7 +80,8 @@ func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error)
 	if d.backend != nil { // an lb_retry_match asked for another attempt
 		d.backend.Conn.Close()
 	}
-	d.backend = &Backend{Conn: conn, Buffered: buffered}
+	d.backend = &Backend{Buffered: buffered}
+	d.backend.Conn, d.backend.ReadTimeout, d.backend.WriteTimeout = deadline.Lift(conn)
 	if info, ok := reverseproxy.GetDialInfo(r.Context()); ok {
 		d.backend.Upstream = info.Address
 	}

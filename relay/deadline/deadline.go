@@ -8,6 +8,7 @@
 package deadline
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -27,6 +28,27 @@ func New(conn net.Conn, read, write time.Duration) net.Conn {
 		reads:  limit{timeout: read, set: conn.SetReadDeadline},
 		writes: limit{timeout: write, set: conn.SetWriteDeadline},
 	}
+}
+
+// Lift takes the limits off a connection that New made, or of one with TLS on
+// top of it, and says what they were: whoever took such a connection over keeps
+// them in a way of its own. Nothing may be reading or writing meanwhile.
+func Lift(conn net.Conn) (free net.Conn, read, write time.Duration) {
+	secure, isTLS := conn.(*tls.Conn)
+	below := conn
+	if isTLS {
+		below = secure.NetConn()
+	}
+	c, ok := below.(*limited)
+	if !ok {
+		return conn, 0, 0
+	}
+	read, write = c.reads.timeout, c.writes.timeout
+	c.reads.timeout, c.writes.timeout = 0, 0
+	if isTLS {
+		return conn, read, write
+	}
+	return c.Conn, read, write
 }
 
 type limited struct {

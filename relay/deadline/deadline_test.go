@@ -1,6 +1,7 @@
 package deadline_test
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -153,4 +154,33 @@ func TestTimeoutLeavesNoDeadlineBehind(t *testing.T) {
 func TestConnectionWithoutLimitsIsItself(t *testing.T) {
 	near, _ := net.Pipe()
 	require.Same(t, near, deadline.New(near, 0, 0))
+}
+
+// Whoever takes a connection over gets it as it was dialled, with what the
+// limits were.
+func TestLiftedLimitsHoldNoMore(t *testing.T) {
+	near, _ := net.Pipe()
+	free, read, write := deadline.Lift(deadline.New(near, 8*time.Second, 2*time.Second))
+	require.Same(t, near, free)
+	require.Equal(t, []time.Duration{8 * time.Second, 2 * time.Second}, []time.Duration{read, write})
+
+	free, read, write = deadline.Lift(near)
+	require.Same(t, near, free)
+	require.Zero(t, read+write)
+
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := pipe(t, time.Second, time.Second)
+		secure := tls.Client(conn, &tls.Config{ServerName: "test"})
+		free, read, write := deadline.Lift(secure)
+		require.Same(t, secure, free)
+		require.Equal(t, []time.Duration{time.Second, time.Second}, []time.Duration{read, write})
+		go func() {
+			time.Sleep(time.Minute)
+			_ = peer.Close()
+		}()
+		began := time.Now()
+		_, err := conn.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		require.Equal(t, time.Minute, time.Since(began))
+	})
 }

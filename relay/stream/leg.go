@@ -193,10 +193,12 @@ func (l *leg) finish() {
 	l.finished = true
 }
 
-// drop closes the connection at once. TLS would first try to say so, and wait
+// drop closes the connection at once.
+func (l *leg) drop() { Abort(l.conn) }
+
+// Abort closes a connection at once. TLS would first try to say so, and wait
 // seconds for a peer that takes nothing.
-func (l *leg) drop() {
-	conn := l.conn
+func Abort(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}

@@ -1,0 +1,310 @@
+package handler_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+)
+
+// The limits of a stream hold whatever its connections are: plain or TLS, and
+// with a transport that has time limits of its own, which in Caddy replace any
+// deadline that is set before.
+
+// bareBackend accepts every handshake and leaves the rest to behave, to which
+// the connection belongs. conns has each connection that was accepted.
+func bareBackend(t *testing.T, secure bool, behave func(conn net.Conn)) (upstream string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	upstream = listener.Addr().String()
+	if secure {
+		certFile, keyFile := certificate(t)
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		require.NoError(t, err)
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})
+		upstream = "https://" + upstream
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = listener.Close(); close(done) })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n\r\n")
+				behave(conn)
+				<-done
+			}()
+		}
+	}()
+	return upstream
+}
+
+// ignore reads nothing and says nothing.
+func ignore(net.Conn) {}
+
+// swallow reads everything and says nothing, not even an answer to a ping.
+func swallow(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+
+// babble says something all the time, until the connection is closed.
+func babble(conn net.Conn) {
+	go swallow(conn)
+	for {
+		if _, err := conn.Write([]byte("\x81\x02hi")); err != nil {
+			return
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// transports are the kinds of backend and transport that a stream meets.
+func transports() map[string]struct {
+	secure bool
+	limits string
+} {
+	type kind = struct {
+		secure bool
+		limits string
+	}
+	const long = "read_timeout 15s\nwrite_timeout 15s\n"
+	return map[string]kind{
+		"plain":                   {false, ""},
+		"plain, with time limits": {false, long},
+		"TLS":                     {true, ""},
+		"TLS, with time limits":   {true, long},
+	}
+}
+
+// streamTo is a site whose streams go to upstream by a transport with limits.
+func streamTo(upstream, limits, options string) string {
+	if strings.HasPrefix(upstream, "https://") {
+		limits += "tls_insecure_skip_verify\n"
+	}
+	return callback("", plainAuth+"stream "+upstream+" {\nclose_timeout 300ms\n"+options+"\nproxy {\ntransport http {\n"+limits+"}\n}\n}")
+}
+
+// inGoodTime is far more than any limit of these tests, and far less than the time
+// limits of their transports.
+const inGoodTime = 7 * time.Second
+
+func TestHandshakeIsDoneWithoutWaitingForTheBackendToTalk(t *testing.T) {
+	for behaviour, behave := range map[string]func(net.Conn){"silent": swallow, "talking": babble} {
+		for name, transport := range transports() {
+			t.Run(behaviour+", "+name, func(t *testing.T) {
+				g := start(t, streamTo(bareBackend(t, transport.secure, behave), transport.limits, ""))
+				began := time.Now()
+				conn, _, err := dial(g, withPassword())
+				require.NoError(t, err)
+				require.Less(t, time.Since(began), inGoodTime)
+				if behaviour == "talking" {
+					require.Equal(t, "hi", hear(t, conn))
+				}
+				require.NoError(t, conn.Close())
+			})
+		}
+	}
+}
+
+// endsSoon opens a stream, acts, and waits for the stream's end.
+func endsSoon(t *testing.T, g *gateway, act func(conn *websocket.Conn), reason string) {
+	t.Helper()
+	conn, _, err := dial(g, withPassword())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	began := time.Now()
+	act(conn)
+	line := g.waitForLog("the stream's end", func(line map[string]any) bool { return line["msg"] == "stream ended" })
+	require.Equal(t, reason, line["reason"])
+	require.Less(t, time.Since(began), inGoodTime)
+}
+
+// read takes what comes to a caller, and so answers the gateway's pings.
+func read(conn *websocket.Conn) {
+	go func() {
+		for {
+			if _, _, err := conn.ReadMessage(); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+func TestBackendThatDiesSilentlyIsFoundOutInTime(t *testing.T) {
+	for name, transport := range transports() {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, streamTo(bareBackend(t, transport.secure, swallow), transport.limits, "ping_interval 300ms\npong_timeout 200ms"))
+			endsSoon(t, g, read, "silent")
+		})
+	}
+}
+
+// flood sends until nobody takes it.
+func flood(conn *websocket.Conn) {
+	read(conn)
+	go func() {
+		for conn.WriteMessage(websocket.TextMessage, make([]byte, 100_000)) == nil {
+			continue
+		}
+	}()
+}
+
+func TestBackendThatTakesNothingIsFoundOutInTime(t *testing.T) {
+	for name, transport := range transports() {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, streamTo(bareBackend(t, transport.secure, ignore), transport.limits, "write_timeout 300ms"))
+			endsSoon(t, g, flood, "stalled")
+		})
+	}
+}
+
+func TestBackendThatDoesNotCloseIsCutOffInTime(t *testing.T) {
+	for behaviour, behave := range map[string]func(net.Conn){"silent": swallow, "talking": babble, "deaf": ignore} {
+		for name, transport := range transports() {
+			t.Run(behaviour+", "+name, func(t *testing.T) {
+				g := start(t, streamTo(bareBackend(t, transport.secure, behave), transport.limits, ""))
+				endsSoon(t, g, func(conn *websocket.Conn) {
+					read(conn)
+					_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+				}, "closed")
+			})
+		}
+	}
+}
+
+// A backend that greets its caller waits for it to be admitted, and no longer.
+func TestGateOpensInTime(t *testing.T) {
+	for name, transport := range transports() {
+		t.Run(name, func(t *testing.T) {
+			greet := func(conn net.Conn) {
+				_, _ = io.WriteString(conn, "\x81\x07welcome")
+				swallow(conn)
+			}
+			site := streamTo(bareBackend(t, transport.secure, greet), transport.limits, "")
+			g := start(t, strings.Replace(site, "basic_auth plain", "callback_secret 0123456789abcdef\nbasic_auth plain", 1))
+			conn, _, err := dial(g, withPassword())
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			// The gateway is waiting for the gate with the greeting in its hand.
+			<-time.After(300 * time.Millisecond)
+			began := time.Now()
+			require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(`{"metadata":{"extra":{"callback_secret":"0123456789abcdef"}}}`)))
+			require.Equal(t, "welcome", hear(t, conn))
+			require.Less(t, time.Since(began), inGoodTime)
+		})
+	}
+}
+
+// The transport's own limits hold as well, where they are shorter.
+func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
+	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
+		t.Run("read_timeout, "+name, func(t *testing.T) {
+			g := start(t, streamTo(bareBackend(t, secure, swallow), "read_timeout 500ms\n", ""))
+			endsSoon(t, g, read, "silent")
+		})
+		t.Run("write_timeout, "+name, func(t *testing.T) {
+			g := start(t, streamTo(bareBackend(t, secure, ignore), "write_timeout 500ms\n", "write_timeout 1m"))
+			endsSoon(t, g, flood, "stalled")
+		})
+		t.Run("but a quiet stream lives, "+name, func(t *testing.T) {
+			live := newEcho(t, echoOptions{tls: secure}) // answers pings
+			upstream := live.addr
+			if secure {
+				upstream = "https://" + upstream
+			}
+			g := start(t, streamTo(upstream, "read_timeout 600ms\nwrite_timeout 600ms\n", ""))
+			conn := open(t, g, withPassword())
+			<-time.After(2 * time.Second)
+			talk(t, conn, "still here")
+		})
+	}
+}
+
+// The head of the answer is the first thing that a caller may not take.
+func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
+	const long = 9 << 20 // more than the buffers of a connection hold, and less than a transport refuses
+	ended := make(chan error, 1)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		in := bufio.NewReader(conn)
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n"+
+			strings.Repeat("X-Long: "+strings.Repeat("x", 1000)+"\r\n", long/1010)+"\r\n")
+		_, err = io.Copy(io.Discard, in)
+		ended <- err
+	}()
+	g := start(t, callback(listener.Addr().String(), "anonymous\nstream {\nwrite_timeout 500ms\nclose_timeout 500ms\n}"))
+	conn, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
+	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	require.NoError(t, err)
+	select {
+	case err := <-ended:
+		require.NoError(t, err)
+	case <-time.After(patience):
+		require.Fail(t, "the backend is not told")
+	}
+	line := g.waitForEnd(listener.Addr().String())
+	require.Equal(t, "caller", line["ended_by"])
+	require.Equal(t, "dropped", line["reason"])
+}
+
+// Names of header fields know no case, but some clients compare the letters of
+// those of a handshake: see https://github.com/caddyserver/caddy/pull/6621.
+func TestHandshakeIsSpelledAsInRFC6455(t *testing.T) {
+	addr := rawBackend(t, func(accept string) string { return switching + accept + "\r\nsec-websocket-protocol: chat\r\n\r\n" })
+	const request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	for name, site := range map[string]string{"plainly": "", "with the access log": "log\n"} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, site+callback(addr, "anonymous"))
+			head := func(version string) string {
+				conn, err := net.Dial("tcp", g.addr)
+				require.NoError(t, err)
+				defer func() { _ = conn.Close() }()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+				_, err = io.WriteString(conn, request+"Sec-WebSocket-Version: "+version+"\r\n\r\n")
+				require.NoError(t, err)
+				in, head := bufio.NewReader(conn), ""
+				for !strings.HasSuffix(head, "\r\n\r\n") {
+					line, err := in.ReadString('\n')
+					require.NoError(t, err)
+					head += line
+				}
+				return head
+			}
+			accepted := head("13")
+			require.Contains(t, accepted, " 101 ")
+			require.Contains(t, accepted, "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
+			require.Contains(t, accepted, "\r\nSec-WebSocket-Protocol: chat\r\n")
+			require.NotContains(t, accepted, "Sec-Websocket")
+			require.Contains(t, head("8"), "\r\nSec-WebSocket-Version: 13\r\n")
+		})
+	}
+}
