@@ -378,6 +378,17 @@ func anchor(heading string) string {
 	return strings.ReplaceAll(heading, " ", "-")
 }
 
+// anchorsOf are those of a document's headings.
+func anchorsOf(text string) []string {
+	var anchors []string
+	for line := range strings.Lines(fence.ReplaceAllString(text, "")) {
+		if strings.HasPrefix(line, "#") {
+			anchors = append(anchors, anchor(line))
+		}
+	}
+	return anchors
+}
+
 func TestLinksLeadSomewhere(t *testing.T) {
 	texts := documents(t)
 	for file, text := range texts {
@@ -397,13 +408,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			if heading == "" {
 				continue
 			}
-			var anchors []string
-			for line := range strings.Lines(fence.ReplaceAllString(texts[path], "")) {
-				if strings.HasPrefix(line, "#") {
-					anchors = append(anchors, anchor(line))
-				}
-			}
-			require.True(t, slices.Contains(anchors, heading), "%s links to %s", file, target)
+			require.True(t, slices.Contains(anchorsOf(texts[path]), heading), "%s links to %s", file, target)
 		}
 	}
 }

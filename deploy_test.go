@@ -1,0 +1,170 @@
+package callback_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The dashboard and the alert rules in deploy/ are held to the metrics that
+// there are, and to the document that they send people to.
+
+const (
+	alertRules = "deploy/alerts.yml"
+	alertTests = "deploy/alerts_test.yml"
+	dashboard  = "deploy/grafana-dashboard.json"
+)
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// dashboardExpressions are the PromQL of a dashboard's panels, by their titles.
+func dashboardExpressions(t *testing.T) map[string][]string {
+	t.Helper()
+	var board struct {
+		Panels []struct {
+			ID                       int
+			Type, Title, Description string
+			Targets                  []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(readFile(t, dashboard)), &board))
+	expressions := make(map[string][]string)
+	var ids []int
+	for _, panel := range board.Panels {
+		require.NotContains(t, ids, panel.ID)
+		ids = append(ids, panel.ID)
+		if panel.Type == "row" {
+			continue
+		}
+		require.NotEmpty(t, panel.Description, panel.Title)
+		require.NotEmpty(t, panel.Targets, panel.Title)
+		require.NotContains(t, expressions, panel.Title)
+		for _, target := range panel.Targets {
+			expressions[panel.Title] = append(expressions[panel.Title], target.Expr)
+		}
+	}
+	require.NotEmpty(t, expressions)
+	return expressions
+}
+
+var (
+	usedMetric  = regexp.MustCompile(`caddy_deepgram_callback_(\w+)(?:\{([^}]*)\})?`)
+	usedLabel   = regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
+	grouping    = regexp.MustCompile(`\bby \(([^)]*)\)`)
+	ofHistogram = regexp.MustCompile(`_(?:bucket|sum|count)$`)
+)
+
+// ofScraping are labels that no metric of ours has: Prometheus adds the first
+// two, and the third belongs to the buckets of a histogram.
+var ofScraping = []string{"instance", "job", "le"}
+
+// requireKnownMetrics holds PromQL, or a text with some, to the registered metrics
+// and their labels.
+func requireKnownMetrics(t *testing.T, text string) {
+	t.Helper()
+	labels := make(map[string][]string)
+	for _, metric := range registeredMetrics(t) {
+		labels[metric.name] = metric.labels
+	}
+	groups := grouping.FindAllStringSubmatch(text, -1)
+	for _, use := range usedMetric.FindAllStringSubmatch(text, -1) {
+		known, found := labels[use[1]]
+		if base := ofHistogram.ReplaceAllString(use[1], ""); !found && strings.HasSuffix(base, "_seconds") {
+			known, found = labels[base]
+		}
+		require.True(t, found, "no metric is called %s", use[1])
+		for _, label := range usedLabel.FindAllStringSubmatch(use[2], -1) {
+			require.Contains(t, slices.Concat(known, ofScraping), label[1], use[1])
+		}
+		for _, group := range groups {
+			for _, label := range strings.Split(group[1], ", ") {
+				require.Contains(t, slices.Concat(known, ofScraping), label, use[1])
+			}
+		}
+	}
+}
+
+func TestTheDashboardHasOnlyMetricsThatThereAre(t *testing.T) {
+	for title, expressions := range dashboardExpressions(t) {
+		for _, expression := range expressions {
+			require.Regexp(t, usedMetric, expression, title)
+			requireKnownMetrics(t, expression)
+		}
+	}
+}
+
+func TestTheAlertRulesHaveOnlyMetricsThatThereAre(t *testing.T) {
+	rules := strings.Split(readFile(t, alertRules), "- alert: ")
+	require.Greater(t, len(rules), 5)
+	for _, rule := range rules[1:] {
+		require.Regexp(t, usedMetric, rule)
+		requireKnownMetrics(t, rule)
+	}
+}
+
+// Whoever is woken up finds a section that says what to do, and each section
+// says which alerts it is for.
+func TestEveryAlertHasItsSection(t *testing.T) {
+	const runbook = "https://github.com/caddy-deepgram/deepgram-callback/blob/main/"
+	texts := documents(t)
+	for _, rule := range strings.Split(readFile(t, alertRules), "- alert: ")[1:] {
+		name, _, _ := strings.Cut(rule, "\n")
+		_, link, found := strings.Cut(rule, "runbook_url: "+runbook)
+		require.True(t, found, name)
+		link, _, _ = strings.Cut(link, "\n")
+		page, section, found := strings.Cut(link, "#")
+		require.True(t, found, name)
+		require.Equal(t, metricsPage, page)
+		require.Contains(t, anchorsOf(texts[page]), section, name)
+		require.Regexp(t, "(?m)^\\|.*`"+name+"`.*\\(#"+section+"\\) \\|$", texts[page])
+		require.Contains(t, readFile(t, alertTests), "alertname: "+name+"\n", "no test has this alert come")
+	}
+}
+
+// promtool is Prometheus's own checker.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed; it is part of Prometheus")
+	}
+	output, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput()
+	require.NoError(t, err, string(output))
+}
+
+func TestPromtoolTakesTheAlertRules(t *testing.T) {
+	promtool(t, "check", "rules", alertRules)
+	promtool(t, "test", "rules", alertTests)
+}
+
+// The dashboard's expressions are made into rules, which promtool can check.
+func TestPromtoolTakesTheDashboardsExpressions(t *testing.T) {
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	var rules []rule
+	for _, expressions := range dashboardExpressions(t) {
+		for _, expression := range expressions {
+			rules = append(rules, rule{Record: "a:b:c", Expr: strings.ReplaceAll(expression, "$__rate_interval", "5m")})
+		}
+	}
+	slices.SortFunc(rules, func(a, b rule) int { return strings.Compare(a.Expr, b.Expr) })
+	text, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "rules.yml") // JSON is YAML
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	promtool(t, "check", "rules", file)
+}
