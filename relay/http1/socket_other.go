@@ -1,0 +1,14 @@
+//go:build !unix
+
+package http1
+
+import "net"
+
+// Supported says whether this platform lets a Client do what it has to.
+const Supported = false
+
+// stillOpen cannot tell here, so that no connection is used twice.
+func stillOpen(net.Conn) bool { return false }
+
+// writeNow cannot tell what a socket takes without waiting.
+func writeNow(net.Conn, []byte) (n int, err error) { return 0, nil }

@@ -1,0 +1,65 @@
+//go:build unix
+
+package http1
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+)
+
+// Supported says whether this platform lets a Client do what it has to.
+const Supported = true
+
+// stillOpen reports whether an idle connection can be used: its peer neither
+// closed it nor said anything, which nobody asked for. net/http's transport
+// keeps a goroutine reading for that.
+func stillOpen(c net.Conn) bool {
+	raw, err := rawConn(c)
+	if err != nil {
+		return false
+	}
+	open := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		open = errors.Is(err, syscall.EAGAIN)
+		return true
+	})
+	return err == nil && open
+}
+
+// writeNow writes as much of p as the socket takes without waiting, which may
+// be nothing.
+func writeNow(c net.Conn, p []byte) (n int, err error) {
+	raw, err := rawConn(c)
+	if err != nil {
+		return 0, nil //nolint:nilerr // not a socket: it may have to wait
+	}
+	failed := raw.Write(func(fd uintptr) bool {
+		for {
+			n, err = syscall.Write(int(fd), p)
+			if !errors.Is(err, syscall.EINTR) {
+				return true
+			}
+		}
+	})
+	n = max(n, 0)
+	switch {
+	case failed != nil:
+		return n, failed
+	case err == nil, errors.Is(err, syscall.EAGAIN):
+		return n, nil
+	default:
+		return n, os.NewSyscallError("write", err)
+	}
+}
+
+func rawConn(c net.Conn) (syscall.RawConn, error) {
+	socket, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return socket.SyscallConn()
+}
