@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/relay"
 )
 
 // What is counted of requests, beside the reasons of refusals.
@@ -182,6 +183,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 		denied.WriteHeaders(w.Header())
 	case errors.As(cause, &tooLong):
 		status, reason = http.StatusRequestEntityTooLarge, "max_body"
+	case errors.Is(cause, relay.ErrUnwritable):
+		reason = "unwritable"
 	}
 	if r.Header["Expect"] != nil && r.ProtoMajor == 1 {
 		// The sender waits for an answer before it sends the body, which

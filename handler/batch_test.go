@@ -338,3 +338,49 @@ func TestMemoryIsBoundedWhileSecretsAreSearched(t *testing.T) {
 		require.Less(t, during-before, uint64(most))
 	}
 }
+
+// Plain Caddy takes a sender's fault for the service's, and then refuses every
+// other callback for as long as fail_duration says.
+func TestFaultOfASenderIsNotTheServices(t *testing.T) {
+	backend := newService(t, nil)
+	for name, transport := range map[string]string{
+		"own client":           "",
+		"net/http's transport": "transport http {\nread_buffer 8KiB\n}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, measured(callback("", "anonymous\nmax_body 64KiB\nrelay "+backend.addr+" {\nfail_duration 1h\n"+
+				"header_up X-Caller {query.caller}\n"+transport+"}\nstream off")))
+			const head = "POST / HTTP/1.1\r\nHost: localhost\r\n"
+			admitted, refused := requestsTotal(t, g, "admitted"), requestsTotal(t, g, "body")
+			for fault, request := range map[string]struct {
+				sent   string
+				status int
+				reason string
+			}{
+				"chunks over max_body":      {head + "Transfer-Encoding: chunked\r\n\r\n20000\r\n" + strings.Repeat("x", 0x20000) + "\r\n0\r\n\r\n", 413, "max_body"},
+				"a broken chunk":            {head + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", 400, "body"},
+				"a field with a line break": {"POST /?caller=a%0d%0aDg-Token:b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", 400, "unwritable"},
+			} {
+				require.Equal(t, request.status, sendRaw(t, g.addr, request.sent).StatusCode, fault)
+				g.waitForLog("the refusal", func(line map[string]any) bool { return line["msg"] == "callback refused: "+request.reason })
+			}
+			require.Equal(t, admitted, requestsTotal(t, g, "admitted"))
+			require.Equal(t, refused+1, requestsTotal(t, g, "body"))
+
+			gone, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			_, err = io.WriteString(gone, head+"Content-Length: 100\r\n\r\nhalf")
+			require.NoError(t, err)
+			require.NoError(t, gone.Close())
+			require.Eventually(t, func() bool { return requestsTotal(t, g, "body") == refused+2 }, patience, 10*time.Millisecond)
+
+			require.Equal(t, 200, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode)
+			for {
+				if got := backend.next(t); got.err == nil {
+					require.Equal(t, "{}", string(got.body))
+					break
+				}
+			}
+		})
+	}
+}

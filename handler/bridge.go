@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
@@ -44,6 +45,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	r.Header.Del("Sec-Websocket-Extensions") // none is negotiated: frames are checked as RFC 6455 alone has them
 
 	backend, err := h.streaming.Dial(w, r)
+	if broken := (*relay.RequestError)(nil); errors.As(err, &broken) {
+		return false, h.refuse(w, r, broken)
+	}
 	if err != nil || backend == nil {
 		return false, err
 	}

@@ -10,6 +10,7 @@
 package handler
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -144,8 +145,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if h.inbox != nil {
 		return h.accept(w, r, admission.User)
 	}
-	app.CountRequest(kindBatch, outcomeAdmitted)
-	return h.batch.Forward(w, r)
+	return h.forward(w, r)
+}
+
+// forward hands a callback on at once. One that turns out to be at fault
+// itself, as by a body that breaks off, is refused after all.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request) (err error) {
+	var broken *relay.RequestError
+	defer func() { // also where an answer breaks off, at which the proxy panics
+		if broken == nil {
+			app.CountRequest(kindBatch, outcomeAdmitted)
+		}
+	}()
+	err = h.batch.Forward(w, r)
+	if errors.As(err, &broken) {
+		return h.refuse(w, r, broken)
+	}
+	return err
 }
 
 // Interface guards

@@ -37,9 +37,8 @@ type Backend struct {
 // any way but 101: then w has that answer.
 func (p *Proxy) Dial(w http.ResponseWriter, r *http.Request) (backend *Backend, err error) {
 	d := new(dial)
-	ctx := context.WithValue(r.Context(), dialKey{}, d)
-	aw := &answerWriter{ResponseWriter: w, dial: d}
-	err = p.handler.ServeHTTP(aw, r.WithContext(ctx), nothing)
+	aw := &answerWriter{passage: passage{ResponseWriter: w, dial: d}}
+	err = p.through(&aw.passage, aw, r)
 	if d.backend == nil {
 		return nil, err
 	}
@@ -51,9 +50,7 @@ func (p *Proxy) Dial(w http.ResponseWriter, r *http.Request) (backend *Backend, 
 	return d.backend, nil
 }
 
-type dialKey struct{}
-
-// dial is carried by a handshake's context from Dial to the transport and back.
+// dial is carried by a handshake's passage from Dial to the transport and back.
 type dial struct {
 	backend *Backend
 }
@@ -144,13 +141,13 @@ func (t *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 // on which that came. The time limit ends with the head of the answer: what
 // else a service may answer is not limited.
 func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, err error) {
-	ctx, cancel := context.WithCancelCause(r.Context())
+	ctx, cancel := limitInterim(r.Context())
 	limit := time.AfterFunc(h.timeout, func() { cancel(context.DeadlineExceeded) })
 	res, err = h.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
 	})))
 	if limit.Stop() {
-		return res, conn, err
+		return res, conn, causeOf(ctx, err)
 	}
 	if err == nil {
 		res.Body.Close()
@@ -161,8 +158,7 @@ func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, 
 // answerWriter is what the proxy answers a handshake into: an answer for the
 // sender, unless the handshake was accepted.
 type answerWriter struct {
-	http.ResponseWriter
-	dial   *dial
+	passage
 	header http.Header // instead of the sender's, once accepted
 }
 
@@ -180,7 +176,7 @@ func (w *answerWriter) Header() http.Header {
 // WriteHeader implements [http.ResponseWriter].
 func (w *answerWriter) WriteHeader(status int) {
 	if w.dial.backend == nil {
-		w.ResponseWriter.WriteHeader(status)
+		w.passage.WriteHeader(status)
 	}
 }
 
@@ -191,6 +187,3 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
-
-// Unwrap lets [http.ResponseController] flush an answer that is the sender's.
-func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

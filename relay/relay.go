@@ -1,7 +1,18 @@
 // Package relay hands callbacks on through Caddy's own reverse_proxy, so that
 // balancing, health checks, dynamic upstreams, transports and header operations
-// are those that every user of Caddy knows. It adds one thing: Dial has the
-// connection behind a WebSocket handshake, which the proxy would keep to itself.
+// are those that every user of Caddy knows. It adds what that one has not: the
+// connection behind a WebSocket handshake, time limits that hold beside each
+// other, upstreams that are not blamed for errors of a request, and a leaner
+// client for most of the requests.
+//
+//	relay.go      what there is to do with a callback: read this first
+//	passage.go    one callback's way through the proxy, its body and its errors
+//	dial.go       the handshake of a stream
+//	transport.go  what stands between the proxy and the upstreams
+//	plain.go      which transports package http1 stands in for
+//	timeouts.go   read_timeout and write_timeout
+//	writable.go   what cannot be written as HTTP
+//	redact.go     keeping a token out of the proxy's logs
 package relay
 
 import (
@@ -47,9 +58,11 @@ func (p *Proxy) Cleanup() error {
 }
 
 // Forward relays one request. The upstream's answer is the answer; without
-// one the error is a [caddyhttp.HandlerError] with 502, 503 or 504.
+// one the error is a [caddyhttp.HandlerError] with 502, 503 or 504, or a
+// [RequestError], which counts against no upstream.
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request) error {
-	return p.handler.ServeHTTP(w, r, nothing)
+	g := &passage{ResponseWriter: w}
+	return p.through(g, g, r)
 }
 
 // nothing is what comes after a callback's service, for handle_response routes

@@ -58,7 +58,7 @@ func dialTLS(settings *reverseproxy.HTTPTransport) func(ctx context.Context, net
 		if info, ok := reverseproxy.GetDialInfo(ctx); ok && config.ServerName == "" {
 			config.ServerName = info.Host
 		}
-		if _, ok := ctx.Value(dialKey{}).(*dial); ok {
+		if g := passageOf(ctx); g != nil && g.dial != nil {
 			config.NextProtos = nil // a WebSocket's handshake is one of HTTP/1.1
 		}
 		if limit := transport.TLSHandshakeTimeout; limit > 0 {

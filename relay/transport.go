@@ -2,15 +2,19 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/http1"
 )
 
 // transport is the proxy's own transport with a way out for WebSocket
@@ -18,7 +22,7 @@ import (
 type transport struct {
 	http.RoundTripper
 	handshakes *handshakes
-	plain      *http1 // nil unless the transport is for plain HTTP/1.1
+	plain      *plain // nil unless the transport is for plain HTTP/1.1
 }
 
 // newTransport loads the transport that handler is configured with, by default
@@ -28,7 +32,12 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 		loaded any
 		err    error
 	)
+	var proxied struct {
+		NetworkProxy json.RawMessage `json:"network_proxy"`
+	}
 	if handler.TransportRaw != nil {
+		// Loading uses it up. What is wrong with it is reported there.
+		_ = json.Unmarshal(handler.TransportRaw, &proxied)
 		loaded, err = ctx.LoadModule(handler, "TransportRaw")
 	} else {
 		loaded, err = ctx.LoadModuleByID("http.reverse_proxy.transport.http", nil)
@@ -53,33 +62,44 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 	settings, ok := inner.(*reverseproxy.HTTPTransport)
 	if ok {
 		takeOverTimeouts(settings)
-		wrapped.plain = newHTTP1(settings)
+		if proxied.NetworkProxy == nil {
+			wrapped.plain = newPlain(settings)
+		}
 	}
 	wrapped.handshakes = newHandshakes(inner, settings)
 	return wrapped, nil
 }
 
 // RoundTrip does what the wrapped transport does, but where Dial is behind the
-// request it keeps the connection of an accepted handshake for Dial.
-func (t *transport) RoundTrip(r *http.Request) (res *http.Response, err error) {
+// request it keeps the connection of an accepted handshake for Dial, and errors
+// of the request itself it keeps from the proxy.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	g := passageOf(r.Context())
+	if err := checkWritable(r); err != nil {
+		return nil, g.fail(err)
+	}
 	r = redactToken(r)
-	if dial, ok := r.Context().Value(dialKey{}).(*dial); ok {
-		return dial.roundTrip(t.handshakes, r)
+	if g != nil && g.dial != nil {
+		return g.dial.roundTrip(t.handshakes, r)
 	}
-	if to, ok := t.plain.target(r); ok {
-		res, err = t.plain.roundTrip(r, to, time.Duration(t.plain.settings.ResponseHeaderTimeout))
-	} else {
-		res, err = t.RoundTripper.RoundTrip(r)
+	if g != nil && g.body != nil && r.Body != nil {
+		if err := g.body.load(r.ContentLength); err != nil {
+			return nil, g.fail(err)
+		}
 	}
-	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
+	res, err := t.send(r)
+	if err != nil {
+		return nil, g.blame(err)
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
 		// The proxy would drop it and leave the sender with a 200.
 		res.Body.Close()
 		return nil, errNotAsked
 	}
-	if answered, ok := r.Context().Value(answerKey{}).(func(*http.Response)); ok && err == nil {
+	if answered, ok := r.Context().Value(answerKey{}).(func(*http.Response)); ok {
 		answered(res)
 	}
-	return res, err
+	return res, nil
 }
 
 // answerKey is the context's key of what WithAnswer has.
@@ -93,12 +113,44 @@ func WithAnswer(ctx context.Context, f func(*http.Response)) context.Context {
 
 var errNotAsked = errors.New("the service answered 101 to what was no handshake")
 
-// close closes what no request uses.
-func (t *transport) close() {
-	if t.plain != nil {
-		t.plain.idle.close()
+// send makes the round trip of what is no handshake.
+func (t *transport) send(r *http.Request) (*http.Response, error) {
+	if to, ok := t.plain.target(r); ok {
+		return t.plain.client.RoundTrip(r, to)
 	}
+	ctx, _ := limitInterim(r.Context())
+	res, err := t.RoundTripper.RoundTrip(r.WithContext(ctx))
+	return res, causeOf(ctx, err)
 }
+
+// limitInterim makes a context that ends where a service sends more interim
+// answers than make sense: net/http leaves the limit to whoever wants to know of
+// them, and the proxy has none.
+func limitInterim(parent context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(parent)
+	interim := 0
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			if interim++; interim > http1.MaxInterim {
+				cancel(errTooManyInterim)
+			}
+			return nil
+		},
+	}), cancel
+}
+
+var errTooManyInterim = fmt.Errorf("the service sent more than %d interim answers", http1.MaxInterim)
+
+// causeOf is err, or why ctx made it come.
+func causeOf(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errTooManyInterim) {
+		return errTooManyInterim
+	}
+	return err
+}
+
+// close closes what no request uses.
+func (t *transport) close() { t.plain.close() }
 
 // What the proxy asks of its transport besides, and would not find behind an
 // embedded interface.
