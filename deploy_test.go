@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
 // The dashboard and the alert rules in deploy/ are held to the metrics that
@@ -93,6 +95,23 @@ func requireKnownMetrics(t *testing.T, text string) {
 				require.Contains(t, slices.Concat(known, ofScraping), label, use[1])
 			}
 		}
+	}
+}
+
+var valuesOf = regexp.MustCompile(`\breason(?:=~|!~)"([^"]*)"`)
+
+// A misspelt value matches nothing, and says nothing of it.
+func TestReasonsAreThoseOfStreams(t *testing.T) {
+	reasons := []string{stream.EndClosed, stream.EndDropped, stream.EndSilent, stream.EndStalled, stream.EndViolation,
+		stream.EndRefused, stream.EndShutdown, stream.EndFault}
+	texts := []string{readFile(t, alertRules)}
+	for _, expressions := range dashboardExpressions(t) {
+		texts = append(texts, expressions...)
+	}
+	uses := valuesOf.FindAllStringSubmatch(strings.Join(texts, "\n"), -1)
+	require.NotEmpty(t, uses)
+	for _, use := range uses {
+		require.Subset(t, reasons, strings.Split(use[1], "|"))
 	}
 }
 
