@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -335,10 +335,7 @@ func TestHelpTellsTheExitCodes(t *testing.T) {
 // caddyProcess runs this test's binary as Caddy.
 func caddyProcess(t *testing.T, args ...string) (code int, out, notes string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd := caddytest.Command(t, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

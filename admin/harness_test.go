@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
@@ -27,27 +26,17 @@ import (
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/admin"
 	"github.com/caddy-deepgram/deepgram-callback/app"
-	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// childEnv makes the test binary a Caddy, for tests of what a process ends with.
-const childEnv = "DEEPGRAM_CALLBACK_TEST_CADDY"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
-		caddycmd.Main()
-		return
-	}
-	removeHome := caddyhome.Temporary()
 	caddy.RegisterModule(new(routes))
-	code := m.Run()
-	removeHome()
-	os.Exit(code)
+	caddytest.Main(m)
 }
 
 // patience is how long a test waits for what has to happen.
-const patience = 20 * time.Second
+const patience = caddytest.Patience
 
 // A service is what a route delivers to. Its answer depends on the path of the
 // callback: /gone is 410 and dies at once, /refused is 400 and is tried again in
@@ -173,11 +162,8 @@ func startAt(t testing.TB, address string, inboxes map[string][]string, apps map
 			}})
 		}
 	}
-	require.NoError(t, caddy.Load(config, true))
-	t.Cleanup(func() {
-		deliveries.letGo()
-		require.NoError(t, caddy.Stop())
-	})
+	caddytest.Start(t, func() []byte { return config })
+	t.Cleanup(deliveries.letGo) // which Caddy waits for when it stops
 	g.http = &http.Client{
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			if socket, ok := strings.CutPrefix(address, "unix/"); ok {

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -89,10 +89,7 @@ func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(configuredRoutes{})
 	caddy.RegisterModule(recordedEvents{})
-	removeHome := caddyhome.Temporary()
-	code := m.Run()
-	removeHome()
-	os.Exit(code)
+	caddytest.Main(m)
 }
 
 // load runs a configuration with some routes.

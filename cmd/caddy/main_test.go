@@ -1,33 +1,23 @@
 package main
 
 import (
-	"bytes"
 	"go/build"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
-// asCaddy makes the test binary the command that is tested.
-const asCaddy = "TEST_AS_CADDY"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asCaddy) != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { caddytest.Main(m) }
 
 func TestNodemoLeavesOutWhatOnlyTheDemoNeeds(t *testing.T) {
 	imports := func(tags ...string) []string {
@@ -45,54 +35,11 @@ func TestNodemoLeavesOutWhatOnlyTheDemoNeeds(t *testing.T) {
 	require.Contains(t, imports("nodemo"), module)
 }
 
-// logs is what a process writes.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// command is caddy with args, in a home of its own.
-func command(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	home := t.TempDir()
-	c := exec.CommandContext(t.Context(), self, args...)
-	c.Env = append(os.Environ(), asCaddy+"=1", "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "AppData="+home)
-	return c
-}
-
-// freePorts finds ports on which nobody listens.
-func freePorts(t *testing.T, n int) []string {
-	t.Helper()
-	ports := make([]string, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { require.NoError(t, l.Close()) }()
-		_, ports[i], err = net.SplitHostPort(l.Addr().String())
-		require.NoError(t, err)
-	}
-	return ports
-}
-
 // A demo is a running demo, on other ports than it says.
 type demo struct {
 	ports  *strings.Replacer // what stands in the documents, to what it is here
-	log    logs
-	errors logs
+	log    *caddytest.Output
+	errors *caddytest.Output
 }
 
 func startDemo(t *testing.T) *demo {
@@ -114,36 +61,27 @@ func startDemoWith(t *testing.T, change func(config string) string) *demo {
 	config = strings.Replace(config, "max_body 1MiB", "max_body 1MiB\nports "+ports[0], 1)
 	config = strings.Replace(config, "retry_delay 3s", "retry_delay 3s\nports any", 1)
 	require.Equal(t, 2, strings.Count(config, "\nports "))
-	start(t, config, ports[1], &d.log, &d.errors)
+	process := start(t, config, ports[1])
+	d.log, d.errors = &process.Out, &process.Errors
 	return d
 }
 
 // start runs a Caddyfile for the rest of the test, and returns when something
 // answers on port.
-func start(t *testing.T, config, port string, stdout, stderr io.Writer) {
+func start(t *testing.T, config, port string) *caddytest.Process {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "Caddyfile")
-	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	process := caddytest.StartProcess(t, []byte(config), nil)
+	caddytest.Await(t, "127.0.0.1:"+port, &process.Errors)
+	return process
+}
 
-	c := command(t, "run", "--config", file, "--adapter", "caddyfile")
-	c.Stdout, c.Stderr = stdout, stderr
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.WaitDelay = 20 * time.Second
-	require.NoError(t, c.Start())
-	exited := make(chan struct{})
-	go func() {
-		defer close(exited)
-		_ = c.Wait() // its error says that it was interrupted
-	}()
-	t.Cleanup(func() { <-exited }) // the test's context is done by now, which interrupts it
-
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			return false
-		}
-		return conn.Close() == nil
-	}, 20*time.Second, 10*time.Millisecond, "nobody listens: %s", stderr)
+func freePorts(t *testing.T, n int) []string {
+	t.Helper()
+	ports := make([]string, n)
+	for i, port := range caddytest.FreePorts(t, n) {
+		ports[i] = strconv.Itoa(port)
+	}
+	return ports
 }
 
 // awaitEndOfStreams returns when the service was told of every stream's end.
@@ -247,6 +185,20 @@ func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
 	require.NotContains(t, demo.log.String(), "callback 3")
 }
 
+// One comment sign less, and the demo has something to show.
+func TestTheDemoFeedsItselfWhereItIsToldTo(t *testing.T) {
+	demo := startDemoWith(t, func(config string) string {
+		fed := strings.Replace(config, "\n\t# demo_feed ", "\n\tdemo_feed ", 1)
+		require.NotEqual(t, config, fed)
+		return fed
+	})
+	for _, shown := range []string{": POST /callback/", "transcript: ", " opened on /live", " says interim "} {
+		require.Eventually(t, func() bool { return strings.Contains(demo.log.String(), shown) }, time.Minute, 10*time.Millisecond, shown)
+	}
+	require.NotContains(t, demo.errors.String(), "demo-secret")
+	require.NotContains(t, demo.errors.String(), "submitting failed")
+}
+
 func TestTheRecipesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
 	recipes, err := os.ReadFile("../../docs/recipes.md")
 	require.NoError(t, err)
@@ -265,8 +217,7 @@ func TestTheRecipesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
 		"callbacks.example.com", "http://127.0.0.1:"+ports[0],
 		"127.0.0.1:9000 {", "127.0.0.1:"+ports[1]+" {\nports "+ports[0], // where nobody listens
 	).Replace(config)
-	var log logs
-	start(t, config, ports[0], io.Discard, &log)
+	log := &start(t, config, ports[0]).Errors
 
 	url := "http://127.0.0.1:" + ports[0] + "/callback?a=1&token=" + secret
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
