@@ -68,6 +68,13 @@ func (b *bodyFiles) path(name [16]byte) string {
 	return filepath.Join(b.dir, uuid.UUID(name).String()+bodySuffix)
 }
 
+// bodyName is path backwards, for the name of a file.
+func bodyName(file string) (name [16]byte, ok bool) {
+	text, ok := strings.CutSuffix(file, bodySuffix)
+	id, err := uuid.Parse(text)
+	return id, ok && err == nil && id.String() == text
+}
+
 // sweep removes the files that no record points to, and adds up the others.
 func (b *bodyFiles) sweep(known func(name [16]byte) bool) error {
 	entries, err := b.fsys.ReadDir(b.dir)
@@ -75,9 +82,8 @@ func (b *bodyFiles) sweep(known func(name [16]byte) bool) error {
 		return err
 	}
 	for _, entry := range entries {
-		text, ok := strings.CutSuffix(entry.Name(), bodySuffix)
-		name, err := uuid.Parse(text)
-		if !ok || err != nil {
+		name, ok := bodyName(entry.Name())
+		if !ok {
 			continue
 		}
 		if !known(name) {

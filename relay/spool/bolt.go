@@ -11,7 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +34,8 @@ const (
 
 	routeKeySize = 4
 	idKeySize    = routeKeySize + 16
+	timeKeySize  = routeKeySize + 8 + 16
+	printSize    = len(Fingerprint{}) + len(ID{})
 )
 
 // The buckets, and what is in them. Numbers are big endian, so that the order
@@ -59,59 +64,137 @@ var (
 	statePrintSequence = []byte("print_sequence")
 )
 
-// index is an open index file.
+// index is an open index file. Whatever goes wrong in bbolt ends with an error here, and
+// never the process: see [index.guard] and [commitLogger].
 type index struct {
 	fsys     fileSystem
 	path     string
 	db       *bolt.DB
 	pageSize int
+	commits  *commitLogger
+
+	// roots is the file once more, to look at its root pages before bbolt relies on them.
+	roots   *os.File
+	rootsMu sync.Mutex // held while the roots are read
+	root    [2][pageHeader + rootSize]byte
+
+	// committing is held while a transaction is committed, which writes a root.
+	committing sync.Mutex
+
+	// broken is set once something in bbolt has panicked, or a root is bad: nothing is read or written any more.
+	broken atomic.Pointer[error]
+
+	// stuck is set when bbolt may have kept a lock, so that it cannot even be closed.
+	stuck atomic.Bool
 }
 
-// openIndex opens the index in dir, or creates it if there is nothing at all.
-func openIndex(fsys fileSystem, dir string) (*index, error) {
-	path := filepath.Join(dir, indexName)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+// openOrCreateIndex opens the index in dir, or creates it if there is nothing at all.
+func openOrCreateIndex(fsys fileSystem, dir string) (*index, *tally, error) {
+	if _, err := fsys.Stat(filepath.Join(dir, indexName)); errors.Is(err, fs.ErrNotExist) {
 		if err := createIndex(fsys, dir); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	} else if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := checkIndex(fsys, path); err != nil {
-		return nil, err
-	}
-	db, err := openBolt(fsys, path, false)
-	if err != nil {
-		return nil, err
-	}
-	return &index{fsys: fsys, path: path, db: db, pageSize: db.Info().PageSize}, nil
+	return openIndex(fsys, dir)
 }
 
-// openBolt opens a file with bbolt. bbolt panics at some kinds of damage.
-func openBolt(fsys fileSystem, path string, readOnly bool) (db *bolt.DB, err error) {
+// openIndex opens the index in dir. All of it is looked at before, and counted.
+func openIndex(fsys fileSystem, dir string) (*index, *tally, error) {
+	path := filepath.Join(dir, indexName)
+	f, err := fsys.OpenIndex(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	found, err := checkIndex(f, info.Size(), path)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	x := &index{fsys: fsys, path: path, roots: f, commits: new(commitLogger)}
+	if x.db, err = openBolt(fsys, path, x.commits); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	x.pageSize = x.db.Info().PageSize
+	return x, found, nil
+}
+
+// openBolt opens a file with bbolt, which has to be sound: bbolt looks for the free pages
+// in a goroutine of its own, which nobody can keep from ending the process.
+func openBolt(fsys fileSystem, path string, commits *commitLogger) (db *bolt.DB, err error) {
+	var f *os.File
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%s: %w: %v", path, ErrDamaged, p)
+			_ = f.Close() // with it goes bbolt's lock
+			db, err = nil, damagedIndex(path, p)
 		}
 	}()
 	db, err = bolt.Open(path, filePerm, &bolt.Options{
 		Timeout:        indexLockTimeout,
-		ReadOnly:       readOnly,
 		NoFreelistSync: true,
 		FreelistType:   bolt.FreelistMapType,
-		OpenFile:       fsys.OpenIndex,
+		Logger:         commits,
+		OpenFile: func(name string, flag int, perm fs.FileMode) (_ *os.File, err error) {
+			f, err = fsys.OpenIndex(name, flag, perm)
+			return f, err
+		},
 	})
 	switch {
 	case err == nil:
 		return db, nil
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
-		strings.Contains(err.Error(), "file size too small"):
-		return nil, fmt.Errorf("%s: %w: %v", path, ErrForeign, err)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+		return nil, damagedIndex(path, err)
 	}
 	return nil, pathError("open", path, err)
 }
+
+// commitLogger is what bbolt logs to. A commit that fails is logged before anything else is done about
+// it, and what bbolt would do is to look for the free pages, in a goroutine of its own in
+// which a bad page is the end of the process. So the log breaks the commit off; the
+// index is opened anew after a failure anyway.
+type commitLogger struct {
+	silent
+	armed atomic.Bool
+}
+
+// brokenOff is what the log panics with.
+type brokenOff struct{ cause error }
+
+// Errorf implements bolt.Logger.
+func (l *commitLogger) Errorf(format string, args ...any) {
+	if !l.armed.Load() {
+		return
+	}
+	for _, arg := range args {
+		if cause, ok := arg.(error); ok {
+			panic(brokenOff{cause})
+		}
+	}
+	panic(brokenOff{fmt.Errorf(format, args...)})
+}
+
+// silent is a log that nobody reads.
+type silent struct{}
+
+func (silent) Debug(...any)            {}
+func (silent) Debugf(string, ...any)   {}
+func (silent) Error(...any)            {}
+func (silent) Errorf(string, ...any)   {}
+func (silent) Info(...any)             {}
+func (silent) Infof(string, ...any)    {}
+func (silent) Warning(...any)          {}
+func (silent) Warningf(string, ...any) {}
+func (silent) Fatal(...any)            {}
+func (silent) Fatalf(string, ...any)   {}
+func (silent) Panic(...any)            {}
+func (silent) Panicf(string, ...any)   {}
 
 // createIndex makes an empty index under another name and renames it, so that
 // whatever has the name of an index is a complete one.
@@ -120,7 +203,7 @@ func createIndex(fsys fileSystem, dir string) error {
 	if err := removeIfExists(fsys, draft); err != nil {
 		return err
 	}
-	db, err := openBolt(fsys, draft, false)
+	db, err := openBolt(fsys, draft, new(commitLogger))
 	if err != nil {
 		return err
 	}
@@ -146,44 +229,80 @@ func installIndex(fsys fileSystem, dir string) error {
 	return fsys.SyncDir(dir)
 }
 
-// checkIndex looks without changing anything whether this is a whole index of ours.
-func checkIndex(fsys fileSystem, path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Size() == 0 { // which bbolt takes for a new one; ours are never empty
-		return fmt.Errorf("%s: %w: it is empty", path, ErrForeign)
-	}
-	db, err := openBolt(fsys, path, true)
-	if err != nil {
-		return err
-	}
-	err = db.View(func(tx *bolt.Tx) error {
-		if info.Size() < tx.Size() {
-			return fmt.Errorf("%s: %w: %d bytes long instead of %d", path, ErrDamaged, info.Size(), tx.Size())
-		}
-		for _, name := range allBuckets {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("%s: %w: nothing called %q in it", path, ErrForeign, name)
-			}
-		}
-		if format := tx.Bucket(bucketState).Get(stateFormat); string(format) != indexFormat {
-			return fmt.Errorf("%s: %w: its format is %q", path, ErrForeign, format)
-		}
-		return nil
-	})
-	return errors.Join(err, db.Close())
-}
-
 // close closes the index. With the list of free pages on disk, which is
 // otherwise left out of every commit, the next open need not look for them.
 func (x *index) close(tidy bool) error {
-	if tidy {
+	if tidy && x.broken.Load() == nil {
 		x.db.NoFreelistSync = false
 		_ = x.update(func(*indexTx) error { return nil }) // only saves time
 	}
-	return x.db.Close()
+	err := x.roots.Close()
+	if x.stuck.Load() {
+		return err // what it has mapped stays so until the process ends
+	}
+	return errors.Join(err, x.guard(x.db.Close))
+}
+
+// guard runs something in which bbolt reads the index. bbolt panics at some kinds of damage, and memory
+// whose part of the file cannot be read, or is no more, faults. After either, the index is broken.
+func (x *index) guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = x.breakDown(p)
+		}
+	}()
+	return fn()
+}
+
+// breakDown says that the index is not to be used any more, and returns why.
+func (x *index) breakDown(cause any) error {
+	err := damagedIndex(x.path, cause)
+	x.broken.CompareAndSwap(nil, &err)
+	return *x.broken.Load()
+}
+
+// begin begins a transaction.
+func (x *index) begin(writable bool) (tx *bolt.Tx, err error) {
+	if broken := x.broken.Load(); broken != nil {
+		return nil, *broken
+	}
+	if !x.rootsAreSound() {
+		// It may be that one was being written just now.
+		x.committing.Lock()
+		defer x.committing.Unlock()
+		if !x.rootsAreSound() {
+			return nil, x.breakDown("the root pages")
+		}
+	}
+	ended := false
+	err = x.guard(func() error {
+		var err error
+		tx, err = x.db.Begin(writable)
+		ended = true
+		return err
+	})
+	if !ended {
+		x.stuck.Store(true)
+	}
+	return tx, err
+}
+
+// rootsAreSound looks at the root pages before bbolt does, which would panic with locks
+// held where both are bad, and go back by a transaction where one is.
+func (x *index) rootsAreSound() bool {
+	x.rootsMu.Lock()
+	defer x.rootsMu.Unlock()
+	for i := range x.root {
+		b := x.root[i][:]
+		if n, _ := x.roots.ReadAt(b, int64(i)*int64(x.pageSize)); n < len(b) {
+			return false
+		}
+		if _, err := parseRoot(b); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // rewriteRoots makes sure of the two pages from which bbolt finds everything else, after a sync failed.
@@ -208,29 +327,54 @@ func (x *index) rewriteRoots() error {
 }
 
 // update runs fn in a transaction and makes its changes durable. The error says
-// which kind of failure it was: see refuse.
-func (x *index) update(fn func(*indexTx) error) (err error) {
-	tx, err := x.db.Begin(true)
+// which kind of failure it was: see refuse. After one, the index has to be opened anew.
+func (x *index) update(fn func(*indexTx) error) error {
+	tx, err := x.begin(true)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: %w: %v", x.path, ErrDamaged, p)
-			rollBack(tx)
+	err = x.guard(func() error {
+		if err := fn(&indexTx{tx: tx}); err != nil {
+			return err
 		}
-	}()
-	if err := fn(&indexTx{tx: tx}); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
+		return x.commit(tx)
+	})
+	x.rollBack(tx) // which does nothing after a commit
+	return err
+}
+
+// commit commits a transaction.
+func (x *index) commit(tx *bolt.Tx) (err error) {
+	x.committing.Lock()
+	defer x.committing.Unlock()
+	x.commits.armed.Store(true)
+	defer x.commits.armed.Store(false)
+	defer x.catchBrokenOff(&err)
 	return x.classify(tx.Commit())
 }
 
-// rollBack gives up a transaction in which bbolt panicked, where it may panic again.
-func rollBack(tx *bolt.Tx) {
-	defer func() { _ = recover() }()
-	_ = tx.Rollback()
+// catchBrokenOff, deferred, makes an error of a commit that the log has broken off.
+func (x *index) catchBrokenOff(err *error) {
+	switch p := recover().(type) {
+	case nil:
+	case brokenOff:
+		*err = x.classify(p.cause)
+	default:
+		panic(p)
+	}
+}
+
+// rollBack gives up a transaction, if it is not over.
+func (x *index) rollBack(tx *bolt.Tx) {
+	over := false
+	_ = x.guard(func() error {
+		_ = tx.Rollback()
+		over = true
+		return nil
+	})
+	if !over {
+		x.stuck.Store(true)
+	}
 }
 
 // classify tells failed syncs from failed writes: bbolt syncs through the bare
@@ -245,25 +389,22 @@ func (x *index) classify(err error) error {
 	}
 	var errno syscall.Errno
 	var named *fs.PathError
-	if errors.As(err, &errno) && !errors.As(err, &named) || strings.HasPrefix(text, "file sync error") {
+	hasPath := errors.As(err, &named)
+	if errors.As(err, &errno) && !hasPath || hasPath && named.Op == "sync" {
 		return &syncError{path: x.path, err: err}
 	}
 	return pathError("write", x.path, err)
 }
 
 // view runs fn on the last committed state.
-func (x *index) view(fn func(*indexTx) error) (err error) {
-	tx, err := x.db.Begin(false)
+func (x *index) view(fn func(*indexTx) error) error {
+	tx, err := x.begin(false)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: %w: %v", x.path, ErrDamaged, p)
-		}
-		_ = tx.Rollback()
-	}()
-	return fn(&indexTx{tx: tx})
+	err = x.guard(func() error { return fn(&indexTx{tx: tx}) })
+	x.rollBack(tx)
+	return err
 }
 
 // usage returns how many bytes of the index are in use, and how many its file has.
@@ -285,7 +426,7 @@ func (x *index) compact() error {
 	if err == nil {
 		err = x.copyTo(draft)
 	}
-	err = errors.Join(err, x.db.Close())
+	err = errors.Join(err, x.close(false))
 	if err != nil {
 		_ = removeIfExists(x.fsys, draft)
 		return err
@@ -294,16 +435,25 @@ func (x *index) compact() error {
 }
 
 func (x *index) copyTo(path string) error {
-	dst, err := openBolt(x.fsys, path, false)
+	if !x.rootsAreSound() {
+		return x.breakDown("the root pages")
+	}
+	commits := new(commitLogger)
+	dst, err := openBolt(x.fsys, path, commits)
 	if err != nil {
 		return err
 	}
 	dst.NoSync = true // until all is written: nobody reads the draft before
-	err = bolt.Compact(dst, x.db, 1<<20)
+	err = x.guard(func() (err error) {
+		commits.armed.Store(true)
+		defer commits.armed.Store(false)
+		defer x.catchBrokenOff(&err)
+		return bolt.Compact(dst, x.db, 1<<20)
+	})
 	if err == nil {
 		err = x.classify(dst.Sync())
 	}
-	return errors.Join(err, dst.Close())
+	return errors.Join(err, x.guard(dst.Close))
 }
 
 func removeIfExists(fsys fileSystem, path string) error {

@@ -12,7 +12,7 @@ import (
 // more says whether there are more parked ones of its order key.
 func (c *change) remove(p place) (more bool, err error) {
 	more, err = c.extract(p)
-	if err != nil {
+	if err != nil || !recordIntact(p.record) { // which then does not tell where its body is
 		return more, err
 	}
 	return more, c.release(recordLocation(p.record))
@@ -21,16 +21,28 @@ func (c *change) remove(p place) (more bool, err error) {
 // extract takes a message's record out of the bucket where it is.
 func (c *change) extract(p place) (more bool, err error) {
 	totals := &c.route(p.info.name).counts
-	size, order := recordLocation(p.record).size, recordOrderKey(p.record)
+	size, order := int64(0), recordOrderKey(p.record)
+	intact := recordIntact(p.record)
+	if intact {
+		size = recordLocation(p.record).size
+	}
 	switch &p.bucket[0] {
 	case &bucketFresh[0]:
 		err = c.delete(bucketFresh, idKey(p.info.number, p.id))
 	case &bucketParked[0]:
 		totals.parked--
-		more, err = c.unpark(p.info.number, p.id, order)
+		if intact {
+			more, err = c.unpark(p.info.number, p.id, order)
+		} else {
+			err = c.unparkDamaged(p.info.number, p.id)
+			_, more = c.firstParked(p.info.number, order)
+		}
 	case &bucketDead[0]:
 		totals.dead--
 		totals.deadBytes -= size
+		if !intact {
+			return false, c.exhumeDamaged(p.info.number, p.id)
+		}
 		return false, c.exhume(p.info.number, p.id, fromUnixNano(recordDiedAt(p.record)))
 	}
 	totals.pending--
@@ -104,9 +116,8 @@ func (c *change) settle(l *lease, s Settlement) error {
 		return nil // expired meanwhile
 	}
 	m, err := p.message()
-	if err != nil {
+	if err != nil { // it has turned bad since it was leased
 		m = l.msg
-		m.where = recordLocation(p.record)
 	}
 	m.Attempts++
 	m.LastError = clip(s.LastError, maxLastError)
@@ -187,12 +198,13 @@ func (d *Disk) park(q *queue, order uint64, rest []waiting) {
 	}}, true)
 }
 
-// quarantine puts a record that cannot be read where it does not stop others. d.mu is held.
+// quarantine makes a dead letter of a record that cannot be read, so that it does not stop others and an
+// operator finds it. d.mu is held.
 func (d *Disk) quarantine(q *queue, id ID) {
 	d.leases[id] = &lease{msg: &Message{ID: id}, queue: q, settled: true, advanced: true}
 	d.unstored++
 	if d.options.Damaged != nil {
-		d.options.Damaged(fmt.Errorf("message %s of route %s: %w", id, q.route, ErrDamaged))
+		d.options.Damaged(fmt.Errorf("message %s of route %s: %w; it is a dead letter now", id, q.route, ErrDamaged))
 	}
 	d.ops.push(&operation{durable: true, apply: func(c *change) error {
 		c.after = append(c.after, func() {
@@ -200,52 +212,92 @@ func (d *Disk) quarantine(q *queue, id ID) {
 			d.unstored--
 			d.notify(q.route)
 		})
-		info := c.route(q.route)
-		p, ok := c.at(info, id, bucketFresh, bucketParked)
-		if !ok {
-			return nil
+		p, ok := c.at(c.route(q.route), id, bucketFresh, bucketParked)
+		if !ok { // only an index of it is left
+			return c.unparkDamaged(q.number, id)
 		}
-		key := idKey(q.number, id)
-		if err := c.put(bucketDamaged, key, append([]byte(nil), p.record...)); err != nil {
+		p.record = append([]byte(nil), p.record...)
+		if _, err := c.extract(p); err != nil {
 			return err
 		}
-		info.counts.pending--
-		if size := recordLocation(p.record).size; size >= 0 && size <= info.counts.pendingBytes {
-			info.counts.pendingBytes -= size
-		}
-		if &p.bucket[0] == &bucketFresh[0] {
-			return c.delete(bucketFresh, key)
-		}
-		info.counts.parked--
-		return c.unparkDamaged(q.number, id)
+		return c.buryDamaged(p.info, id, p.record)
 	}}, true)
 }
 
-// unparkDamaged is unpark for a record that does not tell its order key or time.
-func (t *indexTx) unparkDamaged(route uint32, id ID) error {
-	var due []byte
-	var order uint64
-	t.scan(bucketDue, routeKey(route), nil, func(key, value []byte) bool {
-		if keyID(key) != id {
-			return true
+// buryDamaged puts a record that cannot be read among the dead letters.
+func (c *change) buryDamaged(info *routeInfo, id ID, record []byte) error {
+	c.route(info.name).counts.dead++
+	return c.bury(info.number, id, time.Now(), record)
+}
+
+// adoptDamaged makes dead letters of the records that earlier versions put aside, where nobody could get at them.
+func (d *Disk) adoptDamaged() {
+	d.ops.push(&operation{durable: true, apply: func(c *change) error {
+		var places []place
+		c.scan(bucketDamaged, nil, nil, func(key, record []byte) bool {
+			d.mu.Lock()
+			info := d.numbers[parseUint32(key)]
+			d.mu.Unlock()
+			if info != nil {
+				places = append(places, place{info: info, id: keyID(key), record: append([]byte(nil), record...)})
+			}
+			return len(places) < maxGroup
+		})
+		for _, p := range places {
+			if err := c.delete(bucketDamaged, idKey(p.info.number, p.id)); err != nil {
+				return err
+			}
+			if err := c.buryDamaged(p.info, p.id, p.record); err != nil {
+				return err
+			}
 		}
-		due, order = append([]byte(nil), key...), parseUint64(value)
-		return false
-	})
+		return nil
+	}}, true)
+}
+
+// unparkDamaged is unpark for a record that does not tell its order key or time, or is not there.
+func (t *indexTx) unparkDamaged(route uint32, id ID) error {
+	if err := t.delete(bucketParked, idKey(route, id)); err != nil {
+		return err
+	}
+	due, orders := t.keyOf(bucketDue, route, id)
+	if due != nil {
+		if err := t.delete(bucketDue, due); err != nil {
+			return err
+		}
+	}
+	place, _ := t.keyOf(bucketOrder, route, id)
+	if place != nil {
+		if err := t.delete(bucketOrder, place); err != nil {
+			return err
+		}
+	}
 	if due == nil {
 		return nil
 	}
-	err := t.delete(bucketDue, due)
-	if err == nil {
-		err = t.delete(bucketOrder, orderKey(route, order, id))
+	return t.putDue(route, parseUint64(orders))
+}
+
+// keyOf finds the entry of a message in a bucket whose keys end with the id. It looks at all of the route's.
+func (t *indexTx) keyOf(bucket []byte, route uint32, id ID) (key, value []byte) {
+	t.scan(bucket, routeKey(route), nil, func(k, v []byte) bool {
+		if keyID(k) != id {
+			return true
+		}
+		key, value = append([]byte(nil), k...), append([]byte(nil), v...)
+		return false
+	})
+	return key, value
+}
+
+// exhumeDamaged is exhume for a record that does not tell when it died.
+func (t *indexTx) exhumeDamaged(route uint32, id ID) error {
+	if died, _ := t.keyOf(bucketDied, route, id); died != nil {
+		if err := t.delete(bucketDied, died); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = t.delete(bucketParked, idKey(route, id))
-	}
-	if err == nil {
-		err = t.putDue(route, order)
-	}
-	return err
+	return t.delete(bucketDead, idKey(route, id))
 }
 
 // Replay implements Store.
@@ -328,14 +380,14 @@ func (d *Disk) ReplayDead(ctx context.Context, route string, diedBefore time.Tim
 	return replayed, err
 }
 
-// dead returns the first dead letters of a route that died before a time.
+// dead returns the first dead letters of a route that died before a time, and can be read.
 func (c *change) dead(info *routeInfo, diedBefore time.Time, limit int) []place {
 	var places []place
 	c.scan(bucketDead, routeKey(info.number), nil, func(key, record []byte) bool {
 		if len(places) >= limit {
 			return false
 		}
-		if recordDiedAt(record) < unixNano(diedBefore) {
+		if recordIntact(record) && recordDiedAt(record) < unixNano(diedBefore) {
 			places = append(places, place{bucket: bucketDead, info: info, id: keyID(key), record: append([]byte(nil), record...)})
 		}
 		return true
@@ -354,9 +406,7 @@ func (d *Disk) Drop(ctx context.Context, id ID) (*Message, error) {
 			result = ErrNotFound
 			return nil
 		}
-		if dropped, result = p.message(); result != nil {
-			return nil
-		}
+		dropped = p.show()
 		if d.dropLeased(id) {
 			result = ErrInFlight
 			return nil
@@ -420,7 +470,7 @@ func (d *Disk) Expire(ctx context.Context, route string, scheduledBefore time.Ti
 		for _, p := range c.expired(info, scheduledBefore, now, limit) {
 			m, err := p.message()
 			if err != nil {
-				continue // it is dealt with when its turn to be delivered comes
+				continue
 			}
 			if m.LastError == "" {
 				m.LastError = clip(lastError, maxLastError)
@@ -451,12 +501,15 @@ func (c *change) expired(info *routeInfo, scheduledBefore, now time.Time, limit 
 			return false
 		}
 		id := keyID(key)
-		if record := c.get(bucketParked, idKey(info.number, id)); isOld(record) && !taken[parseUint64(order)] {
+		if record := c.get(bucketParked, idKey(info.number, id)); recordIntact(record) && isOld(record) && !taken[parseUint64(order)] {
 			take(bucketParked, id, record)
 		}
 		return true
 	})
 	c.scan(bucketFresh, routeKey(info.number), nil, func(key, record []byte) bool {
+		if !recordIntact(record) {
+			return true // it is dealt with when its turn to be delivered comes
+		}
 		if len(places) >= limit || !isOld(record) {
 			return false // the rest came later
 		}
@@ -506,9 +559,7 @@ func (d *Disk) DropDead(ctx context.Context, route string, diedBefore time.Time,
 			if !ok {
 				continue
 			}
-			if m, err := p.message(); err == nil {
-				dropped = append(dropped, m)
-			}
+			dropped = append(dropped, p.show())
 			if _, err := c.remove(p); err != nil {
 				return err
 			}

@@ -90,6 +90,7 @@ type Disk struct {
 	window   time.Duration
 	usedDB   int64
 	maxSize  int64
+	putAside bool // there are records that an earlier version put aside
 
 	prints writerPrints
 
@@ -116,7 +117,7 @@ type routeTotals struct {
 // the text.
 func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 	if options.fsys == nil {
-		options.fsys = osFileSystem{}
+		options.fsys = &osFileSystem{}
 	}
 	if options.segmentSize == 0 {
 		options.segmentSize = defaultSegmentSize
@@ -154,15 +155,18 @@ func OpenDisk(path string, options DiskOptions) (*Disk, error) {
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("inbox %s: %w", path, err)
 	}
+	if d.putAside {
+		d.adoptDamaged()
+	}
 	go d.run()
 	return d, nil
 }
 
 func (d *Disk) open() (err error) {
-	if err := d.prepareDir(); err != nil {
+	if err := makeDir(d.path); err != nil {
 		return err
 	}
-	if d.lock, err = lockFile(filepath.Join(d.path, lockName)); err != nil {
+	if err := d.fsys.Enter(d.path); err != nil {
 		return err
 	}
 	defer func() {
@@ -172,26 +176,40 @@ func (d *Disk) open() (err error) {
 		if d.index != nil {
 			err = errors.Join(err, d.index.close(false))
 		}
-		_ = d.lock.Close()
+		if d.lock != nil {
+			_ = d.lock.Close()
+		}
+		err = errors.Join(err, d.fsys.Leave())
 	}()
+	if err := d.closeToOthers(); err != nil {
+		return err
+	}
+	d.lock, err = d.fsys.OpenIndex(filepath.Join(d.path, lockName), os.O_RDWR|os.O_CREATE, filePerm)
+	if err != nil {
+		return err
+	}
+	if err := lockFile(d.lock); err != nil {
+		return err
+	}
 
 	if err := d.checkBodiesHaveIndex(); err != nil {
 		return err
 	}
 	for _, dir := range []string{segmentDir, bodyDir} {
-		if err := makeDir(d.fsys, filepath.Join(d.path, dir)); err != nil {
+		if err := d.fsys.Mkdir(filepath.Join(d.path, dir)); err != nil {
 			return err
 		}
 	}
-	if d.index, err = openIndex(d.fsys, d.path); err != nil {
+	var found *tally
+	if d.index, found, err = openOrCreateIndex(d.fsys, d.path); err != nil {
 		return err
 	}
 	if used, size := d.index.usage(); worthCompacting(used, size) {
-		if err := d.replaceIndex(); err != nil {
+		if found, err = d.replaceIndex(); err != nil {
 			return err
 		}
 	}
-	if err := d.load(); err != nil {
+	if err := d.load(found); err != nil {
 		return err
 	}
 	if err := d.segments.sweep(); err != nil {
@@ -203,16 +221,12 @@ func (d *Disk) open() (err error) {
 	if err != nil {
 		return err
 	}
-	d.restoreBallast()
-	return nil
+	return d.restoreBallast()
 }
 
-// prepareDir makes sure of a directory that is closed to others. One that has
+// closeToOthers has a directory closed to others. One that has
 // something else in it is left as it is: our files are closed by themselves.
-func (d *Disk) prepareDir() error {
-	if err := makeDir(d.fsys, d.path); err != nil {
-		return err
-	}
+func (d *Disk) closeToOthers() error {
 	entries, err := d.fsys.ReadDir(d.path)
 	if err != nil {
 		return err
@@ -224,13 +238,17 @@ func (d *Disk) prepareDir() error {
 			return nil
 		}
 	}
+	info, err := d.fsys.Stat(d.path)
+	if err != nil || !mayClose(info) {
+		return err
+	}
 	return os.Chmod(d.path, dirPerm)
 }
 
 // checkBodiesHaveIndex refuses to start afresh where bodies lie around whose index
 // is missing: the sweep would delete them.
 func (d *Disk) checkBodiesHaveIndex() error {
-	if _, err := os.Stat(filepath.Join(d.path, indexName)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.fsys.Stat(filepath.Join(d.path, indexName)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, dir := range []string{segmentDir, bodyDir} {
@@ -243,25 +261,32 @@ func (d *Disk) checkBodiesHaveIndex() error {
 	return nil
 }
 
-// load reads what is kept in memory: the routes, the segments, the fingerprints.
-func (d *Disk) load() error {
+// load reads what is kept in memory: the routes, the segments, the fingerprints. What can be counted is
+// taken as it was counted.
+func (d *Disk) load(found *tally) error {
 	d.routes, d.numbers = make(map[string]*routeInfo), make(map[uint32]*routeInfo)
 	segments := make(map[uint32]segmentStats)
 
 	err := d.index.view(func(t *indexTx) error {
 		t.scan(bucketRoutes, nil, nil, func(key, value []byte) bool {
 			info := parseRouteInfo(string(key), value)
+			info.counts = found.routes[info.number]
 			d.routes[info.name], d.numbers[info.number] = info, info
 			return true
 		})
 		t.scan(bucketSegments, nil, nil, func(key, value []byte) bool {
-			segments[parseUint32(key)] = parseSegmentStats(value)
+			number := parseUint32(key)
+			segments[number] = parseSegmentStats(value).with(found.segments[number], found.unreadable > 0)
 			return true
 		})
 		if last := t.get(bucketState, stateLastID); len(last) == len(ID{}) {
 			d.writer.ids.resume(ID(last))
 		}
-		d.prints.load(t)
+		d.prints.load(t, found.prints)
+		t.scan(bucketDamaged, nil, nil, func(_, _ []byte) bool {
+			d.putAside = true
+			return false
+		})
 		return nil
 	})
 	if err != nil {
@@ -309,7 +334,11 @@ func (d *Disk) view(fn func(*indexTx) error) error {
 	if d.index == nil {
 		return d.unavailable()
 	}
-	return d.index.view(fn)
+	err := d.index.view(fn)
+	if d.index.broken.Load() != nil {
+		d.ops.signal() // for the writer to see to it
+	}
+	return err
 }
 
 // unavailable says why there is no index.
@@ -318,9 +347,11 @@ func (d *Disk) unavailable() error {
 	case <-d.done:
 		return ErrClosed
 	default:
-		return &RefusedError{Reason: ReasonWrite, RetryAfter: refusedRetryAfter, Err: errors.New("the index cannot be opened")}
+		return &RefusedError{Reason: ReasonWrite, RetryAfter: refusedRetryAfter, Err: errNoIndex}
 	}
 }
+
+var errNoIndex = errors.New("the index cannot be opened at present")
 
 // queue returns the queue of a route, or nil if no message of it was ever accepted. d.mu is held.
 func (d *Disk) queue(route string) *queue {
@@ -650,6 +681,18 @@ func (p place) message() (*Message, error) {
 	return m, nil
 }
 
+// show is message for those who only look: of a record that cannot be read, it says so.
+func (p place) show() *Message {
+	m, err := p.message()
+	if err != nil {
+		m = &Message{ID: p.id, Route: p.info.name, State: Pending, ReceivedAt: p.id.Time(), LastError: clip(err.Error(), maxLastError)}
+		if &p.bucket[0] == &bucketDead[0] {
+			m.State = Dead
+		}
+	}
+	return m
+}
+
 // find looks for a message, in every route because its id does not tell.
 func (d *Disk) find(t *indexTx, id ID) (place, bool) {
 	for _, info := range d.routeInfos() {
@@ -705,11 +748,7 @@ func (d *Disk) List(filter Filter) ([]*Message, error) {
 		}
 		slices.SortFunc(places, func(a, b place) int { return a.id.Compare(b.id) })
 		for _, p := range places[:min(len(places), filter.Limit)] {
-			m, err := p.message()
-			if err != nil {
-				continue // it is reported when its turn to be delivered comes
-			}
-			messages = append(messages, m)
+			messages = append(messages, p.show())
 		}
 		return nil
 	})
@@ -838,7 +877,7 @@ func (d *Disk) Close() error {
 		d.index = nil
 	}
 	d.segments.close()
-	return errors.Join(err, d.lock.Close())
+	return errors.Join(err, d.lock.Close(), d.fsys.Leave())
 }
 
 var _ Store = (*Disk)(nil)

@@ -44,6 +44,10 @@ const (
 	// ReasonSync: the system could not confirm that data is on disk.
 	ReasonSync Reason = "sync_failed"
 
+	// ReasonDamaged: what the index has on disk is not what was written there. It takes an operator: see
+	// [Recover].
+	ReasonDamaged Reason = "inbox_damaged"
+
 	// ReasonWrite: writing failed in another way.
 	ReasonWrite Reason = "write_failed"
 )
@@ -84,6 +88,8 @@ func refuse(err error) *RefusedError {
 
 	var failedSync *syncError
 	switch {
+	case errors.Is(err, ErrDamaged):
+		refused.Reason = ReasonDamaged
 	case isDiskFull(err):
 		refused.Reason = ReasonDisk
 	case errors.As(err, &failedSync):

@@ -343,7 +343,7 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, in.Close(context.Background()))
 
-	x, err := openIndex(osFileSystem{}, dir)
+	x, err := openTestIndex(dir)
 	require.NoError(t, err)
 	require.NoError(t, x.update(func(tx *indexTx) error {
 		key := idKey(1, list[1].ID)
@@ -447,3 +447,54 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// A commit that fails has bbolt look for the free pages in a goroutine of its own, if it is let. The same damage
+// that makes commits fail makes that end the process.
+func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
+	dir := filepath.Join(tempDir(t), "inbox")
+	inboxWithEverything(t, dir, false)
+	fsys := &faultFS{}
+	d := openTestDisk(t, dir, DiskOptions{fsys: fsys, pause: time.Millisecond})
+	require.NoError(t, acceptOne(d, "first")) // from now on the list of free pages is not on disk
+
+	// Bad are those pages only that a commit does not look at: leaves with dead letters.
+	x, err := os.ReadFile(filepath.Join(dir, indexName))
+	require.NoError(t, err)
+	spoiled := 0
+	for page := int64(2); page < int64(len(x)/pageSize); page++ {
+		p := parsePage(x[page*pageSize : (page+1)*pageSize])
+		if p.kind != leafPage || p.count == 0 || !p.hasElements() {
+			continue
+		}
+		if _, key, value, ok := p.leaf(0); ok && len(key) == idKeySize && recordIntact(value) && recordDiedAt(value) != 0 {
+			spoil(t, filepath.Join(dir, indexName), page*pageSize, (page+1)*pageSize, zero)
+			spoiled++
+		}
+	}
+	require.Positive(t, spoiled)
+	fsys.sabotageIndex(t, "/dev/full")
+	eventually(t, func() error {
+		var refused *RefusedError
+		if err := acceptOne(d, "second"); !errors.As(err, &refused) || refused.Reason != ReasonDamaged {
+			return fmt.Errorf("not refused, but %w", err)
+		}
+		return nil
+	})
+}
+
+func TestAnIndexThatVanishesWhileRunningIsNotReplacedByAnEmptyOne(t *testing.T) {
+	dir := filepath.Join(tempDir(t), "inbox")
+	inboxWithEverything(t, dir, false)
+	fsys := &faultFS{}
+	d := openTestDisk(t, dir, DiskOptions{fsys: fsys, pause: time.Millisecond})
+	require.NoError(t, os.Rename(filepath.Join(dir, indexName), filepath.Join(dir, "away")))
+	fsys.sabotageIndex(t, "/dev/null")
+	eventually(t, func() error {
+		var refused *RefusedError
+		if err := acceptOne(d, "x"); !errors.As(err, &refused) || refused.Reason != ReasonDamaged {
+			return fmt.Errorf("not refused, but %w", err)
+		}
+		return nil
+	})
+	require.NoFileExists(t, filepath.Join(dir, indexName))
+}

@@ -43,7 +43,7 @@ func (d *Disk) maintain(now time.Time) {
 		return
 	}
 	if used, size := d.index.usage(); worthCompacting(used, size) && now.After(d.writer.compactAt) {
-		if err := d.replaceIndex(); err != nil {
+		if _, err := d.replaceIndex(); err != nil {
 			d.writer.compactAt = now.Add(compactPause)
 			if d.index == nil {
 				d.stopAccepting(refuse(err))
@@ -55,20 +55,20 @@ func (d *Disk) maintain(now time.Time) {
 
 // replaceIndex puts a compacted copy in the place of the index. If that fails, the index is
 // what it was.
-func (d *Disk) replaceIndex() error {
+func (d *Disk) replaceIndex() (*tally, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.indexMu.Lock()
 	defer d.indexMu.Unlock()
 	err := d.index.compact()
-	index, openErr := openIndex(d.fsys, d.path)
+	index, found, openErr := openIndex(d.fsys, d.path)
 	if openErr != nil {
 		d.index = nil
-		return errors.Join(err, openErr)
+		return nil, errors.Join(err, openErr)
 	}
 	d.index = index
 	d.usedDB, _ = index.usage()
-	return err
+	return found, err
 }
 
 // clearSegment moves what is still needed of a segment to the active one, and removes it.
@@ -143,11 +143,16 @@ func (c *change) move(p place, where location) error {
 func (d *Disk) ballastPath() string { return filepath.Join(d.path, ballastName) }
 
 // restoreBallast makes the file that is given up when the disk is full. Without room for it
-// there is none.
-func (d *Disk) restoreBallast() {
-	if d.writeFile(d.ballastPath(), ballastSize) != nil {
+// there is none; what has its name and is not ours is an error.
+func (d *Disk) restoreBallast() error {
+	err := d.writeFile(d.ballastPath(), ballastSize)
+	if errors.Is(err, errNotRegular) || errors.Is(err, errNotOwn) || errors.Is(err, errExchanged) {
+		return err
+	}
+	if err != nil {
 		_ = d.fsys.Remove(d.ballastPath())
 	}
+	return nil
 }
 
 // probe finds out whether the file system takes something new and keeps it.

@@ -4,6 +4,7 @@ package spool
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -20,9 +21,17 @@ func isDiskFull(err error) bool {
 }
 
 // syncDir does nothing: directories cannot be synced here, their entries are journalled.
-func syncDir(string) error { return nil }
+func syncDir(string, func() (*os.File, error)) error { return nil }
 
-// lockFile opens the lock file. The lock that counts here is bbolt's own on the index.
-func lockFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, filePerm)
-}
+// lockFile does nothing: the lock that counts here is bbolt's own on the index.
+func lockFile(*os.File) error { return nil }
+
+// checkOwner does nothing: who may change a file is not in its mode here. A new
+// directory inherits the access list of the one that it is in.
+func checkOwner(fs.FileInfo) error { return nil }
+
+// mayClose reports whether the mode of a directory is to be changed, which says nothing here.
+func mayClose(fs.FileInfo) bool { return false }
+
+// giveTo does nothing: a new file has the access list of its directory.
+func giveTo(fs.FileInfo, string) error { return nil }

@@ -139,7 +139,7 @@ func parseRecord(b []byte) (*Message, error) {
 	if len(b) < texts {
 		return nil, fmt.Errorf("%w: %d bytes are too few", errRecord, len(b))
 	}
-	if binary.BigEndian.Uint32(b[1:]) != crc32.Checksum(b[5:], castagnoli) {
+	if !recordIntact(b) {
 		return nil, fmt.Errorf("%w: wrong checksum", errRecord)
 	}
 
@@ -171,6 +171,12 @@ func parseRecord(b []byte) (*Message, error) {
 		return nil, fmt.Errorf("%w: lengths do not add up", errRecord)
 	}
 	return m, nil
+}
+
+// recordIntact reports whether a record is one, and is what was written.
+func recordIntact(b []byte) bool {
+	return len(b) >= recordFixed && b[0] == recordVersion && recordField(b, recordWhere+28) >= 0 &&
+		binary.BigEndian.Uint32(b[1:]) == crc32.Checksum(b[5:], castagnoli)
 }
 
 // The following read one field of a record without decoding the rest. Of a record that is

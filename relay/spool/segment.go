@@ -325,6 +325,19 @@ func (s *segments) walk(number uint32, size int64, fn func(route uint32, id ID, 
 	return nil
 }
 
+// segmentBodyAt returns the body whose header is at the beginning of b, if it is whole.
+func segmentBodyAt(b []byte) (body []byte, ok bool) {
+	if len(b) < segmentHeader || binary.BigEndian.Uint32(b) != segmentMark {
+		return nil, false
+	}
+	size := int64(binary.BigEndian.Uint32(b[8:]))
+	if size > maxSegmentBody || segmentHeader+size > int64(len(b)) {
+		return nil, false
+	}
+	body = b[segmentHeader : segmentHeader+size]
+	return body, crc32.Checksum(body, castagnoli) == binary.BigEndian.Uint32(b[4:])
+}
+
 // acquire opens a segment for reading and keeps it open until release.
 func (s *segments) acquire(number uint32) (*segmentFile, error) {
 	s.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,9 +44,14 @@ type operation struct {
 	done chan error // gets the outcome; nil if nobody waits
 }
 
+// finish answers whoever waits. Only the first answer counts.
 func (o *operation) finish(err error) {
-	if o.done != nil {
-		o.done <- err
+	if o.done == nil {
+		return
+	}
+	select {
+	case o.done <- err:
+	default:
 	}
 }
 
@@ -59,7 +66,13 @@ type acceptance struct {
 	entry       *segmentEntry
 	copies      []*operation // the same message again, in the same group
 	receipt     Receipt
+
+	// restored is the bucket of a message that has been accepted before, by another inbox, and has its id.
+	restored []byte
 }
+
+// errMistake is a panic in the engine itself.
+var errMistake = errors.New("a mistake in the inbox")
 
 // writerQueue collects operations for the writer, in order.
 type writerQueue struct {
@@ -286,7 +299,13 @@ func (d *Disk) work() {
 		return
 	}
 	d.writer.retryAt = time.Time{}
-	if d.index == nil && !d.reopen() {
+	if d.index != nil {
+		if broken := d.index.broken.Load(); broken != nil {
+			d.indexFailed(group, *broken)
+			return
+		}
+	} else if err := d.reopen(); err != nil {
+		d.stopAccepting(refuse(err))
 		d.turnAway(group, d.refusal())
 		return
 	}
@@ -373,7 +392,13 @@ func (d *Disk) refusal() error {
 
 // commit makes a group durable: first the bodies, then what points to them. It reports
 // whether the index took it.
-func (d *Disk) commit(group []*operation) bool {
+func (d *Disk) commit(group []*operation) (taken bool) {
+	defer func() { // a mistake of ours ends the group, and not the process
+		if p := recover(); p != nil {
+			d.indexFailed(group, fmt.Errorf("%w: %v", errMistake, p))
+			taken = false
+		}
+	}()
 	start := time.Now()
 	group = d.stage(group, start)
 	if len(group) == 0 {
@@ -385,8 +410,12 @@ func (d *Disk) commit(group []*operation) bool {
 		c.indexTx = t
 		for _, op := range group {
 			apply := op.apply
-			if op.accept != nil {
-				apply = op.accept.insert
+			switch a := op.accept; {
+			case a == nil:
+			case a.restored != nil:
+				apply = a.restore
+			default:
+				apply = a.insert
 			}
 			if err := apply(c); err != nil {
 				return err
@@ -450,7 +479,9 @@ func (d *Disk) stage(group []*operation, now time.Time) []*operation {
 			}
 			firsts[a.fingerprint] = a
 		}
-		a.msg.ID = d.writer.ids.next(now)
+		if a.restored == nil {
+			a.msg.ID = d.writer.ids.next(now)
+		}
 		a.receipt = Receipt{ID: a.msg.ID, Size: a.where.size}
 		if a.body.f == nil {
 			a.entry = &segmentEntry{route: d.routeNumber(a.msg.Route), id: a.msg.ID, body: a.body.bytes(), crc: a.where.crc}
@@ -516,7 +547,12 @@ func (d *Disk) indexFailed(group []*operation, err error) {
 		d.writer.retryAt = time.Now()
 	}
 
-	reopened := d.reopen()
+	err = d.reopen()
+	if err != nil {
+		refused = refuse(err)
+		d.stopAccepting(refused)
+	}
+	reopened := err == nil
 	var kept []*operation
 	for _, op := range group {
 		switch {
@@ -593,7 +629,7 @@ func (d *Disk) recover() {
 		d.stopAccepting(refuse(err))
 		return
 	}
-	d.restoreBallast()
+	_ = d.restoreBallast() // it is tried again with the next start
 
 	d.mu.Lock()
 	reason := d.refusing.Reason
@@ -608,36 +644,46 @@ func (d *Disk) recover() {
 	}
 }
 
-// reopen replaces the index by the same through a fresh descriptor. It reports
-// whether that worked; if not, the writer tries again.
-func (d *Disk) reopen() bool {
+// reopen replaces the index by the same through a fresh descriptor. If that fails,
+// the writer tries again.
+func (d *Disk) reopen() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.indexMu.Lock()
 	defer d.indexMu.Unlock()
 
 	var err error
+	var found *tally
 	if d.index != nil {
 		_ = d.index.close(false) // what it says no longer counts
-		err = d.index.rewriteRoots()
+		if d.index.broken.Load() == nil {
+			err = d.index.rewriteRoots()
+		}
 		d.index = nil
 	}
 	if err == nil {
-		d.index, err = openIndex(d.fsys, d.path)
+		d.index, found, err = openIndex(d.fsys, d.path)
+		if errors.Is(err, ErrForeign) || errors.Is(err, fs.ErrNotExist) { // which it was not when it was opened
+			err = damagedIndex(filepath.Join(d.path, indexName), err)
+		}
 	}
 	if err == nil {
-		err = d.load()
+		err = d.load(found)
 	}
-	if err != nil {
-		if d.index != nil {
-			_ = d.index.close(false)
-			d.index = nil
-		}
-		d.writer.retryAt = time.Now().Add(d.options.pause)
-		return false
+	if err == nil {
+		d.requeue()
+		return nil
 	}
-	d.requeue()
-	return true
+	if d.index != nil {
+		_ = d.index.close(false)
+		d.index = nil
+	}
+	pause := d.options.pause
+	if errors.Is(err, ErrDamaged) {
+		pause *= 20 // it does not mend by itself, and each look is at all of it
+	}
+	d.writer.retryAt = time.Now().Add(pause)
+	return err
 }
 
 // requeue begins to read the queues anew, around what is leased or not yet recorded. d.mu is held.
@@ -896,7 +942,14 @@ func (c *change) publish() {
 	}
 
 	used, _ := d.index.usage()
+	c.publishCounts(used)
+	d.noteFull()
+}
+
+func (c *change) publishCounts(used int64) {
+	d := c.d
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.usedDB = used
 	for name, info := range c.routes {
 		d.routes[name].counts = info.counts
@@ -904,8 +957,6 @@ func (c *change) publish() {
 	for _, f := range c.after {
 		f()
 	}
-	d.mu.Unlock()
-	d.noteFull()
 }
 
 // key returns the key in the index of a fingerprint that the table knows by half of its sequence.
@@ -913,9 +964,12 @@ func (p *writerPrints) key(sequence uint32) []byte {
 	return binary.BigEndian.AppendUint64(nil, p.last-uint64(uint32(p.last)-sequence))
 }
 
-// load reads the fingerprints from the index.
-func (p *writerPrints) load(t *indexTx) {
-	p.table, p.last = printTable{}, parseUint64(t.get(bucketState, statePrintSequence))
+// load reads the fingerprints from the index, of which the last one tells where the sequence is.
+func (p *writerPrints) load(t *indexTx, last uint64) {
+	if last == 0 {
+		last = parseUint64(t.get(bucketState, statePrintSequence))
+	}
+	p.table, p.last = printTable{}, last
 	t.scan(bucketPrints, nil, nil, func(key, value []byte) bool {
 		if len(key) == 8 && len(value) == len(Fingerprint{})+len(ID{}) {
 			fingerprint := Fingerprint(value[:len(Fingerprint{})])
@@ -1010,6 +1064,16 @@ func (s segmentStats) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(s.size))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.live))
 	return binary.BigEndian.AppendUint64(b, uint64(s.liveBytes))
+}
+
+// with returns the statistics with what was counted. Where there are records that cannot be read, their
+// bodies may be more than that.
+func (s segmentStats) with(counted segmentStats, atLeast bool) segmentStats {
+	if atLeast && s.live > counted.live && s.liveBytes > counted.liveBytes && s.liveBytes <= s.size {
+		return s
+	}
+	s.live, s.liveBytes = counted.live, counted.liveBytes
+	return s
 }
 
 func parseSegmentStats(b []byte) segmentStats {
