@@ -28,7 +28,8 @@ func Command() caddycmd.Command {
 Shows the callbacks that a running gateway has in its inboxes, and its live
 streams; replays and drops callbacks, and ends streams.
 
-The commands use the admin API of the running Caddy. Its address is that of
+The commands use the admin API of the running Caddy, except for 'spool recover',
+which saves what is whole of a damaged inbox and needs none. Its address is that of
 --address; otherwise that of the given --config; otherwise '` + caddy.DefaultAdminListen + `'.
 
 Of the query of a callback's URL only the names are shown, as its values may be
@@ -97,7 +98,7 @@ delivered is forgotten when that has ended.
 	drop.Flags().String("route", "", "With --all, only those of this route")
 	asJSON(drop)
 
-	cmd.AddCommand(status, list, show, body, replay, drop)
+	cmd.AddCommand(status, list, show, body, replay, drop, recoverCommand())
 	return cmd
 }
 

@@ -277,22 +277,36 @@ func (API) replay(w http.ResponseWriter, r *http.Request) error {
 }
 
 // drop answers DELETE /spool/messages/{id}: 204, or 202 for a message that is
-// being delivered and is forgotten when that ends.
+// being delivered and is forgotten when that ends. It does not have to be readable.
 func (API) drop(w http.ResponseWriter, r *http.Request) error {
-	in, m, err := find(r)
+	query, err := parameters(r, "path")
 	if err != nil {
 		return err
 	}
-	_, err = in.Drop(r.Context(), m.ID)
-	switch {
-	case errors.Is(err, spool.ErrInFlight):
-		w.WriteHeader(http.StatusAccepted)
-	case err != nil:
-		return spoolFailure(fmt.Errorf("drop %s: %w", m.ID, err))
-	default:
-		w.WriteHeader(http.StatusNoContent)
+	open, err := openInboxes(query)
+	if err != nil {
+		return err
 	}
-	return nil
+	text := r.PathValue("id")
+	id, err := spool.ParseID(text)
+	if err != nil {
+		return spoolFailure(fmt.Errorf("%w: %q", spool.ErrNotFound, text))
+	}
+	failed := fmt.Errorf("%w: %q", spool.ErrNotFound, text)
+	for _, in := range open {
+		_, err := in.Drop(r.Context(), id)
+		switch {
+		case err == nil:
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		case errors.Is(err, spool.ErrInFlight):
+			w.WriteHeader(http.StatusAccepted)
+			return nil
+		case !errors.Is(err, spool.ErrNotFound):
+			failed = fmt.Errorf("spool %s: drop %s: %w", in.path, id, err)
+		}
+	}
+	return spoolFailure(failed)
 }
 
 // Answers to what changes any number of messages.
