@@ -411,8 +411,9 @@ func (d *Disk) Drop(ctx context.Context, id ID) (*Message, error) {
 			result = ErrInFlight
 			return nil
 		}
+		order := recordOrderKey(p.record) // as the queue has it, also of a record that cannot be read
 		more, err := c.remove(p)
-		c.after = append(c.after, func() { d.vanished(p, dropped.OrderKey, more) })
+		c.after = append(c.after, func() { d.vanished(p, order, more) })
 		return err
 	})
 	if err == nil {

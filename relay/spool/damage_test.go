@@ -223,7 +223,7 @@ func acceptOne(d *Disk, text string) error {
 		body.Discard()
 		return err
 	}
-	msg := &Message{Route: "r", OrderKey: OrderKeyOf(text, ""), ReceivedAt: time.Now(), ScheduledFrom: time.Now()}
+	msg := &Message{Route: "r", OrderKey: shortHash(text), ReceivedAt: time.Now(), ScheduledFrom: time.Now()}
 	_, err = d.Accept(context.Background(), msg, Fingerprint{}, 0, body)
 	return err
 }

@@ -129,7 +129,8 @@ type tree struct {
 	// valid during the call.
 	entry func(bucket string, key, value []byte, at int64) error
 
-	// lost, if set, is called with what is damaged, and the walk goes on with what is not.
+	// lost, if set, is called with what is damaged, and the walk goes on with what is not. Keys that are not in
+	// order are no damage then: who looks for what is left does not look by them.
 	lost func(bucket string, keys keyRange, cause error)
 }
 
@@ -303,14 +304,14 @@ func (t *tree) damaged(bucket string, keys keyRange, err error) error {
 }
 
 func (t *tree) branch(bucket string, p page, level int, keys keyRange, entry entryFunc) ([]byte, error) {
-	if err := checkBranch(p, keys); err != nil {
+	if err := t.checkBranch(p, keys); err != nil {
 		return nil, t.damaged(bucket, keys, err)
 	}
 	var last []byte
 	for i := range p.count {
 		child, key, _ := p.branch(i)
-		if i > 0 && bytes.Compare(last, key) >= 0 {
-			return nil, t.damaged(bucket, keys, damagedPage(p.id, "keys that are not in order with those below"))
+		if t.lost == nil && i > 0 && bytes.Compare(last, key) >= 0 {
+			return nil, damagedPage(p.id, "keys that are not in order with those below")
 		}
 		below := keyRange{from: key, to: keys.to}
 		if i+1 < p.count {
@@ -325,7 +326,7 @@ func (t *tree) branch(bucket string, p page, level int, keys keyRange, entry ent
 }
 
 // checkBranch looks at all elements of a branch page before any of them is followed.
-func checkBranch(p page, keys keyRange) error {
+func (t *tree) checkBranch(p page, keys keyRange) error {
 	if p.count == 0 {
 		return damagedPage(p.id, "a branch of nothing")
 	}
@@ -335,7 +336,7 @@ func checkBranch(p page, keys keyRange) error {
 		if !ok {
 			return damagedPage(p.id, "element %d is out of bounds", i)
 		}
-		if i > 0 && bytes.Compare(before, key) >= 0 || !keys.contains(key) {
+		if !t.inOrder(i, before, key, keys) {
 			return damagedPage(p.id, "keys that are not in order")
 		}
 		before = key
@@ -343,14 +344,32 @@ func checkBranch(p page, keys keyRange) error {
 	return nil
 }
 
+// inOrder reports whether a key is where it has to be on its page: within the range of the page, and
+// behind the one before. The first is the one under which the branch above has the page: bbolt finds the
+// place of a page by it, and would enter the page a second time.
+func (t *tree) inOrder(i int, before, key []byte, keys keyRange) bool {
+	switch {
+	case t.lost != nil:
+		return true
+	case i == 0 && keys.from != nil && !bytes.Equal(key, keys.from):
+		return false
+	case i > 0 && bytes.Compare(before, key) >= 0:
+		return false
+	}
+	return keys.contains(key)
+}
+
 // leaf goes through a leaf page, whose elements it looks at before it hands any of them out.
 func (t *tree) leaf(p page, keys keyRange, entry entryFunc) (last []byte, err error) {
+	if p.count == 0 && keys.from != nil {
+		return nil, damagedPage(p.id, "a leaf of nothing")
+	}
 	for i := range p.count {
 		_, key, _, ok := p.leaf(i)
 		if !ok {
 			return nil, damagedPage(p.id, "element %d is out of bounds", i)
 		}
-		if i > 0 && bytes.Compare(last, key) >= 0 || !keys.contains(key) {
+		if !t.inOrder(i, last, key, keys) {
 			return nil, damagedPage(p.id, "keys that are not in order")
 		}
 		last = key

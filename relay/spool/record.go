@@ -125,19 +125,9 @@ func appendText(b []byte, text string) []byte {
 // parseRecord decodes what appendRecord made. The bytes come from a disk, so
 // it counts with anything. Nothing of b is kept.
 func parseRecord(b []byte) (*Message, error) {
-	if len(b) < recordFixed1 {
-		return nil, fmt.Errorf("%w: %d bytes are too few", errRecord, len(b))
-	}
-	version := b[0]
-	if version != recordVersion && version != recordVersion1 {
-		return nil, fmt.Errorf("%w: version %d", errRecord, version)
-	}
-	texts := recordFixed1
-	if version == recordVersion {
-		texts = recordFixed
-	}
-	if len(b) < texts {
-		return nil, fmt.Errorf("%w: %d bytes are too few", errRecord, len(b))
+	texts := recordTexts(b)
+	if texts == 0 {
+		return nil, fmt.Errorf("%w: %d bytes of version %d", errRecord, len(b), b[:min(len(b), 1)])
 	}
 	if !recordIntact(b) {
 		return nil, fmt.Errorf("%w: wrong checksum", errRecord)
@@ -159,24 +149,27 @@ func parseRecord(b []byte) (*Message, error) {
 	}
 
 	r := textReader{rest: string(b[texts:])}
-	m.Method = r.text()
-	m.URI = r.text()
-	m.RequestID = r.text()
-	m.LastError = r.text()
-	m.Header = r.header()
-	if version != recordVersion1 {
-		m.User = r.text()
-	}
+	r.message(m, b[0])
 	if r.bad || r.rest != "" {
 		return nil, fmt.Errorf("%w: lengths do not add up", errRecord)
 	}
 	return m, nil
 }
 
+// recordTexts returns where the texts of a record begin, or 0 if it is none.
+func recordTexts(b []byte) int {
+	switch {
+	case len(b) >= recordFixed && b[0] == recordVersion:
+		return recordFixed
+	case len(b) >= recordFixed1 && b[0] == recordVersion1:
+		return recordFixed1
+	}
+	return 0
+}
+
 // recordIntact reports whether a record is one, and is what was written.
 func recordIntact(b []byte) bool {
-	return len(b) >= recordFixed && b[0] == recordVersion && recordField(b, recordWhere+28) >= 0 &&
-		binary.BigEndian.Uint32(b[1:]) == crc32.Checksum(b[5:], castagnoli)
+	return recordTexts(b) > 0 && recordLocation(b).size >= 0 && binary.BigEndian.Uint32(b[1:]) == crc32.Checksum(b[5:], castagnoli)
 }
 
 // The following read one field of a record without decoding the rest. Of a record that is
@@ -239,6 +232,18 @@ func (r *textReader) text() string {
 	text := r.rest[:n]
 	r.rest = r.rest[n:]
 	return text
+}
+
+// message reads all texts of a record.
+func (r *textReader) message(m *Message, version byte) {
+	m.Method = r.text()
+	m.URI = r.text()
+	m.RequestID = r.text()
+	m.LastError = r.text()
+	m.Header = r.header()
+	if version != recordVersion1 {
+		m.User = r.text()
+	}
 }
 
 func (r *textReader) header() http.Header {

@@ -289,24 +289,25 @@ func (s *salvage) orphan(key, record []byte, at int64) {
 // recordBehindKey returns the length of the record at the beginning of b, behind the key of a message. It is 0
 // if there is none.
 func recordBehindKey(b []byte) int {
-	if len(b) < idKeySize+recordFixed || b[idKeySize] != recordVersion ||
+	if len(b) < idKeySize+recordFixed1 || b[idKeySize] != recordVersion && b[idKeySize] != recordVersion1 ||
 		b[routeKeySize+6]>>4 != 7 || b[routeKeySize+8]>>6 != 2 { // an id is a UUID of version 7
 		return 0
 	}
 	b = b[idKeySize:]
+	texts := recordTexts(b)
+	if texts == 0 {
+		return 0
+	}
 	for _, window := range [...]int{4 << 10, 64 << 10, maxRecord} {
-		r := textReader{rest: string(b[recordFixed:min(window, len(b))])}
+		r := textReader{rest: string(b[texts:min(window, len(b))])}
 		whole := len(r.rest)
-		for range 4 {
-			_ = r.text()
-		}
-		if _ = r.header(); r.bad {
+		if r.message(new(Message), b[0]); r.bad {
 			if window >= len(b) {
 				break
 			}
 			continue
 		}
-		if n := recordFixed + whole - len(r.rest); recordIntact(b[:n]) {
+		if n := texts + whole - len(r.rest); recordIntact(b[:n]) {
 			return n
 		}
 		break
