@@ -35,27 +35,19 @@ func TestFieldsOfTheConnectionAreNotStored(t *testing.T) {
 	require.Contains(t, r.Header, "X-One", "the request stays as it is")
 }
 
-// Thousands of fields, and as many names in Connection, are stored in the time that it takes to
-// look at each once.
-func TestStoringAHeaderTakesTimeInProportionToItsSize(t *testing.T) {
-	measure := func(n int) time.Duration {
-		r := httptest.NewRequest("POST", "http://x/", nil)
-		names := make([]string, n)
-		for i := range n {
-			names[i] = fmt.Sprint("y-", i)
-			r.Header[fmt.Sprint("X-", i)] = []string{"v"}
-		}
-		r.Header.Set("Connection", strings.Join(names, ","))
-		r = of(r)
-		least := time.Hour
-		for range 3 {
-			began := time.Now()
-			Stored(r)
-			least = min(least, time.Since(began))
-		}
-		return least
+// Storing took time in proportion to fields times names in Connection: minutes for as many of each as here.
+func TestStoringAHeaderLooksAtEachFieldAndNameOnce(t *testing.T) {
+	const n = 100_000
+	r := httptest.NewRequest("POST", "http://x/", nil)
+	names := make([]string, n)
+	for i := range n {
+		names[i] = fmt.Sprint("y-", i)
+		r.Header[fmt.Sprint("X-", i)] = []string{"v"}
 	}
-	require.Less(t, measure(30_000), 100*max(measure(1500), 100*time.Microsecond), "20 times as much; 400 times as long would be its square")
+	r.Header.Set("Connection", strings.Join(names, ","))
+	began := time.Now()
+	require.Greater(t, len(Stored(of(r))), n)
+	require.Less(t, time.Since(began), 10*time.Second)
 }
 
 func TestWhatCannotBeMadeARequestIsUndeliverable(t *testing.T) {
