@@ -46,7 +46,7 @@ var (
 	bucketFresh    = []byte("fresh")    // route, id → record: never tried, in order of acceptance
 	bucketParked   = []byte("parked")   // route, id → record: waits for another attempt, or behind one that does
 	bucketOrder    = []byte("order")    // route, order key, id → nothing: the parked by their order key
-	bucketDue      = []byte("due")      // route, time, id → order key: for each order key its first parked message
+	bucketDue      = []byte("due")      // route, time, id → order key, destination: for each order key its first parked message
 	bucketDead     = []byte("dead")     // route, id → record
 	bucketDied     = []byte("died")     // route, time, id → nothing
 	bucketDamaged  = []byte("damaged")  // route, id → record that could not be read, kept for an investigation
@@ -508,6 +508,23 @@ func (t *indexTx) scan(bucket, prefix, after []byte, fn func(key, value []byte) 
 	}
 }
 
+// scanBack is scan from the end.
+func (t *indexTx) scanBack(bucket, prefix []byte, fn func(key, value []byte) bool) {
+	cursor := t.bucket(bucket).Cursor()
+	end := append(append(make([]byte, 0, 64), prefix...), bytes.Repeat([]byte{0xff}, idKeySize)...)
+	key, value := cursor.Seek(end) // no key is as long
+	if key == nil {
+		key, value = cursor.Last()
+	} else {
+		key, value = cursor.Prev()
+	}
+	for ; key != nil && bytes.HasPrefix(key, prefix); key, value = cursor.Prev() {
+		if !fn(key, value) {
+			return
+		}
+	}
+}
+
 func routeKey(route uint32) []byte {
 	return binary.BigEndian.AppendUint32(make([]byte, 0, 32), route)
 }
@@ -592,7 +609,9 @@ func (t *indexTx) putDue(route uint32, order uint64) error {
 		return nil
 	}
 	record := t.get(bucketParked, idKey(route, first))
-	return t.put(bucketDue, timeKey(route, recordNextAttempt(record), first), binary.BigEndian.AppendUint64(nil, order))
+	value := binary.BigEndian.AppendUint64(nil, order)
+	value = binary.BigEndian.AppendUint64(value, uint64(recordDestination(record)))
+	return t.put(bucketDue, timeKey(route, recordNextAttempt(record), first), value)
 }
 
 // deleteDue removes a parked message from bucketDue, if it is there.

@@ -5,6 +5,7 @@ package spool
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -143,13 +144,12 @@ func (d *Disk) park(q *queue, order uint64, rest []waiting) {
 			ids = append(ids, id)
 		}
 	}
-	for i, w := range q.ready {
-		if w.key == order {
-			ids = append(ids, w.id)
-			q.ready = append(q.ready[:i:i], q.ready[i+1:]...)
-			k.busy = false
-			break
-		}
+	if i := slices.IndexFunc(q.ready, func(w waiting) bool { return w.key == order }); i >= 0 {
+		ids = append(ids, q.ready[i].id)
+		copy(q.ready[1:], q.ready[:i]) // it is mostly the first one
+		q.ready[0] = waiting{}
+		q.ready = q.ready[1:]
+		k.busy = false
 	}
 	for _, w := range k.followers {
 		ids = append(ids, w.id)

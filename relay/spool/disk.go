@@ -4,7 +4,9 @@
 package spool
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -380,10 +382,10 @@ func (d *Disk) Lease(request LeaseRequest) ([]*Message, time.Time, error) {
 	}
 
 	batch := leasing{d: d, q: q, request: request, parked: d.routes[request.Route].counts.parked > 0}
-	if !batch.parked && len(q.ready) >= request.Max {
+	if !batch.parked && !request.Tried && !request.Newest && len(q.ready) >= request.Max {
 		batch.takeReady(nil) // nothing to look up
 	}
-	if len(batch.leased) < request.Max && (batch.parked || !q.atEnd || len(q.ready) > 0) {
+	if len(batch.leased) < request.Max && batch.mayFind() {
 		if err := d.view(batch.fill); err != nil {
 			for _, m := range batch.leased {
 				d.giveBack(d.leases[m.ID])
@@ -404,44 +406,64 @@ type leasing struct {
 	next    time.Time
 }
 
+// maxPassedOver is how many parked messages are passed over in one call because of where they go.
+const maxPassedOver = 4096
+
+// mayFind reports whether it is worth to look at the index.
+func (l *leasing) mayFind() bool {
+	return l.parked || !l.request.Tried && (!l.q.atEnd || len(l.q.ready) > 0)
+}
+
 func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
 
 // fill looks for messages in the index.
 func (l *leasing) fill(t *indexTx) error {
 	l.takeResumed(t)
-	if l.request.UntriedFirst {
-		l.takeFresh(t)
+	if l.request.Tried {
 		l.takeDue(t)
 		return nil
 	}
-	l.takeDue(t)
 	l.takeFresh(t)
+	l.takeParked(t)
 	return nil
+}
+
+// wanted reports whether a parked message is one of those that are asked for.
+func (l *leasing) wanted(m *Message) bool {
+	return m.NextAttemptAt.IsZero() != l.request.Tried && !m.NextAttemptAt.After(l.request.Now) &&
+		!l.request.Avoid.Has(m.Destination)
 }
 
 // takeResumed leases the next parked message of keys of which the one before is done, which
 // the index does not know yet.
 func (l *leasing) takeResumed(t *indexTx) {
-	for len(l.q.resumed) > 0 && l.missing() > 0 {
-		order := l.q.resumed[0]
-		l.q.resumed = l.q.resumed[1:]
+	kept := l.q.resumed[:0]
+	for _, order := range l.q.resumed {
 		k := l.q.keys[order]
-		if k == nil || k.leased || k.unrecorded == 0 {
-			continue // the index knows by now
+		switch {
+		case k == nil || k.leased || k.unrecorded == 0: // the index knows by now
+		case l.missing() == 0 || !l.takeFirst(t, order):
+			kept = append(kept, order)
 		}
-		t.scan(bucketOrder, orderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
-			id := keyID(key)
-			if l.d.leases[id] != nil {
-				return true
-			}
-			record := t.get(bucketParked, idKey(l.q.number, id))
-			if m, err := parseRecord(record); err == nil && !m.NextAttemptAt.After(l.request.Now) {
-				m.ID = id
-				l.lease(m, true)
-			}
-			return false
-		})
 	}
+	l.q.resumed = kept
+}
+
+// takeFirst leases the first parked message of an order key that is not leased, if it is wanted.
+func (l *leasing) takeFirst(t *indexTx, order uint64) (taken bool) {
+	t.scan(bucketOrder, orderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
+		id := keyID(key)
+		if l.d.leases[id] != nil {
+			return true
+		}
+		if m, err := parseRecord(t.get(bucketParked, idKey(l.q.number, id))); err == nil && l.wanted(m) {
+			m.ID = id
+			l.lease(m, true)
+			taken = true
+		}
+		return false
+	})
+	return taken
 }
 
 // takeDue leases parked messages whose time has come.
@@ -449,41 +471,97 @@ func (l *leasing) takeDue(t *indexTx) {
 	if !l.parked {
 		return
 	}
-	t.scan(bucketDue, routeKey(l.q.number), nil, func(key, value []byte) bool {
+	passed := 0
+	untried := binary.BigEndian.AppendUint64(nil, 0)
+	after := append(untried, bytes.Repeat([]byte{0xff}, len(ID{}))...)
+	t.scan(bucketDue, routeKey(l.q.number), after, func(key, value []byte) bool {
 		due := fromUnixNano(keyTime(key))
-		id := keyID(key)
-		if l.d.leases[id] != nil {
+		switch {
+		case l.isTaken(key, value):
 			return true
-		}
-		if order := parseUint64(value); l.q.keys[order] != nil && l.q.keys[order].busy {
-			return true
-		}
-		if due.After(l.request.Now) {
+		case due.After(l.request.Now):
 			l.next = due
 			return false
-		}
-		if l.missing() == 0 {
+		case l.missing() == 0:
 			return false
 		}
-		m, err := parseRecord(t.get(bucketParked, idKey(l.q.number, id)))
-		if err != nil {
-			l.d.quarantine(l.q, id)
+		return l.takeEntry(t, key, value, &passed)
+	})
+}
+
+// takeParked leases parked messages that were not tried.
+func (l *leasing) takeParked(t *indexTx) {
+	if !l.parked || l.missing() == 0 {
+		return
+	}
+	scan := func(fn func(key, value []byte) bool) {
+		prefix := binary.BigEndian.AppendUint64(routeKey(l.q.number), 0)
+		if l.request.Newest {
+			t.scanBack(bucketDue, prefix, fn)
+		} else {
+			t.scan(bucketDue, prefix, nil, fn)
+		}
+	}
+	passed := 0
+	scan(func(key, value []byte) bool {
+		if l.isTaken(key, value) {
 			return true
 		}
-		m.ID = id
-		l.lease(m, true)
-		return true
+		return l.takeEntry(t, key, value, &passed) && l.missing() > 0
 	})
+}
+
+// isTaken reports whether an entry of bucketDue is leased, or another one of its order key.
+func (l *leasing) isTaken(key, value []byte) bool {
+	if l.d.leases[keyID(key)] != nil {
+		return true
+	}
+	k := l.q.keys[parseUint64(value)]
+	return k != nil && k.busy
+}
+
+// takeEntry leases the message of an entry of bucketDue, unless its destination is to be avoided.
+// It reports whether to go on.
+func (l *leasing) takeEntry(t *indexTx, key, value []byte, passed *int) bool {
+	id := keyID(key)
+	record := t.get(bucketParked, idKey(l.q.number, id))
+	var dest Destination
+	if len(value) >= 16 {
+		dest = Destination(parseUint64(value[8:]))
+	} else { // of an earlier version
+		dest = recordDestination(record)
+	}
+	if l.request.Avoid.Has(dest) {
+		*passed++
+		return *passed < maxPassedOver
+	}
+	m, err := parseRecord(record)
+	if err != nil {
+		l.d.quarantine(l.q, id)
+		return true
+	}
+	m.ID = id
+	l.lease(m, true)
+	return true
 }
 
 // takeFresh leases messages that were never tried.
 func (l *leasing) takeFresh(t *indexTx) {
 	for chunks := 0; ; chunks++ {
-		l.takeReady(t)
-		if l.missing() == 0 || l.q.atEnd || !l.q.hasRoom() {
-			return
+		complete := l.q.atEnd || !l.q.hasRoom()
+		if !l.request.Newest || complete {
+			l.takeReady(t)
 		}
-		if chunks == 4 { // enough for one call: have another one made
+		switch {
+		case l.missing() == 0 || l.q.atEnd:
+			return
+		case complete:
+			for _, order := range l.q.clear(l.request.Now) {
+				l.d.park(l.q, order, nil)
+			}
+			return
+		case chunks == 4: // enough for one call: have another one made
+			l.takeReady(t)
 			l.d.notify(l.q.route)
 			return
 		}
@@ -494,12 +572,22 @@ func (l *leasing) takeFresh(t *indexTx) {
 // takeReady leases messages that are in line. Without a transaction it takes only those
 // that are in memory as a whole.
 func (l *leasing) takeReady(t *indexTx) {
+	ready := l.q.ready
+	if l.request.Newest {
+		slices.Reverse(ready)
+		defer func() { slices.Reverse(l.q.ready) }()
+	}
+	var passed []waiting
 	taken := 0
-	for _, w := range l.q.ready {
+	for _, w := range ready {
 		if l.missing() == 0 || w.msg == nil && t == nil {
 			break
 		}
 		taken++
+		if l.request.Avoid.Has(w.dest) {
+			passed = append(passed, w)
+			continue
+		}
 		m := w.msg
 		if m == nil {
 			record := t.get(bucketFresh, idKey(l.q.number, w.id))
@@ -515,7 +603,11 @@ func (l *leasing) takeReady(t *indexTx) {
 		}
 		l.lease(m, false)
 	}
-	l.q.ready = slices.Delete(l.q.ready, 0, taken)
+	// What was passed over stays in front of the rest.
+	gone := taken - len(passed)
+	copy(ready[gone:], passed)
+	clear(ready[:gone])
+	l.q.ready = ready[gone:]
 }
 
 func (l *leasing) lease(m *Message, parked bool) {
@@ -536,7 +628,7 @@ func (l *leasing) load(t *indexTx) {
 	read := 0
 	t.scan(bucketFresh, routeKey(q.number), q.cursor[:], func(key, record []byte) bool {
 		read++
-		w := waiting{id: keyID(key), key: recordOrderKey(record)}
+		w := waiting{id: keyID(key), key: recordOrderKey(record), dest: recordDestination(record)}
 		q.cursor = w.id
 		if l.d.leases[w.id] != nil {
 			return read < q.limits.chunk
@@ -579,7 +671,7 @@ func (d *Disk) giveBack(l *lease) {
 	case l.msg.ID.Compare(q.cursor) > 0: // it will be read again
 		delete(q.keys, order)
 	default:
-		q.ready = slices.Insert(q.ready, 0, waiting{id: l.msg.ID, key: order})
+		q.ready = slices.Insert(q.ready, 0, waiting{id: l.msg.ID, key: order, dest: l.msg.Destination})
 	}
 	d.notify(l.queue.route)
 }

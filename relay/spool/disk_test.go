@@ -48,10 +48,12 @@ func leaseAll(t testing.TB, d *Disk) []*Message {
 		require.NoError(t, d.Flush(context.Background()))
 		leased, _, err := d.Lease(LeaseRequest{Route: "r", Now: time.Now(), Max: 1000})
 		require.NoError(t, err)
-		if len(leased) == 0 {
+		tried, _, err := d.Lease(LeaseRequest{Route: "r", Now: time.Now(), Max: 1000, Tried: true})
+		require.NoError(t, err)
+		if len(leased)+len(tried) == 0 {
 			return all
 		}
-		all = append(all, leased...)
+		all = append(append(all, leased...), tried...)
 	}
 }
 

@@ -98,3 +98,18 @@ func destinationOf(host, uri string) Destination {
 
 // Host is the destination of everything that goes to the host.
 func (d Destination) Host() Destination { return d &^ 0xffffffff }
+
+// Destinations is a set of destinations and hosts. Nil is the empty one.
+type Destinations map[Destination]struct{}
+
+// Has reports whether d or its host is in the set.
+func (s Destinations) Has(d Destination) bool {
+	if len(s) == 0 {
+		return false
+	}
+	if _, ok := s[d]; ok {
+		return true
+	}
+	_, ok := s[d.Host()]
+	return ok
+}

@@ -98,15 +98,15 @@ func (s *memoryStore) Lease(request LeaseRequest) (leased []*Message, next time.
 	}
 	heads := s.heads(request.Route)
 	slices.SortStableFunc(heads, func(a, b *memoryMessage) int {
-		if a.tried != b.tried {
-			if a.tried == request.UntriedFirst {
-				return 1
-			}
-			return -1
+		if request.Newest {
+			a, b = b, a
 		}
 		return cmp.Or(a.NextAttemptAt.Compare(b.NextAttemptAt), a.ID.Compare(b.ID))
 	})
 	for _, m := range heads {
+		if m.NextAttemptAt.IsZero() == request.Tried || request.Avoid.Has(m.Destination) {
+			continue
+		}
 		if m.NextAttemptAt.After(request.Now) {
 			next = earlier(next, m.NextAttemptAt)
 			continue

@@ -33,6 +33,9 @@ type pair struct {
 
 const modelRoutes = 2
 
+// modelDestination gives messages three destinations on two hosts.
+func modelDestination(n int) Destination { return Destination(n%2+1)<<32 | Destination(n%3) }
+
 func (p *pair) open() {
 	disk, err := OpenDisk(p.dir, DiskOptions{segmentSize: 8 << 10, limits: p.limits})
 	require.NoError(p.t, err)
@@ -61,7 +64,7 @@ func (p *pair) accept(route, key, size int, again bool) {
 	now := time.Now()
 	msg := Message{
 		State: Pending, Route: fmt.Sprint("route", route), Method: "POST", URI: "/", RequestID: fmt.Sprint(key),
-		OrderKey: uint64(key), ReceivedAt: now, ScheduledFrom: now,
+		OrderKey: uint64(key), Destination: modelDestination(n), ReceivedAt: now, ScheduledFrom: now,
 	}
 	if again {
 		if m := p.model.messages[p.inModel[n]]; m != nil {
@@ -92,13 +95,14 @@ func modelBody(n, size int) []byte {
 
 // lease takes what the engine offers, which the model must allow, and as much as the model has, unless
 // the engine is in the middle of something.
-func (p *pair) lease(route, limit int, ahead time.Duration, untried, patient bool) {
+func (p *pair) lease(request LeaseRequest, ahead time.Duration, patient bool) {
 	if patient {
 		p.flush()
 	}
-	request := LeaseRequest{Route: fmt.Sprint("route", route), Now: time.Now().Add(ahead), Max: limit, UntriedFirst: untried}
+	request.Now = time.Now().Add(ahead)
+	limit := request.Max
 	heads := slices.DeleteFunc(p.model.heads(request.Route), func(m *memoryMessage) bool {
-		return m.leased || m.NextAttemptAt.After(request.Now)
+		return m.leased || m.NextAttemptAt.After(request.Now) || m.NextAttemptAt.IsZero() == request.Tried || request.Avoid.Has(m.Destination)
 	})
 	var got []*Message
 	for empty := 0; empty < 3 && request.Max > 0; empty++ { // with little memory it may take several calls
@@ -114,7 +118,7 @@ func (p *pair) lease(route, limit int, ahead time.Duration, untried, patient boo
 		}
 		p.flush()
 	}
-	if patient {
+	if patient && request.Avoid == nil {
 		require.Len(p.t, got, min(limit, len(heads)))
 	}
 	for _, m := range got {
@@ -230,8 +234,17 @@ func TestTheEngineDoesWhatTheModelDoes(t *testing.T) {
 				rapid.SampledFrom([]int{0, 10, 3000, maxSegmentBody}).Draw(t, "size"), rapid.IntRange(0, 5).Draw(t, "again") == 0)
 		}
 		lease := func(t *rapid.T) {
-			p.lease(rapid.IntRange(0, modelRoutes-1).Draw(t, "route"), rapid.IntRange(1, 5).Draw(t, "limit"),
-				rapid.SampledFrom([]time.Duration{0, 0, 2 * time.Hour}).Draw(t, "ahead"), rapid.Bool().Draw(t, "untried"), rapid.Bool().Draw(t, "patient"))
+			request := LeaseRequest{
+				Route: fmt.Sprint("route", rapid.IntRange(0, modelRoutes-1).Draw(t, "route")), Max: rapid.IntRange(1, 5).Draw(t, "limit"),
+				Tried: rapid.Bool().Draw(t, "tried"), Newest: rapid.Bool().Draw(t, "newest"),
+			}
+			switch rapid.IntRange(0, 5).Draw(t, "avoid") {
+			case 0:
+				request.Avoid = Destinations{modelDestination(0): {}, modelDestination(4): {}}
+			case 1:
+				request.Avoid = Destinations{modelDestination(0).Host(): {}}
+			}
+			p.lease(request, rapid.SampledFrom([]time.Duration{0, 0, 2 * time.Hour}).Draw(t, "ahead"), rapid.Bool().Draw(t, "patient"))
 		}
 		settle := func(t *rapid.T) {
 			if len(p.leased) == 0 {

@@ -2,17 +2,20 @@
 
 package spool
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // queueLimits bound what a queue keeps in memory.
 type queueLimits struct {
-	ready     int // messages held ready to be leased
+	ready     int // messages held ready to be leased, and those passed over because of where they go
 	followers int // messages held back behind another of their order key
 	chunk     int // read from the index at once
 	transit   int // messages on their way from fresh to parked for want of room here
 }
 
-var defaultQueueLimits = queueLimits{ready: 256, followers: 4096, chunk: 256, transit: 1024}
+var defaultQueueLimits = queueLimits{ready: 4096, followers: 4096, chunk: 256, transit: 1024}
 
 // queue hands out the messages of one route in order, with little of them in memory.
 //
@@ -40,13 +43,16 @@ type queue struct {
 	transit  int      // messages being parked
 	inFlight int
 	epoch    int // counts the times when everything here was forgotten
+
+	clearedAt time.Time // when room was made last, see clear
 }
 
 // waiting is a fresh message that was read. msg is nil where only the index has it.
 type waiting struct {
-	id  ID
-	key uint64
-	msg *Message
+	id   ID
+	key  uint64
+	dest Destination
+	msg  *Message
 }
 
 // keyQueue is an order key of which something is leased, ready, or held back.
@@ -90,6 +96,24 @@ func (q *queue) hasRoom() bool { return len(q.ready) < q.limits.ready && q.trans
 
 // mayHold reports whether one more message may be held back.
 func (q *queue) mayHold() bool { return q.held < q.limits.followers }
+
+// clear names the order keys of the first messages in line, to be parked for others to come in
+// sight: what is in line is to be passed over, as it all goes to where nothing is taken. It
+// names none when that was done a moment ago, so that a route which is down as
+// a whole is not moved from one place to another as fast as the disk can.
+func (q *queue) clear(now time.Time) (orders []uint64) {
+	if now.Sub(q.clearedAt) < clearPause {
+		return nil
+	}
+	q.clearedAt = now
+	for _, w := range q.ready[:min(len(q.ready), q.limits.chunk)] {
+		orders = append(orders, w.key)
+	}
+	return orders
+}
+
+// clearPause is the time between two such moves: 1,024 messages a second with the default limits.
+const clearPause = 250 * time.Millisecond
 
 // makeReady puts a message of a free key in line.
 func (q *queue) makeReady(w waiting) {

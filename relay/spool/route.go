@@ -5,8 +5,6 @@ package spool
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -16,15 +14,6 @@ import (
 )
 
 const (
-	// downAfter is how many different messages in a row must find the service unavailable.
-	downAfter = 3
-
-	// maxProbePause bounds the time between probes, so that a service which is back does not stay unnoticed.
-	maxProbePause = time.Minute
-
-	// firstDeliveries is how many deliveries run at a time until the first answer.
-	firstDeliveries = 4
-
 	leaseRetry = time.Second
 
 	defaultRetryFor       = 72 * time.Hour
@@ -100,8 +89,10 @@ type route struct {
 	mu            sync.Mutex
 	registrations []*registration // the last one is in charge
 	running       bool
-	inFlight      int
+	attempts      map[*attempt]struct{}
 	health        health
+	triedFirst    bool      // in the next ordinary turn
+	untriedUntil  time.Time // before this, those that were not tried come first in any case
 }
 
 // registration is a configuration that a route has.
@@ -110,19 +101,6 @@ type registration struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	busy   sync.WaitGroup // deliveries under this configuration
-}
-
-// health is what is known of a route's service.
-type health struct {
-	limit      int // deliveries at a time, at present
-	failures   int // different messages in a row that found it unavailable
-	lastFailed ID
-	lastError  string
-
-	down    bool
-	probing bool
-	probes  int // that failed
-	probeAt time.Time
 }
 
 // SetRoute has the messages of a route delivered in this way from now on. It may be called again for the
@@ -140,7 +118,7 @@ func (in *Inbox) SetRoute(name string, config RouteConfig) (release func(ctx con
 	in.mu.Lock()
 	r := in.routes[name]
 	if r == nil {
-		r = &route{in: in, name: name, wake: make(chan struct{}, 1), health: health{limit: firstDeliveries}}
+		r = &route{in: in, name: name, wake: make(chan struct{}, 1), attempts: make(map[*attempt]struct{}), health: newHealth(time.Now())}
 		in.routes[name] = r
 	}
 	r.mu.Lock()
@@ -253,262 +231,7 @@ func (r *route) describe(s *RouteStats) {
 	s.Down = r.health.down
 	s.LastError = r.health.lastError
 	if s.Down {
-		s.NextProbe = r.health.probeAt
-	}
-}
-
-// run starts deliveries for as long as the route has a registration.
-func (r *route) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-r.in.ctx.Done():
-			return
-		case <-r.wake:
-		case <-timer.C:
-		}
-		next, ok := r.dispatch(time.Now())
-		switch {
-		case !ok:
-			return
-		case next.IsZero():
-			timer.Stop()
-		default:
-			timer.Reset(time.Until(next))
-		}
-	}
-}
-
-// dispatch starts the deliveries that may be started now. It returns when to look
-// again unasked, or zero; and false when there is nobody to deliver any more.
-func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
-	r.mu.Lock()
-	g := r.current()
-	if g == nil {
-		r.running = false
-		r.mu.Unlock()
-		return time.Time{}, false
-	}
-	want, probe := min(r.health.limit, g.config.Concurrency)-r.inFlight, r.health.down
-	switch {
-	case !probe:
-	case r.health.probing:
-		want = 0 // its outcome wakes us
-	case now.Before(r.health.probeAt):
-		want, next = 0, r.health.probeAt
-	default:
-		want = 1
-	}
-	if want <= 0 {
-		r.mu.Unlock()
-		return next, true
-	}
-	g.busy.Add(1) // while we are at it
-	r.mu.Unlock()
-	defer g.busy.Done()
-
-	leased, next, err := r.in.store.Lease(LeaseRequest{Route: r.name, Now: now, Max: want, UntriedFirst: probe})
-	if err != nil {
-		r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
-		return now.Add(leaseRetry), true
-	}
-	r.mu.Lock()
-	r.inFlight += len(leased)
-	if probe && len(leased) > 0 {
-		r.health.probing = true
-	}
-	r.mu.Unlock()
-	for _, msg := range leased {
-		g.busy.Add(1)
-		go func() {
-			defer g.busy.Done()
-			r.attempt(g, msg, probe)
-		}()
-	}
-	return next, true
-}
-
-// attempt makes one attempt to deliver and records what came of it.
-func (r *route) attempt(g *registration, msg *Message, probe bool) {
-	began := time.Now()
-	result, settled := r.deliver(g, msg)
-	if !settled {
-		// It was given back without an attempt.
-		r.in.store.Settle(msg.ID, Settlement{Verdict: Return})
-		r.ended(g, msg, result, probe, false)
-		return
-	}
-	now := time.Now()
-	if r.in.hooks.Attempted != nil {
-		r.in.hooks.Attempted(msg, result, now.Sub(began))
-	}
-	settlement := r.judge(g.config, msg, result, now)
-	r.in.store.Settle(msg.ID, settlement)
-	r.announce(msg, result, settlement)
-
-	down := r.ended(g, msg, result, probe, true)
-	if probe && down {
-		r.expire(g.config, now, result.String())
-	}
-}
-
-// deliver calls the delivery with the message's body. It returns false where nothing can be said of the message
-// or its service.
-func (r *route) deliver(g *registration, msg *Message) (result Result, settled bool) {
-	body, err := r.in.store.Body(msg)
-	switch {
-	case errors.Is(err, ErrNotFound): // dropped meanwhile
-		return Result{Err: err}, false
-	case err != nil:
-		r.in.problem(fmt.Errorf("message %s: %w", msg.ID, err))
-		return Result{Err: fmt.Errorf("%w: %w", errBody, err)}, true
-	}
-	result = call(g.ctx, g.config.Deliver, msg, body)
-	if err := body.Close(); err != nil {
-		r.in.problem(fmt.Errorf("message %s: %w", msg.ID, err))
-	}
-	cancelled := g.ctx.Err() != nil && result.Outcome() == Unavailable
-	return result, !cancelled
-}
-
-// errBody: there was no attempt because the body could not be opened.
-var errBody = errors.New("read the stored body")
-
-// call turns a panic of a delivery into a failure of it: it must not take all others down.
-func call(ctx context.Context, deliver Delivery, msg *Message, body Body) (result Result) {
-	defer func() {
-		if p := recover(); p != nil {
-			result = Result{Err: fmt.Errorf("delivery panicked: %v", p)}
-		}
-	}()
-	copied := *msg
-	return deliver(ctx, &copied, body)
-}
-
-// judge decides what becomes of a message after an attempt.
-func (r *route) judge(config RouteConfig, msg *Message, result Result, now time.Time) Settlement {
-	deadline := msg.ScheduledFrom.Add(config.RetryFor)
-	switch {
-	case result.Outcome() == Delivered:
-		return Settlement{Verdict: Done}
-	case result.Outcome() == Gone, result.Outcome() == Undeliverable, errors.Is(result.Err, ErrDamaged), !now.Before(deadline):
-		return Settlement{Verdict: Bury, At: now, LastError: result.String()}
-	}
-	next := now.Add(max(config.delay(msg.Attempts+1), result.RetryAfter))
-	if next.After(deadline) {
-		next = deadline // one last time
-	}
-	return Settlement{Verdict: Retry, At: next, LastError: result.String()}
-}
-
-// announce tells the hooks of the end of a message.
-func (r *route) announce(msg *Message, result Result, settlement Settlement) {
-	hooks := r.in.hooks
-	switch settlement.Verdict {
-	case Done:
-		if hooks.Delivered != nil {
-			hooks.Delivered(msg)
-		}
-	case Bury:
-		if hooks.Died != nil {
-			dead := *msg
-			dead.State, dead.Attempts, dead.DiedAt = Dead, msg.Attempts+1, settlement.At
-			dead.LastError, dead.NextAttemptAt = clip(result.String(), maxLastError), time.Time{}
-			hooks.Died(&dead)
-		}
-	}
-}
-
-// ended takes note of the end of an attempt. It reports whether the service is down.
-func (r *route) ended(g *registration, msg *Message, result Result, probe, settled bool) bool {
-	r.mu.Lock()
-	r.inFlight--
-	h := &r.health
-	wasDown := h.down
-	if probe {
-		h.probing = false
-	}
-	now := time.Now()
-	switch {
-	case !settled:
-		if probe {
-			h.probeAt = now.Add(leaseRetry)
-		}
-	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody), result.Outcome() == Undeliverable:
-		// The service has no part in it.
-	case result.Outcome() == Unavailable:
-		h.unavailable(g.config, msg, result, probe, now)
-	default:
-		h.available(g.config)
-	}
-	down, cause := h.down, h.lastError
-	r.mu.Unlock()
-
-	r.signal()
-	if down != wasDown && r.in.hooks.Down != nil {
-		r.in.hooks.Down(r.name, down, cause)
-	}
-	return down
-}
-
-// available notes an answer of the service. One more delivery at a time for each makes twice
-// as many with every round.
-func (h *health) available(config RouteConfig) {
-	h.limit = min(h.limit+1, config.Concurrency)
-	if h.down {
-		h.limit = 1
-	}
-	h.down, h.failures, h.probes, h.lastError = false, 0, 0, ""
-}
-
-// unavailable notes that there was none.
-func (h *health) unavailable(config RouteConfig, msg *Message, result Result, probe bool, now time.Time) {
-	h.lastError = clip(result.String(), maxLastError)
-	if h.failures == 0 || h.lastFailed != msg.ID {
-		h.failures++
-	}
-	h.lastFailed = msg.ID
-
-	// As long as the service wants, but no longer than the messages live.
-	wanted := min(result.RetryAfter, config.RetryFor)
-	switch {
-	case h.down && probe:
-		h.probes++
-	case h.down:
-		return
-	case h.failures >= downAfter, wanted > 0:
-		h.down, h.probes = true, 0
-	default:
-		return
-	}
-	h.probeAt = now.Add(max(min(config.delay(h.probes+1), maxProbePause), wanted))
-}
-
-// probeNow does not wait for the time of the next probe.
-func (r *route) probeNow() {
-	r.mu.Lock()
-	r.health.probeAt = time.Time{}
-	r.mu.Unlock()
-	r.signal()
-}
-
-// expire buries what has waited for too long behind a service that is down.
-func (r *route) expire(config RouteConfig, now time.Time, cause string) {
-	for {
-		expired, err := r.in.store.Expire(r.in.ctx, r.name, now.Add(-config.RetryFor), cause, bulk)
-		if err != nil {
-			r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
-			return
-		}
-		if r.in.hooks.Died != nil {
-			for _, msg := range expired {
-				r.in.hooks.Died(msg)
-			}
-		}
-		if len(expired) < bulk {
-			return
-		}
+		s.NextProbe = earlier(r.health.exploreAt, r.health.probeAt)
 	}
 }
 

@@ -161,7 +161,7 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 		up := false
 		log := newAttemptLog(func(string, int) Result {
 			if !up {
-				return Result{Err: errConnect}
+				return Result{Err: errConnect, Unreachable: true}
 			}
 			return Result{Status: 200}
 		})
@@ -172,13 +172,13 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
 		wait(10 * time.Minute)
-		require.Less(t, log.tries(), 30, "attempts while the service is down")
+		require.Less(t, log.tries(), 1000, "attempts while the service is down")
 		require.True(t, in.Stats().Routes["r"].Down)
 		require.Equal(t, "connection refused", in.Stats().Routes["r"].LastError)
 		probes := log.tries()
 
 		log.change(func() { up = true })
-		wait(maxProbePause * 6 / 5)
+		wait(maxDelayWhileDown * 6 / 5)
 		require.Zero(t, in.Stats().Pending, "all is delivered within a minute or so")
 		require.GreaterOrEqual(t, log.tries(), 1000)
 		require.LessOrEqual(t, log.tries(), probes+1000)
@@ -186,14 +186,14 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 	})
 }
 
-func TestDeliveriesRampUpAfterAProbe(t *testing.T) {
+func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *Inbox) {
 		up := false
 		log := newAttemptLog(func(string, int) Result {
 			if up {
 				return Result{Status: 200}
 			}
-			return Result{Status: 503}
+			return Result{Err: errConnect, Unreachable: true}
 		})
 		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
 		for i := range 100 {
@@ -206,16 +206,16 @@ func TestDeliveriesRampUpAfterAProbe(t *testing.T) {
 		require.Zero(t, in.Stats().Pending)
 
 		perSecond := make(map[time.Duration]int)
-		var probe time.Duration
+		var first time.Duration
 		log.change(func() {
-			probe = log.starts[began]
+			first = log.starts[began]
 			for _, at := range log.starts[began:] {
-				perSecond[at-probe]++
+				perSecond[at-first]++
 			}
 			require.Equal(t, 8, log.peak)
 		})
 		for second, want := range []int{1, 1, 2, 4, 8, 8} {
-			require.Equal(t, want, perSecond[time.Duration(second)*time.Second], "second %d after the probe", second)
+			require.Equal(t, want, perSecond[time.Duration(second)*time.Second], "second %d after the service is back", second)
 		}
 	})
 }
@@ -247,19 +247,26 @@ func TestOneBadMessageDoesNotHoldUpOthers(t *testing.T) {
 	}
 }
 
-func TestARateLimitPausesTheWholeRoute(t *testing.T) {
+// A Retry-After is about the message that it was said of, and moves no other one.
+func TestARetryAfterDoesNotStopTheRoute(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(_ string, _ int) Result {
-			return Result{Status: http.StatusTooManyRequests, RetryAfter: 40 * time.Second}
+		log := newAttemptLog(func(_ string, attempt int) Result {
+			if attempt == 1 {
+				return Result{Status: http.StatusTooManyRequests, RetryAfter: 40 * time.Second}
+			}
+			return Result{Status: 200}
 		})
 		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		for i := range 20 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
 		wait(39 * time.Second)
-		require.Equal(t, 1, log.tries())
-		wait(2 * time.Second)
-		require.Equal(t, 2, log.tries())
+		require.Equal(t, 20, log.tries(), "each was tried, and none a second time")
+		wait(time.Minute)
+		require.Zero(t, in.Stats().Pending)
+		for _, times := range log.times {
+			require.GreaterOrEqual(t, times[1]-times[0], 40*time.Second)
+		}
 	})
 }
 

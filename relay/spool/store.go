@@ -49,7 +49,7 @@ type Store interface {
 	// ErrClosed, or with the error of ctx (and then may still come to be accepted).
 	Accept(ctx context.Context, msg *Message, fingerprint Fingerprint, window time.Duration, body BodyWriter) (Receipt, error)
 
-	// Lease hands out messages that may be delivered now. Where it returns
+	// Lease hands out messages that may be delivered now. Where a request for tried ones returns
 	// fewer than asked for, next is the time at which the earliest of
 	// the waiting ones is due, or zero if none waits for a time. It may return fewer than
 	// there are; then the function given to Watch is called when it is worth asking again.
@@ -139,8 +139,18 @@ type LeaseRequest struct {
 	// Max is how many at most.
 	Max int
 
-	// UntriedFirst prefers messages that were never tried. Otherwise those whose retry is due come first.
-	UntriedFirst bool
+	// Tried selects the messages that wait for another attempt: those that have a NextAttemptAt,
+	// in its order. Without it, those that have none, because they were not tried since they
+	// were accepted or replayed, by rising id.
+	Tried bool
+
+	// Newest has messages that were not tried come by falling id.
+	Newest bool
+
+	// Avoid leaves out what goes to these destinations or hosts. They are few hundreds at most. A
+	// store that has to look through many messages to find others may stop after some
+	// thousands and go on with the next call, see Watch.
+	Avoid Destinations
 }
 
 // Settlement says how a lease ends.

@@ -833,7 +833,10 @@ func (d *Disk) offer(m *Message) {
 	if !q.atEnd || m.ID.Compare(q.cursor) <= 0 {
 		return
 	}
-	w := waiting{id: m.ID, key: m.OrderKey, msg: m}
+	w := waiting{id: m.ID, key: m.OrderKey, dest: m.Destination, msg: m}
+	if len(q.ready) >= q.limits.chunk {
+		w.msg = nil // it may take long
+	}
 	switch k := q.keys[m.OrderKey]; {
 	case k.occupied() && q.mayHold():
 		q.hold(w)

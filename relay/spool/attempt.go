@@ -1,0 +1,548 @@
+// Attempts to deliver: which are made now, and what comes of each.
+
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// hungAfter is when an attempt without an answer counts as one that may never get any. It is what
+	// the vendor gives a receiver itself, so a service that takes longer gets callbacks
+	// again in any case.
+	hungAfter = 10 * time.Second
+
+	// explorePatience is how long a first attempt may take where others got no answer.
+	explorePatience = 1500 * time.Millisecond
+
+	// maxPatience bounds the patience for messages that were tried often; the second where the
+	// route has so few deliveries at a time that none may be held for longer.
+	maxPatience    = 40 * time.Second
+	maxPatienceFew = 30 * time.Second
+
+	// hungShare is the share of the deliveries at a time that may be held without an answer
+	// while others wait: a quarter.
+	hungShare = 4
+
+	// untriedTime is how long messages that were never tried come first after another one has
+	// failed; the second where it got no answer, if there is one such at a time.
+	untriedTime       = 5 * time.Second
+	untriedTimeSilent = 30 * time.Second
+
+	// expirePause is the time between two looks for messages whose time is over.
+	expirePause = 10 * time.Second
+)
+
+// kind is why an attempt is made, see health.
+type kind int
+
+const (
+	ordinary kind = iota
+	exploring
+	probing
+)
+
+// attempt is one that is under way.
+type attempt struct {
+	msg      *Message
+	kind     kind
+	newest   bool // it was looked for from the newest end
+	began    time.Time
+	patience time.Duration
+	hung     bool // health knows of it already
+	cut      bool // given up, because others wait
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when it has ended
+}
+
+var errNoAnswer = errors.New("the service did not answer, and others were waiting")
+
+// patienceFor is how long an attempt may take while others wait for one of the deliveries that run
+// at a time. Nobody waits for one that gets no answer: beyond a quarter of them, which may go
+// on for as long as a delivery takes, they are given up for those that wait. The
+// first attempt is given up after ten seconds, later ones have more, so that a service which takes that
+// long gets its chance. Where it is known that there are no answers, a first attempt
+// takes less, so that many can be tried.
+func (h *health) patienceFor(config RouteConfig, msg *Message, now time.Time) time.Duration {
+	if msg.Attempts == 0 && h.isSilent(msg.Destination, now) {
+		return explorePatience
+	}
+	most := maxPatience
+	if config.Concurrency < hungShare {
+		most = maxPatienceFew
+	}
+	return min(hungAfter<<min(msg.Attempts, 3), most)
+}
+
+// run starts deliveries for as long as the route has a registration.
+func (r *route) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.in.ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+		}
+		next, ok := r.dispatch(time.Now())
+		switch {
+		case !ok:
+			return
+		case next.IsZero():
+			timer.Stop()
+		default:
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// dispatch starts the deliveries that may be started now. It returns when to look
+// again unasked, or zero; and false when there is nobody to deliver any more.
+func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
+	r.mu.Lock()
+	g := r.current()
+	if g == nil {
+		r.running = false
+		r.mu.Unlock()
+		return time.Time{}, false
+	}
+	g.busy.Add(1) // while we are at it
+	wasDown := r.health.down
+	r.noteHung(g.config, now)
+	r.mu.Unlock()
+	defer g.busy.Done()
+
+	for _, turn := range []func(*registration, time.Time) (time.Time, error){r.deliverOrdinary, r.explore, r.probe} {
+		again, err := turn(g, now)
+		if err != nil {
+			r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
+			return now.Add(leaseRetry), true
+		}
+		next = earlier(next, again)
+	}
+	r.mu.Lock()
+	next = earlier(next, r.noteHung(g.config, now)) // which has to look at what was started, too
+	down, cause := r.health.down, r.health.lastError
+	r.mu.Unlock()
+	r.tellDown(wasDown, down, cause)
+	return next, true
+}
+
+func (r *route) tellDown(was, is bool, cause string) {
+	if was != is && r.in.hooks.Down != nil {
+		r.in.hooks.Down(r.name, is, cause)
+	}
+}
+
+// noteHung counts attempts that have had no answer for long as failed, though they go on. It returns when
+// one has to be looked at next. r.mu is held.
+func (r *route) noteHung(config RouteConfig, now time.Time) (next time.Time) {
+	for a := range r.attempts {
+		if hungAt := a.began.Add(min(hungAfter, a.patience)); a.hung {
+		} else if hungAt.After(now) {
+			next = earlier(next, hungAt)
+		} else {
+			a.hung = true
+			r.health.failed(config, a, Result{Err: errNoAnswer}, true, now)
+		}
+		if overdue := a.began.Add(a.patience); !a.cut && overdue.After(now) && len(r.attempts) >= config.Concurrency {
+			next = earlier(next, overdue)
+		}
+	}
+	return next
+}
+
+// room is how many deliveries may be started, and how many of them only by giving up one that hangs. r.mu is held.
+func (r *route) room(config RouteConfig, now time.Time) (free, cuts int) {
+	hung := 0
+	for a := range r.attempts {
+		if a.cut {
+			continue
+		}
+		if a.hung {
+			hung++
+		}
+		if !a.began.Add(a.patience).After(now) {
+			cuts++
+		}
+		free--
+	}
+	return free + config.Concurrency, min(cuts, max(hung-config.Concurrency/hungShare, 0))
+}
+
+// giveUp ends the attempt that is the longest overdue, and returns it. r.mu is held.
+func (r *route) giveUp(now time.Time) *attempt {
+	var worst *attempt
+	for a := range r.attempts {
+		if !a.cut && (worst == nil || a.began.Add(a.patience).Before(worst.began.Add(worst.patience))) {
+			worst = a
+		}
+	}
+	if worst == nil || worst.began.Add(worst.patience).After(now) {
+		return nil
+	}
+	worst.cut = true
+	worst.cancel()
+	return worst
+}
+
+// deliverOrdinary starts what goes to where nothing is wrong.
+func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time, err error) {
+	r.mu.Lock()
+	h := &r.health
+	free, cuts := r.room(g.config, now)
+	answering := 0
+	for a := range r.attempts {
+		if !a.hung {
+			answering++
+		}
+	}
+	want := min(h.limit-answering, free+cuts)
+	if h.suspect() || want <= 0 {
+		r.mu.Unlock()
+		return time.Time{}, nil
+	}
+	request := LeaseRequest{Route: r.name, Now: now, Max: want, Avoid: h.avoid}
+	// By turns, so that neither the new nor the old ones wait for all of the others. But after
+	// a failure the new ones have some time of their own.
+	request.Tried = r.triedFirst && !now.Before(r.untriedUntil)
+	r.triedFirst = !r.triedFirst
+	r.mu.Unlock()
+
+	for range 2 {
+		leased, again, err := r.in.store.Lease(request)
+		if err != nil {
+			return time.Time{}, err
+		}
+		next = earlier(next, again)
+		r.start(g, leased, attempt{kind: ordinary}, now)
+		request.Max -= len(leased)
+		if request.Max == 0 {
+			break
+		}
+		request.Tried = !request.Tried
+	}
+	return next, nil
+}
+
+// explore starts one that was never tried and that ordinary deliveries leave out.
+func (r *route) explore(g *registration, now time.Time) (next time.Time, err error) {
+	r.mu.Lock()
+	h := &r.health
+	free, cuts := r.room(g.config, now)
+	allowed, at := h.mayExplore(now)
+	switch {
+	case !h.restrained() || free+cuts <= 0:
+		r.mu.Unlock()
+		return time.Time{}, nil
+	case !allowed:
+		r.mu.Unlock()
+		return at, nil
+	}
+	searches := r.searches(now, false)
+	h.exploreAt = now.Add(exploreSpacing) // also where nothing is found
+	r.mu.Unlock()
+
+	leased, found, err := r.search(searches)
+	if err != nil {
+		return time.Time{}, err
+	}
+	r.mu.Lock()
+	onlySick := found > 0 && found == len(searches)-1
+	if h.suspect() && (onlySick || len(leased) == 0 || h.streak >= downAnyway) {
+		h.down = true // nothing waits that goes anywhere else
+	}
+	if len(leased) > 0 {
+		h.explored(now)
+		next = h.exploreAt
+	}
+	r.mu.Unlock()
+	r.start(g, leased, attempt{kind: exploring, newest: searches[0].Newest}, now)
+	return next, nil
+}
+
+// probe starts one that has failed before and that ordinary deliveries leave out.
+func (r *route) probe(g *registration, now time.Time) (next time.Time, err error) {
+	r.mu.Lock()
+	h := &r.health
+	free, cuts := r.room(g.config, now)
+	probes := 0
+	for a := range r.attempts {
+		if a.kind == probing && !a.cut {
+			probes++
+		}
+	}
+	switch {
+	case !h.restrained() || free+cuts <= 0 || probes >= max(g.config.Concurrency/hungShare, 1):
+		r.mu.Unlock()
+		return time.Time{}, nil
+	case h.probeAt.After(now):
+		at := h.probeAt
+		r.mu.Unlock()
+		return at, nil
+	}
+	searches := r.searches(now, true)
+	r.mu.Unlock()
+
+	for _, request := range searches {
+		leased, again, err := r.in.store.Lease(request)
+		if err != nil {
+			return time.Time{}, err
+		}
+		next = again
+		if len(leased) == 0 {
+			continue
+		}
+		r.mu.Lock()
+		h.probeAt = now.Add(h.probePause(g.config))
+		next = h.probeAt
+		r.mu.Unlock()
+		r.start(g, leased, attempt{kind: probing}, now)
+		break
+	}
+	return next, nil
+}
+
+// searches are the requests for one message, in turn until one finds any: of other hosts than
+// those that are sick, of other destinations, of all. r.mu is held.
+func (r *route) searches(now time.Time, tried bool) []LeaseRequest {
+	request := LeaseRequest{Route: r.name, Now: now, Max: 1, Tried: tried, Newest: r.health.newest && !tried}
+	var searches []LeaseRequest
+	for _, avoid := range []Destinations{r.health.avoid, r.health.paths} {
+		if len(avoid) > 0 {
+			request.Avoid = avoid
+			searches = append(searches, request)
+		}
+	}
+	request.Avoid = nil
+	return append(searches, request)
+}
+
+// search makes the requests until one finds a message, and returns which.
+func (r *route) search(searches []LeaseRequest) (leased []*Message, found int, err error) {
+	for found, request := range searches {
+		leased, _, err := r.in.store.Lease(request)
+		if err != nil || len(leased) > 0 {
+			return leased, found, err
+		}
+	}
+	return nil, 0, nil
+}
+
+// start makes attempts to deliver. Where that takes one that hangs, it is given up.
+func (r *route) start(g *registration, leased []*Message, template attempt, now time.Time) {
+	for _, msg := range leased {
+		a := &attempt{msg: msg, kind: template.kind, newest: template.newest, began: now, done: make(chan struct{})}
+		var ctx context.Context
+		ctx, a.cancel = context.WithCancel(g.ctx)
+		r.mu.Lock()
+		var before *attempt
+		if free, _ := r.room(g.config, now); free <= 0 {
+			before = r.giveUp(now)
+		}
+		a.patience = r.health.patienceFor(g.config, msg, now)
+		r.attempts[a] = struct{}{}
+		r.mu.Unlock()
+		g.busy.Add(1)
+		go func() {
+			defer g.busy.Done()
+			defer close(a.done)
+			defer a.cancel()
+			if before != nil {
+				before.wait()
+			}
+			r.attempt(ctx, g, a)
+		}()
+	}
+}
+
+// wait waits until an attempt that was given up has ended, so that there are never more at a time
+// than are configured; but not for a delivery that does not heed its context.
+func (a *attempt) wait() {
+	timer := time.NewTimer(leaseRetry)
+	defer timer.Stop()
+	select {
+	case <-a.done:
+	case <-timer.C:
+	}
+}
+
+// attempt makes one attempt to deliver and records what came of it.
+func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
+	msg := a.msg
+	began := time.Now()
+	result, settled := r.deliver(ctx, g, a)
+	if !settled {
+		// It was given back without an attempt.
+		r.in.store.Settle(msg.ID, Settlement{Verdict: Return})
+		r.ended(g, a, result, false)
+		return
+	}
+	now := time.Now()
+	if r.in.hooks.Attempted != nil {
+		r.in.hooks.Attempted(msg, result, now.Sub(began))
+	}
+	settlement := r.judge(g.config, msg, result, now)
+	r.in.store.Settle(msg.ID, settlement)
+	r.announce(msg, result, settlement)
+	if expire := r.ended(g, a, result, true); expire {
+		r.expire(g.config, now, result.String())
+	}
+}
+
+// deliver calls the delivery with the message's body. It returns false where nothing can be said of the message
+// or its service.
+func (r *route) deliver(ctx context.Context, g *registration, a *attempt) (result Result, settled bool) {
+	msg := a.msg
+	body, err := r.in.store.Body(msg)
+	switch {
+	case errors.Is(err, ErrNotFound): // dropped meanwhile
+		return Result{Err: err}, false
+	case err != nil:
+		r.in.problem(fmt.Errorf("message %s: %w", msg.ID, err))
+		return Result{Err: fmt.Errorf("%w: %w", errBody, err)}, true
+	}
+	result = call(ctx, g.config.Deliver, msg, body)
+	if err := body.Close(); err != nil {
+		r.in.problem(fmt.Errorf("message %s: %w", msg.ID, err))
+	}
+	if result.Err == nil || ctx.Err() == nil {
+		return result, true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a.cut {
+		return Result{Err: errNoAnswer}, true
+	}
+	return result, g.ctx.Err() == nil
+}
+
+// errBody: there was no attempt because the body could not be opened.
+var errBody = errors.New("read the stored body")
+
+// call turns a panic of a delivery into a failure of it: it must not take all others down.
+func call(ctx context.Context, deliver Delivery, msg *Message, body Body) (result Result) {
+	defer func() {
+		if p := recover(); p != nil {
+			result = Result{Err: fmt.Errorf("delivery panicked: %v", p)}
+		}
+	}()
+	copied := *msg
+	return deliver(ctx, &copied, body)
+}
+
+// judge decides what becomes of a message after an attempt.
+func (r *route) judge(config RouteConfig, msg *Message, result Result, now time.Time) Settlement {
+	deadline := msg.ScheduledFrom.Add(config.RetryFor)
+	switch {
+	case result.Outcome() == Delivered:
+		return Settlement{Verdict: Done}
+	case result.Outcome() == Gone, result.Outcome() == Undeliverable, errors.Is(result.Err, ErrDamaged), !now.Before(deadline):
+		return Settlement{Verdict: Bury, At: now, LastError: result.String()}
+	}
+	delay := config.delay(msg.Attempts + 1)
+	if result.Outcome() == Unavailable && r.isDown() {
+		delay = min(delay, maxDelayWhileDown)
+	}
+	next := now.Add(max(delay, result.RetryAfter))
+	if next.After(deadline) {
+		next = deadline // one last time
+	}
+	return Settlement{Verdict: Retry, At: next, LastError: result.String()}
+}
+
+func (r *route) isDown() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.health.down
+}
+
+// announce tells the hooks of the end of a message.
+func (r *route) announce(msg *Message, result Result, settlement Settlement) {
+	hooks := r.in.hooks
+	switch settlement.Verdict {
+	case Done:
+		if hooks.Delivered != nil {
+			hooks.Delivered(msg)
+		}
+	case Bury:
+		if hooks.Died != nil {
+			dead := *msg
+			dead.State, dead.Attempts, dead.DiedAt = Dead, msg.Attempts+1, settlement.At
+			dead.LastError, dead.NextAttemptAt = clip(result.String(), maxLastError), time.Time{}
+			hooks.Died(&dead)
+		}
+	}
+}
+
+// ended takes note of the end of an attempt. It reports whether it is time to look for messages
+// whose time is over: a failed attempt while the service is down stands for one of all that wait.
+func (r *route) ended(g *registration, a *attempt, result Result, settled bool) (expire bool) {
+	r.mu.Lock()
+	delete(r.attempts, a)
+	h := &r.health
+	wasDown := h.down
+	now := time.Now()
+	outcome := result.Outcome()
+	switch {
+	case a.cut:
+		r.untriedUntil = later(r.untriedUntil, now.Add(untriedTimeSilent/time.Duration(max(g.config.Concurrency/hungShare, 1))))
+	case outcome == Unavailable, outcome == Rejected && a.msg.Attempts > 0:
+		r.untriedUntil = later(r.untriedUntil, now.Add(untriedTime))
+	}
+	switch {
+	case !settled:
+		if h.restrained() {
+			h.probeAt = later(h.probeAt, now.Add(leaseRetry))
+			h.exploreAt = later(h.exploreAt, now.Add(leaseRetry))
+		}
+	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody), outcome == Undeliverable:
+		// The service has no part in it.
+	case outcome == Unavailable:
+		if !a.hung { // else it was noted before
+			h.failed(g.config, a, result, a.cut, now)
+		}
+		if h.down && !now.Before(h.expireAt) {
+			expire, h.expireAt = true, now.Add(expirePause)
+		}
+	default:
+		h.answered(g.config, a, now.Sub(a.began), now)
+	}
+	down, cause := h.down, h.lastError
+	r.mu.Unlock()
+
+	r.signal()
+	r.tellDown(wasDown, down, cause)
+	return expire
+}
+
+// probeNow does not wait for the time at which what is left out may be tried.
+func (r *route) probeNow() {
+	r.mu.Lock()
+	r.health.lookNow(time.Now())
+	r.mu.Unlock()
+	r.signal()
+}
+
+// expire buries what has waited for too long behind a service that is down.
+func (r *route) expire(config RouteConfig, now time.Time, cause string) {
+	for {
+		expired, err := r.in.store.Expire(r.in.ctx, r.name, now.Add(-config.RetryFor), cause, bulk)
+		if err != nil {
+			r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
+			return
+		}
+		if r.in.hooks.Died != nil {
+			for _, msg := range expired {
+				r.in.hooks.Died(msg)
+			}
+		}
+		if len(expired) < bulk {
+			return
+		}
+	}
+}
