@@ -11,8 +11,8 @@
 //	inbox.Close(ctx)
 //
 // There are two layers. [Inbox] decides when and whether to deliver:
-// schedules, jitter, probes, dead letters, the handover between
-// configurations (inbox.go, route.go). A [Store] keeps messages safe, in order,
+// schedules, jitter, probes, dead letters (attempt.go, health.go), the handover
+// between configurations (inbox.go, route.go). A [Store] keeps messages safe, in order,
 // and apart from their duplicates; its contract is in store.go. [Disk] is the
 // store for one process on one file system, and the rest of this page is about
 // it.

@@ -95,17 +95,15 @@ type Envelope struct {
 //
 // Messages of a route that differ in their order key are delivered at the same time, up to the route's
 // concurrency. One that fails is tried again on its own schedule
-// (RouteConfig.RetryDelays), and only those with the same order key wait for it.
+// (RouteConfig.RetryDelays, or when the service says), and only those with the same order key wait for it.
 //
-// A service that is down is found out by three different messages in a row coming back as
-// [Unavailable], or by one with a Retry-After. From then on, one message at a time probes it, on the
-// schedule of RetryDelays but at least once a minute (or, with a Retry-After, not before that). Probes prefer messages
-// that were never tried, so that one that brings the service down whenever it comes
-// does not hold up the rest. Any answer but those of [Unavailable] means that
-// the service is up: deliveries go on, first one, then two, four and so on at a time.
+// What others do is found out for each destination, for each host and for the route, and decides how
+// attempts are spread: so that what a service would take is delivered within 15 seconds (60 where
+// others get no answer at all) whatever becomes of the rest, and a service that is down is not hammered.
+// The schedule is on the page of health (health.go); attempt.go carries it out.
 //
-// A failed probe stands for an attempt of all that wait: with it, the messages that were pending for
-// RetryFor die. So nothing dies only because the inbox itself was switched off for long.
+// A failed attempt while the service is down stands for one of all that wait: with it, the messages
+// that were pending for RetryFor die. So nothing dies only because the inbox itself was switched off for long.
 type Inbox struct {
 	store Store
 	hooks Hooks

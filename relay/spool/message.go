@@ -129,7 +129,7 @@ const (
 
 	// Unavailable: no answer, or 429, 502, 503 or 504, by which a service or what stands
 	// before it says that it is not there or overloaded. The message is tried again, and
-	// several of these in a row mean that the service is down (see [Inbox]).
+	// several of these in a row mean that something is down (see [Inbox]).
 	Unavailable Outcome = "unavailable"
 
 	// Gone: the service answered 410 and never wants this message. It dies at once.
