@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 )
 
 // Exit codes of the commands, beyond those that Caddy's own have (0 for done,
@@ -72,7 +74,7 @@ func classify(err error, address string) error {
 		}
 		return err
 	}
-	err = errors.New(refusal.Message)
+	err = errors.New(printable.Escape(refusal.Message))
 	switch status {
 	case strconv.Itoa(http.StatusNotFound):
 		return &exitError{exitNotFound, err}

@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 )
 
 // Command is `caddy deepgram-callback`.
@@ -191,9 +193,9 @@ func resource(path, id string) (string, error) {
 	return path + "/" + id, nil
 }
 
-// printJSON prints an answer of the API as it came.
+// printJSON prints an answer of the API, which says the same as it came.
 func (in *invocation) printJSON(answer []byte) error {
-	_, err := in.out.Write(answer)
+	_, err := in.out.Write(printable.JSON(answer))
 	return err
 }
 
@@ -249,7 +251,7 @@ func listJSON(in *invocation) error {
 	separator := "[\n"
 	err := eachPage(in, func(page []json.RawMessage) error {
 		for _, raw := range page {
-			if _, err := fmt.Fprintf(in.out, "%s%s", separator, raw); err != nil {
+			if _, err := fmt.Fprintf(in.out, "%s%s", separator, printable.JSON(raw)); err != nil {
 				return err
 			}
 			separator = ",\n"
@@ -373,7 +375,7 @@ func eachID(in *invocation, do func(id string) error) error {
 		case in.NArg() == 1:
 			return err
 		default:
-			_, _ = fmt.Fprintf(in.notes, "%s: %v\n", printable(id), err)
+			_, _ = fmt.Fprintf(in.notes, "%s: %v\n", printable.Escape(id), err)
 			if first == nil {
 				first = err
 			}

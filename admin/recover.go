@@ -11,6 +11,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -68,7 +69,7 @@ func report(dir string, r *spool.Recovery) string {
 	if len(r.Lost) > 0 {
 		say("\nlost %s:", callbacks(len(r.Lost)))
 		for _, l := range r.Lost {
-			say("  %s route %s request_id %s: %s", l.ID, printable(l.Route), printable(l.RequestID), printable(l.Reason))
+			say("  %s route %s request_id %s: %s", l.ID, printable.Escape(l.Route), printable.Escape(l.RequestID), printable.Escape(l.Reason))
 		}
 	}
 	if r.Missing > 0 {
@@ -80,7 +81,7 @@ func report(dir string, r *spool.Recovery) string {
 	if len(r.Damage) > 0 {
 		say("\nfound damaged:")
 		for _, text := range r.Damage {
-			say("  %s", printable(text))
+			say("  %s", printable.Escape(text))
 		}
 	}
 	say("\nTo use the new inbox, while no Caddy has the old one open:")

@@ -7,14 +7,15 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// A table is rows of aligned cells.
+// A table is rows of aligned cells. Senders and services have their words in them,
+// so what would steer the terminal is escaped.
 type table struct{ w *tabwriter.Writer }
 
 func newTable(out io.Writer) table {
@@ -26,27 +27,12 @@ func (t table) row(cells ...string) {
 		if cell == "" {
 			cell = "-"
 		}
-		cells[i] = printable(cell)
+		cells[i] = printable.Escape(cell)
 	}
 	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t")) // an error comes back from flush
 }
 
 func (t table) flush() error { return t.w.Flush() }
-
-// printable escapes what would not be shown, or would steer the terminal:
-// senders and services have their words in these tables.
-func printable(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		quoted := strconv.QuoteRune(r)
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
-}
 
 // shorten keeps a cell from making all rows too long.
 func shorten(text string, limit int) string {

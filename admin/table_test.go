@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 
@@ -11,7 +12,22 @@ import (
 )
 
 func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
-	require.Equal(t, `\x1b[2Jé ok\t\n\u202e`+"\ufffd", printable("\x1b[2Jé ok\t\n\u202e\xff"))
+	const steering = "\x1b[2J\u009b31m\u202e"
+	var out strings.Builder
+	m := message{Path: steering}
+	m.Route, m.Method, m.URI, m.RequestID, m.LastError, m.ContentType = steering, steering, "/"+steering, steering, steering, steering
+	list := newTable(&out)
+	messageRow(list, m)
+	require.NoError(t, list.flush())
+	require.NoError(t, messageDetails(&out, m))
+	require.NoError(t, streamTable(&out, []liveStream{{ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering}}))
+	require.NoError(t, inboxStatus(&out, steering, spool.Stats{Refusing: steering, Routes: map[string]spool.RouteStats{
+		steering: {Configured: true, Down: true, LastError: steering},
+	}}))
+	require.Contains(t, out.String(), `\x1b[2J\u009b31m\u202e`)
+	for _, r := range out.String() {
+		require.True(t, r == '\n' || unicode.IsPrint(r), "%U", r)
+	}
 }
 
 func TestLongCellsAreCutBetweenCharacters(t *testing.T) {
