@@ -3,7 +3,10 @@
 
 package auth
 
-import "net/http"
+import (
+	"net/http"
+	"net/netip"
+)
 
 // Admission is what is known of a caller that is let in, or will be once its
 // body was verified.
@@ -38,6 +41,7 @@ type judge struct {
 	token      *tokenCheck
 	query      *queryCheck
 	body       digestSet
+	secrets    *secretGuesses
 	challenges []string
 }
 
@@ -47,7 +51,7 @@ func (p *Policy) Admit(r *http.Request) (Admission, error) {
 	j := p.judge
 	token := j.token.check(r.Header)
 	if token == wrong && j.token.ifPresent {
-		return Admission{}, j.refuse(ReasonDGTokenWrong)
+		return Admission{}, j.refuseHeaders(r, ReasonDGTokenWrong)
 	}
 	if j.anonymous {
 		return Admission{}, nil
@@ -67,7 +71,7 @@ func (j *judge) admitAll(r *http.Request, token, query, basic verdict, login log
 		token = notConfigured
 	}
 	if reason := firstReason(token, query, basic); reason != "" {
-		return Admission{}, j.refuse(reason)
+		return Admission{}, j.refuseHeaders(r, reason)
 	}
 	if basic == undecided {
 		if refusal := j.hash(r, login); refusal != nil {
@@ -99,7 +103,7 @@ func (j *judge) admitAny(r *http.Request, token, query, basic verdict, login log
 	case refusal != nil:
 		return Admission{}, refusal
 	}
-	return Admission{}, j.refuse(mostTelling(token, query, basic))
+	return Admission{}, j.refuseHeaders(r, mostTelling(token, query, basic))
 }
 
 // hash lets hashing decide about a login.
@@ -111,8 +115,30 @@ func (j *judge) hash(r *http.Request, login login) *Refusal {
 	case ReasonGuessLimit, ReasonHashQueue:
 		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: outcome.retryAfter, Reason: outcome.reason}
 	default:
-		return j.refuse(outcome.reason)
+		refusal := j.refuse(outcome.reason)
+		refusal.cause = outcome.cause
+		return refusal
 	}
+}
+
+// refuseHeaders refuses for what header and query carry, and counts what was
+// wrong there as a guess.
+func (j *judge) refuseHeaders(r *http.Request, reason string) *Refusal {
+	switch reason {
+	case ReasonDGTokenWrong:
+		return j.refuseGuess(clientAddress(r), reason, j.token.tried(r.Header))
+	case ReasonQuerySecretWrong:
+		return j.refuseGuess(clientAddress(r), reason, j.query.tried(r.URL.RawQuery))
+	}
+	return j.refuse(reason)
+}
+
+// refuseGuess refuses a wrong secret, or because there were too many of them.
+func (j *judge) refuseGuess(address netip.Prefix, reason string, tried digest) *Refusal {
+	if retryAfter, tooMany := j.secrets.count(address, tried); tooMany {
+		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: retryAfter, Reason: ReasonGuessLimit}
+	}
+	return j.refuse(reason)
 }
 
 func (j *judge) refuse(reason string) *Refusal {

@@ -35,10 +35,10 @@ const plainConfig = `"basic_auth_plain":{"accounts":[` +
 func TestAdmit(t *testing.T) {
 	const (
 		hashed    = `"basic_auth":{"accounts":[{"username":"carol","password":"` + bcryptHash + `"}]}`
-		token     = `"dg_token":{"key_ids":["key-1","key-2"]}`
-		ifPresent = `"dg_token":{"key_ids":["key-1","key-2"],"if_present":true}`
-		query     = `"query_secret":{"parameter":"token","secrets":["s1","s 2+"]}`
-		body      = `"callback_secret":["s"]`
+		token     = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1","51f1ad0b-4c3f-4d0e-9f61-0123456789a2"]}`
+		ifPresent = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1","51f1ad0b-4c3f-4d0e-9f61-0123456789a2"],"if_present":true}`
+		query     = `"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd","s 2+0123456789abcd"]}`
+		body      = `"callback_secret":["a-secret-of-2025"]`
 		any       = `"require":"any"`
 	)
 	type caller struct {
@@ -56,7 +56,7 @@ func TestAdmit(t *testing.T) {
 		"anonymous":                                {`"anonymous":true`, caller{}, Admission{}, ""},
 		"anonymous with anything":                  {`"anonymous":true`, caller{user: "x", token: []string{"x"}}, Admission{}, ""},
 		"anonymous, token if present, absent":      {`"anonymous":true,` + ifPresent, caller{}, Admission{}, ""},
-		"anonymous, token if present, right":       {`"anonymous":true,` + ifPresent, caller{token: []string{"key-2"}}, Admission{}, ""},
+		"anonymous, token if present, right":       {`"anonymous":true,` + ifPresent, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a2"}}, Admission{}, ""},
 		"anonymous, token if present, wrong":       {`"anonymous":true,` + ifPresent, caller{token: []string{"key-3"}}, Admission{}, ReasonDGTokenWrong},
 		"plain right":                              {plainConfig, caller{user: "alice", password: longPassword}, Admission{User: "alice", Identified: true}, ""},
 		"plain right, the other of a rotation":     {plainConfig, caller{user: "alice", password: otherPassword}, Admission{User: "alice", Identified: true}, ""},
@@ -76,32 +76,32 @@ func TestAdmit(t *testing.T) {
 		"the hash as password":                     {hashed, caller{user: "carol", password: bcryptHash}, Admission{}, ReasonBasicAuthWrong},
 		"hashed and plain, the hashed one":         {hashed + "," + plainConfig, caller{user: "carol", password: "correct horse"}, Admission{User: "carol", Identified: true}, ""},
 		"hashed and plain, the plain one":          {hashed + "," + plainConfig, caller{user: "alice", password: longPassword}, Admission{User: "alice", Identified: true}, ""},
-		"token right":                              {token, caller{token: []string{"key-2"}}, Admission{Identified: true}, ""},
+		"token right":                              {token, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a2"}}, Admission{Identified: true}, ""},
 		"token wrong":                              {token, caller{token: []string{"key-3"}}, Admission{}, ReasonDGTokenWrong},
 		"token empty":                              {token, caller{token: []string{""}}, Admission{}, ReasonDGTokenWrong},
 		"token missing":                            {token, caller{}, Admission{}, ReasonDGTokenMissing},
-		"token twice":                              {token, caller{token: []string{"key-1", "key-1"}}, Admission{}, ReasonDGTokenWrong},
+		"token twice":                              {token, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1", "51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{}, ReasonDGTokenWrong},
 		"token longer than any":                    {token, caller{token: []string{strings.Repeat("x", maxCredential+1)}}, Admission{}, ReasonDGTokenWrong},
-		"query right":                              {query, caller{query: "a=b&token=s1&c"}, Admission{Identified: true}, ""},
-		"query right, escaped":                     {query, caller{query: "%74oken=s+2%2b"}, Admission{Identified: true}, ""},
+		"query right":                              {query, caller{query: "a=b&token=s1-0123456789abcd&c"}, Admission{Identified: true}, ""},
+		"query right, escaped":                     {query, caller{query: "%74oken=s+2%2b0123456789abcd"}, Admission{Identified: true}, ""},
 		"query wrong":                              {query, caller{query: "token=s2"}, Admission{}, ReasonQuerySecretWrong},
-		"query not escaped right":                  {query, caller{query: "token=s1%"}, Admission{}, ReasonQuerySecretWrong},
+		"query not escaped right":                  {query, caller{query: "token=s1-0123456789abcd%"}, Admission{}, ReasonQuerySecretWrong},
 		"query without value":                      {query, caller{query: "token"}, Admission{}, ReasonQuerySecretWrong},
-		"query missing":                            {query, caller{query: "Token=s1&tokens=s1&x=token=s1"}, Admission{}, ReasonQuerySecretMissing},
-		"query twice":                              {query, caller{query: "token=s1&token=s1"}, Admission{}, ReasonQuerySecretWrong},
-		"query with a semicolon":                   {query, caller{query: "token=s1;a=b"}, Admission{}, ReasonQuerySecretWrong},
+		"query missing":                            {query, caller{query: "Token=s1&tokens=s1&x=token=s1-0123456789abcd"}, Admission{}, ReasonQuerySecretMissing},
+		"query twice":                              {query, caller{query: "token=s1-0123456789abcd&token=s1-0123456789abcd"}, Admission{}, ReasonQuerySecretWrong},
+		"query with a semicolon":                   {query, caller{query: "token=s1-0123456789abcd;a=b"}, Admission{}, ReasonQuerySecretWrong},
 		"body":                                     {body, caller{}, Admission{BodySecret: true}, ""},
-		"all of all":                               {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", token: []string{"key-1"}, query: "token=s1"}, Admission{User: "bob", BodySecret: true, Identified: true}, ""},
-		"all but Basic Auth":                       {plainConfig + "," + token + "," + query + "," + body, caller{token: []string{"key-1"}, query: "token=s1"}, Admission{}, ReasonBasicAuthMissing},
-		"all but the token":                        {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", query: "token=s1"}, Admission{}, ReasonDGTokenMissing},
-		"all but the query":                        {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", token: []string{"key-1"}}, Admission{}, ReasonQuerySecretMissing},
-		"all, a hashed password wrong":             {hashed + "," + token, caller{user: "carol", password: "staple", token: []string{"key-1"}}, Admission{}, ReasonBasicAuthWrong},
+		"all of all":                               {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, query: "token=s1-0123456789abcd"}, Admission{User: "bob", BodySecret: true, Identified: true}, ""},
+		"all but Basic Auth":                       {plainConfig + "," + token + "," + query + "," + body, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, query: "token=s1-0123456789abcd"}, Admission{}, ReasonBasicAuthMissing},
+		"all but the token":                        {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", query: "token=s1-0123456789abcd"}, Admission{}, ReasonDGTokenMissing},
+		"all but the query":                        {plainConfig + "," + token + "," + query + "," + body, caller{user: "bob", password: longPassword + "x", token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{}, ReasonQuerySecretMissing},
+		"all, a hashed password wrong":             {hashed + "," + token, caller{user: "carol", password: "staple", token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{}, ReasonBasicAuthWrong},
 		"all, token if present, absent":            {plainConfig + "," + ifPresent, caller{user: "alice", password: longPassword}, Admission{User: "alice", Identified: true}, ""},
 		"all, token if present, wrong":             {plainConfig + "," + ifPresent, caller{user: "alice", password: longPassword, token: []string{"x"}}, Admission{}, ReasonDGTokenWrong},
-		"all, token if present, only that":         {plainConfig + "," + ifPresent, caller{token: []string{"key-1"}}, Admission{}, ReasonBasicAuthMissing},
+		"all, token if present, only that":         {plainConfig + "," + ifPresent, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{}, ReasonBasicAuthMissing},
 		"any: Basic Auth":                          {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{user: "alice", password: longPassword}, Admission{User: "alice", Identified: true}, ""},
-		"any: token":                               {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{token: []string{"key-1"}}, Admission{Identified: true}, ""},
-		"any: query":                               {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{query: "token=s1"}, Admission{Identified: true}, ""},
+		"any: token":                               {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{Identified: true}, ""},
+		"any: query":                               {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{query: "token=s1-0123456789abcd"}, Admission{Identified: true}, ""},
 		"any: hashed":                              {any + "," + hashed + "," + token, caller{user: "carol", password: "correct horse"}, Admission{User: "carol", Identified: true}, ""},
 		"any: the body is left":                    {any + "," + plainConfig + "," + token + "," + query + "," + body, caller{user: "x", token: []string{"x"}, query: "token=x"}, Admission{BodySecret: true}, ""},
 		"any: a hashed password wrong, then body":  {any + "," + hashed + "," + body, caller{user: "carol", password: "staple"}, Admission{BodySecret: true}, ""},
@@ -109,7 +109,7 @@ func TestAdmit(t *testing.T) {
 		"any: none":                                {any + "," + plainConfig + "," + token, caller{}, Admission{}, ReasonDGTokenMissing},
 		"any: a wrong one says more":               {any + "," + plainConfig + "," + token, caller{user: "x"}, Admission{}, ReasonBasicAuthWrong},
 		"any: token if present, absent is nothing": {any + "," + plainConfig + "," + ifPresent, caller{}, Admission{}, ReasonDGTokenMissing},
-		"any: token if present, right":             {any + "," + plainConfig + "," + ifPresent, caller{token: []string{"key-1"}}, Admission{Identified: true}, ""},
+		"any: token if present, right":             {any + "," + plainConfig + "," + ifPresent, caller{token: []string{"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}}, Admission{Identified: true}, ""},
 		"any: token if present, wrong":             {any + "," + plainConfig + "," + ifPresent, caller{user: "alice", password: longPassword, token: []string{"x"}}, Admission{}, ReasonDGTokenWrong},
 		"any: token if present, wrong, and body":   {any + "," + body + "," + ifPresent, caller{token: []string{"x"}}, Admission{}, ReasonDGTokenWrong},
 	} {
@@ -137,7 +137,7 @@ func TestAdmit(t *testing.T) {
 			require.Equal(t, http.StatusUnauthorized, refused.Status)
 			require.NotEmpty(t, refused.Challenges)
 			for _, verb := range []string{"%v", "%+v", "%#v"} {
-				for _, secret := range []string{longPassword, "correct horse", "staple", "key-", "s1"} {
+				for _, secret := range []string{longPassword, "correct horse", "staple", "51f1ad0b", "s1-"} {
 					require.NotContains(t, fmt.Sprintf(verb, err), secret)
 				}
 			}
@@ -146,12 +146,12 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestNothingIsHashedWhileAnotherCredentialIsWrong(t *testing.T) {
-	p, comparer := countingPolicy(t, `"dg_token":{"key_ids":["key-1"]},"query_secret":{"parameter":"token","secrets":["s1"]}`)
-	for _, target := range []string{"/", "/?token=s1", "/?token=s2"} {
+	p, comparer := countingPolicy(t, `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}`)
+	for _, target := range []string{"/", "/?token=s1-0123456789abcd", "/?token=s2"} {
 		r := request("POST", target)
 		r.SetBasicAuth("alice", "right")
-		if target != "/?token=s1" {
-			r.Header.Set("dg-token", "key-1")
+		if target != "/?token=s1-0123456789abcd" {
+			r.Header.Set("dg-token", "51f1ad0b-4c3f-4d0e-9f61-0123456789a1")
 		}
 		_, err := p.Admit(r)
 		require.Equal(t, http.StatusUnauthorized, refusal(t, err).Status)
@@ -160,10 +160,10 @@ func TestNothingIsHashedWhileAnotherCredentialIsWrong(t *testing.T) {
 }
 
 func TestNothingIsHashedWhileAnotherCredentialSuffices(t *testing.T) {
-	p, comparer := countingPolicy(t, `"require":"any","dg_token":{"key_ids":["key-1"]}`)
+	p, comparer := countingPolicy(t, `"require":"any","dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}`)
 	r := request("POST", "/")
 	r.SetBasicAuth("alice", "wrong")
-	r.Header.Set("dg-token", "key-1")
+	r.Header.Set("dg-token", "51f1ad0b-4c3f-4d0e-9f61-0123456789a1")
 	_, err := p.Admit(r)
 	require.NoError(t, err)
 	require.Zero(t, comparer.calls.Load())
@@ -178,9 +178,9 @@ func TestChallenges(t *testing.T) {
 		"plain":  {plainConfig, []string{`Basic realm="restricted", charset="UTF-8"`}},
 		"hashed": {`"basic_auth":{` + hashed + `,"realm":"a \"b\" \\ c"}`, []string{`Basic realm="a \"b\" \\ c", charset="UTF-8"`}},
 		"both":   {`"basic_auth":{` + hashed + `},"basic_auth_plain":{"realm":"r","accounts":[{"username":"a","password":"` + longPassword + `"}]}`, []string{`Basic realm="r", charset="UTF-8"`}},
-		"token":  {`"dg_token":{"key_ids":["k"]}`, []string{`DeepgramCallback realm="restricted"`}},
-		"query":  {`"query_secret":{"parameter":"p","secrets":["s"]}`, []string{`DeepgramCallback realm="restricted"`}},
-		"two":    {plainConfig + `,"dg_token":{"key_ids":["k"]}`, []string{`Basic realm="restricted", charset="UTF-8"`, `DeepgramCallback realm="restricted"`}},
+		"token":  {`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}`, []string{`DeepgramCallback realm="restricted"`}},
+		"query":  {`"query_secret":{"parameter":"p","secrets":["a-secret-of-2025"]}`, []string{`DeepgramCallback realm="restricted"`}},
+		"two":    {plainConfig + `,"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}`, []string{`Basic realm="restricted", charset="UTF-8"`, `DeepgramCallback realm="restricted"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustProvision(t, "{"+test.config+"}")

@@ -5,18 +5,18 @@ package auth
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
-	"strconv"
+	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
 )
 
 // login is what a caller says who it is.
@@ -57,10 +57,7 @@ func (c *basicCheck) check(header http.Header) (login, verdict) {
 	return who, undecided
 }
 
-const (
-	maxRecognised      = 65_536
-	maxRememberedWrong = 16_384
-)
+const maxRecognised = 65_536
 
 // recognised holds the digests of logins that were hashed and found right. It
 // belongs to the process, so that a new configuration does not hash them anew;
@@ -79,6 +76,7 @@ func mustCache(size int) *lru.Cache[digest, struct{}] {
 type hashedAccount struct {
 	configured string // the hash as text, which is a part of the digests
 	stored     []byte
+	effort     int // which of the efforts it takes
 }
 
 // hashedAccounts hashes passwords that it has not seen, and remembers the outcome.
@@ -87,9 +85,10 @@ type hashedAccounts struct {
 	comparer  caddyauth.Comparer
 	accounts  map[string]hashedAccount
 
-	// decoy is what the passwords of unknown usernames are compared with. It is
-	// one of the accounts' own hashes, so that it takes the time that those take.
-	decoy []byte
+	// efforts has one hash for each effort that the accounts' hashes take. Every
+	// password is compared with a hash of each, so that it takes the same time
+	// whoever it is for, also for unknown usernames.
+	efforts []effort
 
 	queue   *hashQueue
 	guesses *guessLimiter
@@ -97,22 +96,21 @@ type hashedAccounts struct {
 	// wrong holds the digests of logins that were hashed and found wrong.
 	wrong *lru.Cache[digest, struct{}]
 
-	mu      sync.Mutex
-	flights map[digest]*flight
+	// flights has one login hashed once for all who bring it at a time.
+	flights singleflight.Group
 }
 
-// flight is the hashing of one login, which everyone who brings the same one in
-// the meantime waits for.
-type flight struct {
-	done      chan struct{}
-	outcome   outcome
-	abandoned bool // whoever hashed it went away before its turn
-}
-
-// outcome is "" for a right login.
+// outcome is what hashing has decided about a login; it is right where reason is
+// "".
 type outcome struct {
 	reason     string
 	retryAfter time.Duration
+	cause      error
+
+	// For whose address the guess was made, and whether that is why it was not
+	// hashed: then another address may still have it hashed.
+	address netip.Prefix
+	refused bool
 }
 
 func newHashedAccounts(ctx caddy.Context, repl *caddy.Replacer, config *BasicAuth, limit *GuessLimit) (*hashedAccounts, error) {
@@ -136,7 +134,6 @@ func newHashedAccounts(ctx caddy.Context, repl *caddy.Replacer, config *BasicAut
 		accounts:  make(map[string]hashedAccount, len(config.Accounts)),
 		queue:     processHashes,
 		wrong:     mustCache(maxRememberedWrong),
-		flights:   make(map[digest]*flight),
 	}
 	h.guesses, err = newGuessLimiter(limit.Guesses, time.Duration(limit.Window), maxGuessAddresses)
 	if err != nil {
@@ -169,71 +166,11 @@ func (h *hashedAccounts) add(repl *caddy.Replacer, index int, configured caddyau
 			return fmt.Errorf("account %q: password: it is not a hash; make one with caddy hash-password", username)
 		}
 	}
-	if err := h.validateHash(account.stored); err != nil {
+	if err := validateHash(h.algorithm, account.stored); err != nil {
 		return fmt.Errorf("account %q: password: %w", username, err)
 	}
-	if h.decoy == nil {
-		h.decoy = account.stored
-	}
+	account.effort = h.effortOf(account.stored)
 	h.accounts[username] = account
-	return nil
-}
-
-const (
-	bcryptAlgorithm   = "http.authentication.hashes.bcrypt"
-	argon2idAlgorithm = "http.authentication.hashes.argon2id"
-
-	// maxBcryptPassword: bcrypt reads no further than this many bytes.
-	maxBcryptPassword = 72
-)
-
-// bcryptFormat is version, cost, then 22 characters of salt and 31 of hash.
-var bcryptFormat = regexp.MustCompile(`^\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}$`)
-
-// argon2idParameters are those of the PHC string format.
-var argon2idParameters = regexp.MustCompile(`^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([^$]*)\$([^$]*)$`)
-
-// validateHash finds a hash with which every login would fail, panic or succeed.
-// What other modules' hashes look like is theirs to know.
-func (h *hashedAccounts) validateHash(stored []byte) error {
-	switch h.algorithm {
-	case bcryptAlgorithm:
-		return validateBcrypt(stored)
-	case argon2idAlgorithm:
-		return validateArgon2id(stored)
-	}
-	return nil
-}
-
-func validateBcrypt(stored []byte) error {
-	match := bcryptFormat.FindSubmatch(stored)
-	if match == nil {
-		return errors.New("it is not a bcrypt hash; make one with caddy hash-password")
-	}
-	if cost, _ := strconv.Atoi(string(match[1])); cost < 4 || cost > 31 {
-		return errors.New("it is not a bcrypt hash: the cost must be 4 to 31")
-	}
-	return nil
-}
-
-// validateArgon2id holds a hash to RFC 9106, section 3.1, and its tag and salt to
-// lengths at which they still say something: with an empty tag, as the hash
-// module reads it, any password would be right.
-func validateArgon2id(stored []byte) error {
-	match := argon2idParameters.FindSubmatch(stored)
-	if match == nil {
-		return errors.New("it is not an argon2id hash; make one with caddy hash-password --algorithm argon2id")
-	}
-	if _, _, err := caddyauth.DecodeHash(stored); err != nil {
-		return errors.New("it is not an argon2id hash: a parameter is out of range, or the salt or the tag is not in base64")
-	}
-	passes, _ := strconv.Atoi(string(match[2]))
-	threads, _ := strconv.Atoi(string(match[3]))
-	salt := base64.RawStdEncoding.DecodedLen(len(match[4]))
-	tag := base64.RawStdEncoding.DecodedLen(len(match[5]))
-	if passes < 1 || threads < 1 || salt < 8 || tag < 16 {
-		return errors.New("it is not an argon2id hash that can be used: it needs t and p of at least 1, a salt of at least 8 bytes and a tag of at least 16")
-	}
 	return nil
 }
 
@@ -242,28 +179,24 @@ func (h *hashedAccounts) check(r *http.Request, who login) outcome {
 	if !h.possible(who.password) {
 		return outcome{reason: ReasonBasicAuthWrong}
 	}
-	account, exists := h.accounts[who.username]
+	known, exists := h.accounts[who.username]
 	purpose := purposeHashed
 	if !exists {
 		purpose = purposeUnknown
 	}
-	key := digestOf(purpose, h.algorithm, account.configured, who.username, who.password)
+	key := digestOf(purpose, h.algorithm, known.configured, who.username, who.password)
+	address := clientAddress(r)
 	for {
 		if seen, result := h.remembered(key); seen {
 			return result
 		}
-		current, mine, refused := h.board(r, key)
-		switch {
-		case refused != nil:
-			return *refused
-		case mine != nil:
-			h.fly(r, current, key, who, *mine)
-			return current.outcome
-		}
+		flight := h.flights.DoChan(string(key[:]), func() (any, error) {
+			return h.decide(address, key, who), nil
+		})
 		select {
-		case <-current.done:
-			if !current.abandoned {
-				return current.outcome
+		case landed := <-flight:
+			if result := landed.Val.(outcome); !result.refused || result.address == address {
+				return result
 			}
 		case <-r.Context().Done():
 			return outcome{reason: ReasonHashQueue, retryAfter: time.Second}
@@ -292,64 +225,59 @@ func (h *hashedAccounts) remembered(key digest) (seen bool, result outcome) {
 	return false, outcome{}
 }
 
-// board joins the flight of the same login, or starts one, for which a guess is
-// reserved; the reservation is nil for those who join.
-func (h *hashedAccounts) board(r *http.Request, key digest) (current *flight, mine *reservation, refused *outcome) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if current, exists := h.flights[key]; exists {
-		return current, nil, nil
-	}
+// decide hashes a login, once it has a turn, and remembers what came of it. It
+// runs on a goroutine of its own, for everyone who waits for this login, so it
+// does not end with the request that was the first to bring it.
+func (h *hashedAccounts) decide(address netip.Prefix, key digest, who login) outcome {
 	// the flight that was not there may just have landed
 	if seen, result := h.remembered(key); seen {
-		return nil, nil, &result
+		return result
 	}
-	reserved, retryAfter, ok := h.guesses.reserve(clientAddress(r))
+	name := digestOf(purposeUsername, who.username)
+	reserved, retryAfter, ok := h.guesses.reserve(address, binary.BigEndian.Uint64(name[:]))
 	if !ok {
-		return nil, nil, &outcome{reason: ReasonGuessLimit, retryAfter: max(retryAfter, time.Second)}
+		return outcome{reason: ReasonGuessLimit, retryAfter: retryAfter, address: address, refused: true}
 	}
-	current = &flight{done: make(chan struct{}), outcome: outcome{reason: ReasonBasicAuthError}}
-	h.flights[key] = current
-	return current, &reserved, nil
-}
-
-// fly hashes a login and tells the outcome to all who wait for it.
-func (h *hashedAccounts) fly(r *http.Request, current *flight, key digest, who login, reserved reservation) {
-	defer func() { // also when a hash module panics
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.flights, key)
-		close(current.done)
-	}()
-	if !h.queue.acquire(r.Context()) {
+	if !h.queue.acquire(address, account{h, who.username}) {
 		h.guesses.refund(reserved)
-		current.abandoned = r.Context().Err() != nil
-		current.outcome = outcome{reason: ReasonHashQueue, retryAfter: h.queue.wait}
-		return
+		return outcome{reason: ReasonHashQueue, retryAfter: h.queue.wait, address: address, refused: true}
 	}
-	current.outcome = h.compare(who)
-	switch current.outcome.reason {
+	result := h.compare(who)
+	switch result.reason {
 	case "":
 		h.guesses.refund(reserved)
 		recognised.Add(key, struct{}{})
 	case ReasonBasicAuthWrong:
 		h.wrong.Add(key, struct{}{})
+		h.queue.wrong(address)
 	}
+	return result
 }
 
-// compare hashes; the caller has a turn for that.
-func (h *hashedAccounts) compare(who login) outcome {
+// compare hashes; the caller has a turn for that, which ends here.
+func (h *hashedAccounts) compare(who login) (result outcome) {
 	defer h.queue.release()
-	account, exists := h.accounts[who.username]
-	if !exists {
-		account.stored = h.decoy
+	defer func() {
+		// nobody else would catch it, and the process would end
+		if bug := recover(); bug != nil {
+			result = outcome{reason: ReasonBasicAuthError, cause: fmt.Errorf("the hash module panicked: %v", bug)}
+		}
+	}()
+	known, exists := h.accounts[who.username]
+	result.reason = ReasonBasicAuthWrong
+	for i, effort := range h.efforts {
+		stored, own := effort.hash, exists && known.effort == i
+		if own {
+			stored = known.stored
+		}
+		same, err := h.comparer.Compare(stored, []byte(who.password))
+		switch {
+		case !own:
+		case err != nil:
+			result = outcome{reason: ReasonBasicAuthError, cause: err}
+		case same:
+			result.reason = ""
+		}
 	}
-	same, err := h.comparer.Compare(account.stored, []byte(who.password))
-	switch {
-	case err != nil && exists:
-		return outcome{reason: ReasonBasicAuthError}
-	case same && exists:
-		return outcome{}
-	}
-	return outcome{reason: ReasonBasicAuthWrong}
+	return result
 }

@@ -7,271 +7,145 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
-	"sync"
-	"sync/atomic"
-	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/jsonfind"
 )
 
-const (
-	// firstRead is enough for a body that has its metadata first, as those of
-	// pre-recorded audio do.
-	firstRead = 4 << 10
-
-	// maxBodyMemory bounds how much of a body is held in memory while its secret
-	// is searched. What comes before it goes to a temporary file.
-	maxBodyMemory = 64 << 10
-
-	// maxBodyFiles bounds, over the whole process, what those temporary files
-	// hold: whoever sends bodies without the secret must not fill the disk.
-	maxBodyFiles = 1 << 30
-
-	// maxEmptyReads is how often a reader may give nothing, as in package bufio.
-	maxEmptyReads = 100
+// secretPlaces are where Deepgram puts what a request was submitted with as
+// extra: results have it in their metadata, and the Metadata message that closes
+// a stream has it at its top.
+//
+// What stands first at either place decides, and of members with the same name
+// the first: a body that contradicts itself is none of Deepgram's.
+var secretPlaces = jsonfind.New(jsonfind.FirstCounts,
+	jsonfind.Place{Path: []string{"metadata", "extra", "callback_secret"}, Limit: maxSpeltCredential},
+	jsonfind.Place{Path: []string{"extra", "callback_secret"}, Limit: maxSpeltCredential},
 )
 
-// bodyFileBytes is what the temporary files of the process hold.
-var bodyFileBytes atomic.Int64
+// maxSpeltCredential is how long any credential can be in JSON, where each of its
+// bytes may be spelt \u00XX.
+const maxSpeltCredential = 6 * maxCredential
 
-// VerifyBody reads body until it has found the callback secret, and returns a
-// body that yields every byte from the first on. What was read is kept in memory
-// up to 64 KiB, beyond that in a temporary file; what follows the secret streams
-// straight from body. The returned body must be closed, which closes body too;
-// after an error, body is as it was left, and not closed.
+// maxEmptyReads is how often a reader may give nothing, as in package bufio.
+const maxEmptyReads = 100
+
+// VerifyBody reads the request's body until it has found the callback secret,
+// and puts a body in its place that yields every byte from the first on. What was
+// read is kept in memory up to 64 KiB, beyond that in a temporary file; what
+// follows the secret streams straight from the connection. The body has to be
+// closed, which closes the original one too; after an error, the request's body
+// is as it was left, and not closed.
+//
+// What comes before the secret comes from a stranger, so it has to come at a
+// least rate, and each client address has a share of the room for it: see
+// bounds.go.
 //
 // The error is a *Refusal where the secret is missing or wrong, the body is not a
-// JSON object, or there is no room to keep it; an error of body itself is wrapped
-// in the error that is returned.
+// JSON object, does not come in time, or there is no room to keep it; any other
+// error of the body is wrapped in the error that is returned.
 //
-// Where no callback secret is configured, body is returned as it is.
-func (p *Policy) VerifyBody(body io.ReadCloser) (io.ReadCloser, error) {
+// Where no callback secret is configured, nothing happens.
+func (p *Policy) VerifyBody(w http.ResponseWriter, r *http.Request) error {
 	if p.judge.body == nil {
-		return body, nil
+		return nil
 	}
-	replay, err := p.judge.verifyBody(body)
+	replay, err := p.judge.verifyBody(w, r)
 	if err != nil {
-		replay.releaseFile()
-		return nil, err
+		replay.release()
+		return err
 	}
-	return replay, nil
+	r.Body = replay
+	return nil
 }
 
 // VerifyMessage is VerifyBody for a message that is there as a whole, such as
 // that of a WebSocket. The error is a *Refusal.
 func (p *Policy) VerifyMessage(message []byte) error {
-	if p.judge.body == nil {
+	j := p.judge
+	if j.body == nil {
 		return nil
 	}
-	var scanner secretScanner
-	found := scanner.scan(message)
-	if found == searching && len(message) > 0 {
-		found = malformed
+	finder := secretPlaces.Finder()
+	_, event := finder.Scan(message)
+	if event == jsonfind.More && len(message) > 0 {
+		event = jsonfind.Malformed // it is cut off
 	}
-	if refusal := p.judge.refuseFinding(found, &scanner); refusal != nil {
-		return refusal
+	if reason := j.judgeSecret(event, finder.Text); reason != "" {
+		return j.refuse(reason)
 	}
 	return nil
 }
 
 // verifyBody returns a body that yields every byte whether the secret was right
 // or not.
-func (j *judge) verifyBody(body io.ReadCloser) (*replayBody, error) {
-	if body == nil {
-		body = http.NoBody
-	}
-	replay := &replayBody{rest: body, memory: make([]byte, 0, firstRead)}
-	var scanner secretScanner
+func (j *judge) verifyBody(w http.ResponseWriter, r *http.Request) (*replayBody, error) {
+	address := clientAddress(r)
+	replay := newReplayBody(r.Body, address)
+	pace := newPace(w)
+	err := j.searchBody(address, replay, pace)
+	pace.end(err)
+	return replay, err
+}
+
+// searchBody reads a body until it is known whether it carries the secret.
+func (j *judge) searchBody(address netip.Prefix, replay *replayBody, pace *pace) error {
+	finder := secretPlaces.Finder()
 	for empty := 0; ; {
 		if err := replay.makeRoom(); err != nil {
-			return replay, err
+			return err
 		}
-		piece, err := replay.fill()
-		if found := scanner.scan(piece); found != searching {
-			return replay, errorOrNil(j.refuseFinding(found, &scanner))
+		piece, err := pace.read(replay)
+		if _, event := finder.Scan(piece); event != jsonfind.More {
+			return j.decideSecret(address, event, finder.Text)
 		}
 		switch {
-		case err == io.EOF && scanner.state == atBegin:
-			return replay, j.refuse(ReasonCallbackSecretMissing)
+		case err == io.EOF && !finder.Begun():
+			return j.refuse(ReasonCallbackSecretMissing)
 		case err == io.EOF:
-			return replay, j.refuse(ReasonCallbackSecretNotJSON)
+			return j.refuse(ReasonCallbackSecretNotJSON)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return &Refusal{Status: http.StatusRequestTimeout, Reason: ReasonBodyTimeout, cause: err}
 		case err != nil:
-			return replay, fmt.Errorf("reading the callback's body: %w", err)
+			return fmt.Errorf("reading the callback's body: %w", err)
 		case len(piece) > 0:
 			empty = 0
 		default:
 			if empty++; empty >= maxEmptyReads {
-				return replay, fmt.Errorf("reading the callback's body: %w", io.ErrNoProgress)
+				return fmt.Errorf("reading the callback's body: %w", io.ErrNoProgress)
 			}
 		}
 	}
 }
 
-// refuseFinding is nil if the scanner has found a secret that is right.
-func (j *judge) refuseFinding(found finding, scanner *secretScanner) *Refusal {
-	switch found {
-	case secretFound:
-		if j.body.contains(digestOf(purposeBody, string(scanner.value))) {
-			return nil
-		}
-		return j.refuse(ReasonCallbackSecretWrong)
-	case secretUnusable:
-		return j.refuse(ReasonCallbackSecretWrong)
-	case malformed:
-		return j.refuse(ReasonCallbackSecretNotJSON)
+// decideSecret is nil if what was found in a body is a secret that is right.
+func (j *judge) decideSecret(address netip.Prefix, event jsonfind.Event, text string) error {
+	switch reason := j.judgeSecret(event, text); reason {
+	case "":
+		return nil
+	case ReasonCallbackSecretWrong:
+		return j.refuseGuess(address, reason, digestOf(purposeBody, "wrong", text))
 	default:
-		return j.refuse(ReasonCallbackSecretMissing)
+		return j.refuse(reason)
 	}
 }
 
-// errorOrNil keeps a nil *Refusal from becoming an error that is not nil.
-func errorOrNil(refusal *Refusal) error {
-	if refusal == nil {
-		return nil
-	}
-	return refusal
-}
-
-// replayBody yields what was read of a body, then the rest of it.
-type replayBody struct {
-	file   *bodyFile // what came first, if it did not fit in memory
-	unread io.Reader // what is still to be read of the file
-	memory []byte    // what came after it
-	err    error     // with which rest ended, if it did while memory was filled
-	rest   io.ReadCloser
-}
-
-// fill reads once from the rest into memory, and returns what is new there.
-func (b *replayBody) fill() ([]byte, error) {
-	before := len(b.memory)
-	n, err := b.rest.Read(b.memory[before:cap(b.memory)])
-	b.memory = b.memory[:before+n]
-	b.err = err
-	return b.memory[before:], err
-}
-
-// makeRoom enlarges the memory when it is full; once it is as large as may be,
-// what it holds goes to the file.
-func (b *replayBody) makeRoom() error {
-	if len(b.memory) < cap(b.memory) {
-		return nil
-	}
-	if cap(b.memory) < maxBodyMemory {
-		grown := make([]byte, len(b.memory), min(4*cap(b.memory), maxBodyMemory))
-		copy(grown, b.memory)
-		b.memory = grown
-		return nil
-	}
-	if err := b.store(); err != nil {
-		return &Refusal{
-			Status:     http.StatusServiceUnavailable,
-			RetryAfter: 30 * time.Second, // when Deepgram retries anyway
-			Reason:     ReasonCallbackSecretStorage,
-			cause:      err,
+// judgeSecret gives the reason to refuse what was found, or "".
+func (j *judge) judgeSecret(event jsonfind.Event, text string) (reason string) {
+	switch event {
+	case jsonfind.Found:
+		if j.body.contains(digestOf(purposeBody, text)) {
+			return ""
 		}
+		return ReasonCallbackSecretWrong
+	case jsonfind.TooLong, jsonfind.NotString:
+		return ReasonCallbackSecretWrong
+	case jsonfind.Malformed:
+		return ReasonCallbackSecretNotJSON
 	}
-	return nil
+	return ReasonCallbackSecretMissing
 }
-
-// store moves what memory holds to the end of the file.
-func (b *replayBody) store() error {
-	if b.file == nil {
-		file, err := newBodyFile()
-		if err != nil {
-			return err
-		}
-		b.file = file
-	}
-	if err := b.file.append(b.memory); err != nil {
-		return err
-	}
-	b.memory = b.memory[:0]
-	b.unread = io.NewSectionReader(b.file.file, 0, b.file.written)
-	return nil
-}
-
-// Read yields the file, then the memory, then the rest.
-func (b *replayBody) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if b.unread != nil {
-		n, err := b.unread.Read(p)
-		if err == io.EOF {
-			b.unread, err = nil, nil
-			b.file.release()
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
-	if len(b.memory) > 0 {
-		n := copy(p, b.memory)
-		b.memory = b.memory[n:]
-		return n, nil
-	}
-	if b.err != nil {
-		return 0, b.err
-	}
-	return b.rest.Read(p)
-}
-
-// Close may be called while Read is running, as net/http's transport does.
-func (b *replayBody) Close() error {
-	b.releaseFile()
-	return b.rest.Close()
-}
-
-func (b *replayBody) releaseFile() {
-	if b.file != nil {
-		b.file.release()
-	}
-}
-
-// bodyFile is the temporary file for the beginning of a body.
-type bodyFile struct {
-	file     *os.File
-	unlinked bool
-	written  int64
-	reserved int64 // of bodyFileBytes
-	released sync.Once
-}
-
-func newBodyFile() (*bodyFile, error) {
-	file, err := os.CreateTemp("", "deepgram_callback-*")
-	if err != nil {
-		return nil, err
-	}
-	// where an open file can be unlinked, nothing of it outlives the process;
-	// where it cannot, release does it
-	unlinked := os.Remove(file.Name()) == nil
-	return &bodyFile{file: file, unlinked: unlinked}, nil
-}
-
-func (f *bodyFile) append(p []byte) error {
-	size := int64(len(p))
-	f.reserved += size
-	if bodyFileBytes.Add(size) > maxBodyFiles {
-		return errors.New("too many bodies are being searched for their secret")
-	}
-	if _, err := f.file.Write(p); err != nil {
-		return err
-	}
-	f.written += size
-	return nil
-}
-
-func (f *bodyFile) release() {
-	f.released.Do(func() {
-		_ = f.file.Close()
-		if !f.unlinked {
-			_ = os.Remove(f.file.Name())
-		}
-		bodyFileBytes.Add(-f.reserved)
-	})
-}
-
-// Interface guard
-var _ io.ReadCloser = (*replayBody)(nil)
 
 // BodySecretMissing is the refusal of a callback that shows no credential but,
 // perhaps, the one in its body, where the body comes too late to decide: a

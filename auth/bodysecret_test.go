@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -16,7 +18,22 @@ import (
 )
 
 func bodyPolicy(t testing.TB) *Policy {
-	return mustProvision(t, `{"callback_secret":["old","new \u00e9"]}`)
+	return mustProvision(t, `{"callback_secret":["old-secret-of-2025","new \u00e9-secret-of-2026"]}`)
+}
+
+// used is how much of the room is taken, of all bodies.
+func (r *room) used() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return roomSize - r.free
+}
+
+// verifyBody is VerifyBody for a request that is nothing but its body.
+func verifyBody(p *Policy, body io.ReadCloser) (io.ReadCloser, error) {
+	r := request(http.MethodPost, "/")
+	r.Body = body
+	err := p.VerifyBody(httptest.NewRecorder(), r)
+	return r.Body, err
 }
 
 // trackedBody tells whether it was closed, and how much of it was read.
@@ -42,15 +59,15 @@ func filler(n int) string {
 	return `"filler":"` + strings.Repeat(`0123456\"`, n/9) + `",`
 }
 
-const rightMetadata = `"metadata":{"request_id":"1","extra":{"callback_secret":"new é"}}`
+const rightMetadata = `"metadata":{"request_id":"1","extra":{"callback_secret":"new é-secret-of-2026"}}`
 
 func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 	p := bodyPolicy(t)
 	for name, body := range map[string]string{
 		"metadata first":                 `{` + rightMetadata + `,` + filler(300_000) + `"end":1}`,
 		"metadata last, small":           `{` + filler(1000) + rightMetadata + `}`,
-		"metadata last, as first reads":  `{` + filler(firstRead-60) + rightMetadata + `}`,
-		"metadata last, as memory holds": `{` + filler(maxBodyMemory-60) + rightMetadata + `}`,
+		"metadata last, as first reads":  `{` + filler(firstRead-80) + rightMetadata + `}`,
+		"metadata last, as memory holds": `{` + filler(maxBodyMemory-80) + rightMetadata + `}`,
 		"metadata last, one file":        `{` + filler(maxBodyMemory+1000) + rightMetadata + `}`,
 		"metadata last, long":            `{` + filler(1_000_000) + rightMetadata + `}` + "\n",
 		"metadata in the middle":         `{` + filler(500_000) + rightMetadata + `,` + filler(500_000) + `"end":1}`,
@@ -62,7 +79,7 @@ func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 		} {
 			t.Run(name+", "+reader, func(t *testing.T) {
 				original := &trackedBody{Reader: wrap(strings.NewReader(body))}
-				verified, err := p.VerifyBody(original)
+				verified, err := verifyBody(p, original)
 				require.NoError(t, err)
 				require.False(t, original.closed)
 				got, err := io.ReadAll(iotest.OneByteReader(io.LimitReader(verified, 10)))
@@ -72,7 +89,7 @@ func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 				require.True(t, body == string(got)+string(rest), "the body was changed")
 				require.NoError(t, verified.Close())
 				require.True(t, original.closed)
-				require.Zero(t, bodyFileBytes.Load())
+				require.Zero(t, bodyRoom.used())
 			})
 		}
 	}
@@ -80,7 +97,7 @@ func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 
 func TestVerifyBodyByteByByte(t *testing.T) {
 	body := `{` + filler(10_000) + rightMetadata + `}`
-	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(iotest.OneByteReader(strings.NewReader(body))))
+	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(iotest.OneByteReader(strings.NewReader(body))))
 	require.NoError(t, err)
 	require.NoError(t, iotest.TestReader(verified, []byte(body)))
 }
@@ -88,7 +105,7 @@ func TestVerifyBodyByteByByte(t *testing.T) {
 func TestVerifyBodyReadsNoFurtherThanTheSecret(t *testing.T) {
 	body := `{` + rightMetadata + `,` + filler(1_000_000) + `"end":1}`
 	original := &trackedBody{Reader: strings.NewReader(body)}
-	verified, err := bodyPolicy(t).VerifyBody(original)
+	verified, err := verifyBody(bodyPolicy(t), original)
 	require.NoError(t, err)
 	require.LessOrEqual(t, original.read, firstRead)
 	got, err := io.ReadAll(verified)
@@ -104,24 +121,24 @@ func TestVerifyBodyRefuses(t *testing.T) {
 		"no secret":                 {`{"metadata":{"request_id":"1"},"results":{}}`, ReasonCallbackSecretMissing},
 		"a wrong secret":            {`{"metadata":{"extra":{"callback_secret":"sesame"}}}`, ReasonCallbackSecretWrong},
 		"an empty secret":           {`{"metadata":{"extra":{"callback_secret":""}}}`, ReasonCallbackSecretWrong},
-		"a secret that begins so":   {`{"metadata":{"extra":{"callback_secret":"ol"}}}`, ReasonCallbackSecretWrong},
-		"a secret and more":         {`{"metadata":{"extra":{"callback_secret":"old "}}}`, ReasonCallbackSecretWrong},
+		"a secret that begins so":   {`{"metadata":{"extra":{"callback_secret":"old-secret-of-202"}}}`, ReasonCallbackSecretWrong},
+		"a secret and more":         {`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025 "}}}`, ReasonCallbackSecretWrong},
 		"a secret that is a number": {`{"metadata":{"extra":{"callback_secret":1}}}`, ReasonCallbackSecretWrong},
 		"not JSON":                  {"RIFF....WAVE", ReasonCallbackSecretNotJSON},
-		"truncated":                 {`{"metadata":{"extra":{"callback_secret":"old`, ReasonCallbackSecretNotJSON},
+		"truncated":                 {`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025`, ReasonCallbackSecretNotJSON},
 		"a large body without":      {`{` + filler(1_000_000) + `"end":1}`, ReasonCallbackSecretMissing},
 		"a large body, truncated":   {`{` + filler(1_000_000), ReasonCallbackSecretNotJSON},
 	} {
 		t.Run(name, func(t *testing.T) {
 			original := &trackedBody{Reader: strings.NewReader(test.body)}
-			_, err := p.VerifyBody(original)
+			_, err := verifyBody(p, original)
 			refused := refusal(t, err)
 			require.Equal(t, http.StatusUnauthorized, refused.Status)
 			require.Equal(t, test.reason, refused.Reason)
 			require.Equal(t, []string{`DeepgramCallback realm="restricted"`}, refused.Challenges)
 			require.NotContains(t, fmt.Sprintf("%+v %#v", err, err), "sesame")
 			require.False(t, original.closed)
-			require.Zero(t, bodyFileBytes.Load())
+			require.Zero(t, bodyRoom.used())
 
 			if test.body == " \r\n" {
 				return // as a message, it is there
@@ -134,14 +151,14 @@ func TestVerifyBodyRefuses(t *testing.T) {
 func TestVerifyMessage(t *testing.T) {
 	p := bodyPolicy(t)
 	require.NoError(t, p.VerifyMessage([]byte(`{"type":"Results",`+rightMetadata+`}`)))
-	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"\u006fld"}}}`)))
+	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"\u006fld-secret-of-2025"}}}`)))
 	require.Equal(t, ReasonCallbackSecretMissing, refusal(t, p.VerifyMessage([]byte(`{"type":"UtteranceEnd"}`))).Reason)
 }
 
 func TestWithoutACallbackSecretBodiesAreLeftAlone(t *testing.T) {
 	p := mustProvision(t, `{"anonymous":true}`)
 	original := &trackedBody{Reader: strings.NewReader("RIFF")}
-	verified, err := p.VerifyBody(original)
+	verified, err := verifyBody(p, original)
 	require.NoError(t, err)
 	require.Same(t, original, verified)
 	require.Zero(t, original.read)
@@ -151,17 +168,17 @@ func TestWithoutACallbackSecretBodiesAreLeftAlone(t *testing.T) {
 func TestVerifyBodyWrapsTheErrorOfTheBody(t *testing.T) {
 	p := bodyPolicy(t)
 	limited := http.MaxBytesReader(httptest.NewRecorder(), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)), 100_000)
-	_, err := p.VerifyBody(limited)
+	_, err := verifyBody(p, limited)
 	tooLarge, ok := errors.AsType[*http.MaxBytesError](err)
 	require.True(t, ok, "%v", err)
 	require.EqualValues(t, 100_000, tooLarge.Limit)
-	require.Zero(t, bodyFileBytes.Load())
+	require.Zero(t, bodyRoom.used())
 
 	broken := errors.New("broken")
-	_, err = p.VerifyBody(io.NopCloser(io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken))))
+	_, err = verifyBody(p, io.NopCloser(io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken))))
 	require.ErrorIs(t, err, broken)
 
-	_, err = p.VerifyBody(io.NopCloser(noProgress{}))
+	_, err = verifyBody(p, io.NopCloser(noProgress{}))
 	require.ErrorIs(t, err, io.ErrNoProgress)
 }
 
@@ -178,7 +195,7 @@ func TestAnErrorAfterTheSecretComesWhereItCame(t *testing.T) {
 		"with the data":  iotest.DataErrReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))),
 	} {
 		t.Run(name, func(t *testing.T) {
-			verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(reader))
+			verified, err := verifyBody(bodyPolicy(t), io.NopCloser(reader))
 			require.NoError(t, err)
 			got, err := io.ReadAll(verified)
 			require.Equal(t, text, string(got))
@@ -204,12 +221,12 @@ func (b *onceBroken) Read(p []byte) (int, error) {
 }
 
 func TestTheFileOfABodyIsReleasedOnceItIsRead(t *testing.T) {
-	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(`{` + filler(200_000) + rightMetadata + `}`)))
+	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
 	require.NoError(t, err)
-	require.Positive(t, bodyFileBytes.Load())
+	require.Positive(t, bodyRoom.used())
 	_, err = io.Copy(io.Discard, verified)
 	require.NoError(t, err)
-	require.Zero(t, bodyFileBytes.Load())
+	require.Zero(t, bodyRoom.used())
 	require.NoError(t, verified.Close())
 }
 
@@ -225,16 +242,16 @@ func temporaryFolder(t *testing.T) string {
 
 func TestTheFileOfABodyIsGoneOnceItIsOpen(t *testing.T) {
 	folder := temporaryFolder(t)
-	verified, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(`{` + filler(200_000) + rightMetadata + `}`)))
+	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
 	require.NoError(t, err)
-	require.Positive(t, bodyFileBytes.Load())
+	require.Positive(t, bodyRoom.used())
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Empty(t, entries)
 
 	require.NoError(t, verified.Close())
 	require.NoError(t, verified.Close())
-	require.Zero(t, bodyFileBytes.Load())
+	require.Zero(t, bodyRoom.used())
 	_, err = verified.Read(make([]byte, 1))
 	require.ErrorIs(t, err, os.ErrClosed)
 }
@@ -242,17 +259,20 @@ func TestTheFileOfABodyIsGoneOnceItIsOpen(t *testing.T) {
 func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
 	body := `{` + filler(200_000) + rightMetadata + `}`
 	verify := func() *Refusal {
-		_, err := bodyPolicy(t).VerifyBody(io.NopCloser(strings.NewReader(body)))
+		_, err := verifyBody(bodyPolicy(t), io.NopCloser(strings.NewReader(body)))
 		refused := refusal(t, err)
 		require.Equal(t, http.StatusServiceUnavailable, refused.Status)
 		require.Equal(t, ReasonCallbackSecretStorage, refused.Reason)
 		require.Positive(t, refused.RetryAfter)
 		return refused
 	}
-	bodyFileBytes.Add(maxBodyFiles - 100_000)
-	_ = verify()
-	bodyFileBytes.Add(-(maxBodyFiles - 100_000))
-	require.Zero(t, bodyFileBytes.Load())
+	full := share{of: bodyRoom, address: netip.MustParsePrefix("198.51.100.1/32")}
+	full.of.free -= roomSize - 100_000
+	require.ErrorIs(t, verify(), errNoShare)
+	full.of.free -= 70_000
+	require.ErrorIs(t, verify(), errNoRoom)
+	full.of.free += roomSize - 30_000
+	require.Zero(t, bodyRoom.used())
 
 	folder := temporaryFolder(t)
 	require.NoError(t, os.Remove(folder))
@@ -260,16 +280,33 @@ func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
 	require.NoError(t, os.Mkdir(folder, 0o700))
 }
 
+// realBodies are callbacks as the vendor's services sent them, where they are at
+// hand.
+func realBodies(t testing.TB) map[string][]byte {
+	const folder = "../../shared/callbacks"
+	names, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	require.NoError(t, err)
+	if len(names) == 0 {
+		t.Skip("the real callback bodies are not here")
+	}
+	bodies := make(map[string][]byte)
+	for _, name := range names {
+		bodies[filepath.Base(name)], err = os.ReadFile(name)
+		require.NoError(t, err)
+	}
+	return bodies
+}
+
 func TestVerifyBodyOfRealCallbacks(t *testing.T) {
 	p := bodyPolicy(t)
 	for name, body := range realBodies(t) {
 		t.Run(name, func(t *testing.T) {
-			_, err := p.VerifyBody(io.NopCloser(bytes.NewReader(body)))
+			_, err := verifyBody(p, io.NopCloser(bytes.NewReader(body)))
 			require.Equal(t, ReasonCallbackSecretMissing, refusal(t, err).Reason)
 			start := bytes.Index(body, []byte(`"metadata"`))
 			brace := start + bytes.IndexByte(body[start:], '{') + 1
-			spliced := string(body[:brace]) + ` "extra" : { "callback_secret": "old" },` + string(body[brace:])
-			verified, err := p.VerifyBody(io.NopCloser(strings.NewReader(spliced)))
+			spliced := string(body[:brace]) + ` "extra" : { "callback_secret": "old-secret-of-2025" },` + string(body[brace:])
+			verified, err := verifyBody(p, io.NopCloser(strings.NewReader(spliced)))
 			require.NoError(t, err)
 			got, err := io.ReadAll(verified)
 			require.NoError(t, err)
@@ -286,7 +323,7 @@ func FuzzVerifyBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, document []byte, padding uint16) {
 		// whitespace takes the document over every size at which memory grows
 		body := append(bytes.Repeat([]byte{' '}, 2*int(padding)), document...)
-		verified, err := p.VerifyBody(io.NopCloser(bytes.NewReader(body)))
+		verified, err := verifyBody(p, io.NopCloser(bytes.NewReader(body)))
 		inMessage := p.VerifyMessage(body)
 		require.Equal(t, inMessage == nil, err == nil)
 		if err != nil {

@@ -25,12 +25,13 @@ type digest [sha256.Size]byte
 // The purpose is a digest's first field: what was digested as one kind of
 // credential can never be taken for another.
 const (
-	purposePlain   = "basic_auth_plain"
-	purposeHashed  = "basic_auth"
-	purposeUnknown = "basic_auth unknown username"
-	purposeToken   = "dg_token"
-	purposeQuery   = "query_secret"
-	purposeBody    = "callback_secret"
+	purposePlain    = "basic_auth_plain"
+	purposeHashed   = "basic_auth"
+	purposeUnknown  = "basic_auth unknown username"
+	purposeUsername = "basic_auth username"
+	purposeToken    = "dg_token"
+	purposeQuery    = "query_secret"
+	purposeBody     = "callback_secret"
 )
 
 type digester struct {

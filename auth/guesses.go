@@ -1,25 +1,35 @@
-// The guess limit: how many wrong passwords are hashed for one client address.
+// The guess limits: how many wrong passwords are hashed for one client address,
+// and how many wrong secrets it may try.
 
 package auth
 
 import (
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// maxGuessAddresses bounds the table of addresses; the one unseen for the longest
-// time makes room.
-const maxGuessAddresses = 65_536
+const (
+	// maxGuessAddresses bounds the table of addresses; the one unseen for the
+	// longest time makes room. What is compared costs nothing, so that a stranger
+	// can have a smaller one filled.
+	maxGuessAddresses  = 65_536
+	maxSecretAddresses = 16_384
+
+	// maxRememberedWrong bounds how many wrong credentials of one kind are
+	// remembered, so that repeating one costs nothing and is no further guess.
+	maxRememberedWrong = 16_384
+
+	// maxGuesses bounds what can be configured: each guess of a window is kept.
+	maxGuesses = 100_000
+)
 
 // guessLimiter holds, for each address, when the guesses of the last window were
-// made. Every entry was paid for with a hash, which bounds the memory better
-// than the table's size does.
+// made.
 type guessLimiter struct {
 	limit  int
 	window time.Duration
@@ -28,9 +38,18 @@ type guessLimiter struct {
 	addresses *simplelru.LRU[netip.Prefix, *guesses]
 }
 
-// guesses are the times of an address's guesses, oldest first.
+// guesses are those of an address, oldest first.
 type guesses struct {
-	times []time.Time
+	made   []guess
+	extras int // how many of them were let through beyond the limit
+}
+
+// guess is one that counts already, before it is known to be wrong: otherwise,
+// guesses made at the same time would overshoot the limit.
+type guess struct {
+	at    time.Time
+	name  uint64 // stands for the username that it was made for; 0 for none
+	extra bool   // it was let through beyond the limit
 }
 
 func newGuessLimiter(limit int, window time.Duration, maxAddresses int) (*guessLimiter, error) {
@@ -41,16 +60,20 @@ func newGuessLimiter(limit int, window time.Duration, maxAddresses int) (*guessL
 	return &guessLimiter{limit: limit, window: window, addresses: addresses}, nil
 }
 
-// reservation is a guess that counts already, before it is known to be wrong:
-// otherwise, guesses made at the same time would overshoot the limit.
+// reservation takes a guess back, if it turns out to have been none.
 type reservation struct {
-	of *guesses
-	at time.Time
+	of   *guesses
+	made guess
 }
 
 // reserve counts a guess of an address. If it has none left, retryAfter says when
 // it will have one.
-func (l *guessLimiter) reserve(address netip.Prefix) (made reservation, retryAfter time.Duration, ok bool) {
+//
+// Beyond the limit, each username has one guess in a window, and the address as
+// many of these as the limit: many callers can share an address, so who guesses
+// at one account must not shut out the first login of another. All this goes by
+// usernames as they are sent, so it does not tell which of them exist.
+func (l *guessLimiter) reserve(address netip.Prefix, name uint64) (made reservation, retryAfter time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -59,46 +82,79 @@ func (l *guessLimiter) reserve(address netip.Prefix) (made reservation, retryAft
 		of = new(guesses)
 		l.addresses.Add(address, of)
 	}
-	expired := 0
-	for expired < len(of.times) && now.Sub(of.times[expired]) >= l.window {
-		expired++
+	of.forget(now.Add(-l.window))
+	g := guess{at: now, name: name}
+	if len(of.made)-of.extras >= l.limit {
+		if name == 0 || of.extras >= l.limit || of.has(name) {
+			return reservation{}, l.window - now.Sub(of.oldest()), false
+		}
+		g.extra = true
+		of.extras++
 	}
-	of.times = slices.Delete(of.times, 0, expired)
-	if len(of.times) >= l.limit {
-		return reservation{}, l.window - now.Sub(of.times[0]), false
-	}
-	of.times = append(of.times, now)
-	return reservation{of: of, at: now}, 0, true
+	of.made = append(of.made, g)
+	return reservation{of: of, made: g}, 0, true
 }
 
 // refund takes back a reservation: the guess was right, or was never made.
 func (l *guessLimiter) refund(r reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i := slices.Index(r.of.times, r.at); i >= 0 {
-		r.of.times = slices.Delete(r.of.times, i, i+1)
+	if i := slices.Index(r.of.made, r.made); i >= 0 {
+		r.of.made = slices.Delete(r.of.made, i, i+1)
+		if r.made.extra {
+			r.of.extras--
+		}
 	}
 }
 
-// clientAddress is what guesses are counted for: the client's address as Caddy
-// determined it (behind a trusted proxy: not the proxy's), or the peer's. An IPv6
-// client has a whole /64 at its hands, so that is what counts as one. Peers that
-// have no IP address, as on a Unix socket, count as one too.
-func clientAddress(r *http.Request) netip.Prefix {
-	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	address, err := netip.ParseAddr(text)
-	if err != nil {
-		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil {
-			return netip.Prefix{}
+// forget drops the guesses that were made at a time or before.
+func (g *guesses) forget(until time.Time) {
+	expired := 0
+	for expired < len(g.made) && !g.made[expired].at.After(until) {
+		if g.made[expired].extra {
+			g.extras--
 		}
-		address = peer.Addr()
+		expired++
 	}
-	address = address.Unmap().WithZone("")
-	bits := 32
-	if address.Is6() {
-		bits = 64
+	g.made = g.made[expired:]
+}
+
+func (g *guesses) has(name uint64) bool {
+	return slices.ContainsFunc(g.made, func(made guess) bool { return made.name == name })
+}
+
+// oldest is when the first of the guesses was made that the limit counts.
+func (g *guesses) oldest() time.Time {
+	i := slices.IndexFunc(g.made, func(made guess) bool { return !made.extra })
+	return g.made[i].at
+}
+
+// secretGuesses limits the wrong guesses at what is only compared: dg_token,
+// query_secret and callback_secret. What is right is never asked about here.
+type secretGuesses struct {
+	limiter *guessLimiter
+	wrong   *lru.Cache[digest, struct{}]
+}
+
+func newSecretGuesses(limit *GuessLimit) (*secretGuesses, error) {
+	limiter, err := newGuessLimiter(limit.Guesses, time.Duration(limit.Window), maxSecretAddresses)
+	if err != nil {
+		return nil, err
 	}
-	prefix, _ := address.Prefix(bits) // fails only for a wrong number of bits
-	return prefix
+	return &secretGuesses{limiter: limiter, wrong: mustCache(maxRememberedWrong)}, nil
+}
+
+// count counts a wrong guess, and says how long the address is refused if it has
+// made too many. One that was made before is not counted again: a sender repeats
+// its callbacks, and one with an old secret has many.
+func (g *secretGuesses) count(address netip.Prefix, tried digest) (retryAfter time.Duration, tooMany bool) {
+	if _, known := g.wrong.Get(tried); known {
+		return 0, false
+	}
+	_, retryAfter, ok := g.limiter.reserve(address, 0)
+	if !ok {
+		return retryAfter, true
+	}
+	g.wrong.Add(tried, struct{}{})
+	return 0, false
 }

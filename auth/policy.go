@@ -7,8 +7,9 @@
 // `authentication` handler.
 //
 // Reading order: policy.go (what can be configured), admit.go (the decision),
-// then one file per credential: basic.go with guesses.go and hashqueue.go,
-// token.go, query.go, bodysecret.go with secretscanner.go.
+// then one file per credential: basic.go with hashes.go and hashqueue.go,
+// token.go, query.go, bodysecret.go with replay.go and bounds.go; guesses.go for
+// all of them, and strip.go for what must not go on to the service.
 package auth
 
 import (
@@ -22,6 +23,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"go.uber.org/zap"
 )
 
 // Policy says which credentials a caller has to carry. At least one credential
@@ -46,8 +48,9 @@ type Policy struct {
 	DGToken *DGToken `json:"dg_token,omitempty"`
 
 	// Secrets of which one must stand in the callback's JSON body, as the string
-	// at `metadata.extra.callback_secret`. Deepgram puts it there when the request
-	// was submitted with `extra=callback_secret:VALUE`.
+	// at `metadata.extra.callback_secret` or at `extra.callback_secret`. Deepgram
+	// puts it there when the request was submitted with
+	// `extra=callback_secret:VALUE`. Each has at least 16 characters.
 	CallbackSecret []string `json:"callback_secret,omitempty"`
 
 	// Secrets of which one must be the value of a parameter of the callback URL.
@@ -60,7 +63,8 @@ type Policy struct {
 	// Lets everyone in. It cannot stand beside a credential that is required.
 	Anonymous bool `json:"anonymous,omitempty"`
 
-	// How many unknown passwords of `basic_auth` are hashed per client address.
+	// How many wrong guesses a client address has: at passwords of `basic_auth`,
+	// and as many at the other secrets together, but for `basic_auth_plain`.
 	// Default: 20 in a minute.
 	GuessLimit *GuessLimit `json:"guess_limit,omitempty"`
 
@@ -104,6 +108,7 @@ type PlainAccount struct {
 // DGToken configures the check of the `dg-token` header.
 type DGToken struct {
 	// The identifiers (not the keys) of the API keys whose callbacks are let in.
+	// They are UUIDs; for any other there is a warning.
 	KeyIDs []string `json:"key_ids,omitempty"`
 
 	// Tolerates callbacks without the header. A wrong value is refused
@@ -116,15 +121,16 @@ type QuerySecret struct {
 	// The name of the parameter.
 	Parameter string `json:"parameter,omitempty"`
 
-	// The secrets, of which its value must be one.
+	// The secrets, of which its value must be one. Each has at least 16
+	// characters.
 	Secrets []string `json:"secrets,omitempty"`
 }
 
 // GuessLimit bounds how often one client address (an IPv6 client: its /64) may
-// try a password that was not seen before. What is recognised does not count and
-// is not limited.
+// try a password or a secret that was not seen before. What is recognised, or
+// right where it is only compared, does not count and is not limited.
 type GuessLimit struct {
-	// How many wrong guesses are hashed within a window. Must be positive.
+	// How many wrong guesses an address has within a window, from 1 to 100000.
 	Guesses int `json:"guesses,omitempty"`
 
 	// The length of the window. Must be positive.
@@ -141,6 +147,9 @@ const (
 
 	// MinPlainPassword is how many characters a password needs that is not hashed.
 	MinPlainPassword = 32
+
+	// MinSecret is how many characters a secret needs in a body or a query.
+	MinSecret = 16
 )
 
 // Provision resolves placeholders, validates, and builds what Admit, VerifyBody
@@ -150,9 +159,16 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 		return err
 	}
 	repl := caddy.NewReplacer()
+	limit := p.GuessLimit
+	if limit == nil {
+		limit = &GuessLimit{Guesses: defaultGuesses, Window: caddy.Duration(defaultGuessWindow)}
+	}
 	j := &judge{requireAny: p.Require == requireAny, anonymous: p.Anonymous}
 	var err error
-	if j.basic, err = p.provisionBasic(ctx, repl); err != nil {
+	if j.basic, err = p.provisionBasic(ctx, repl, limit); err != nil {
+		return err
+	}
+	if j.secrets, err = newSecretGuesses(limit); err != nil {
 		return err
 	}
 	if p.DGToken != nil {
@@ -166,7 +182,7 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 		}
 	}
 	if p.CallbackSecret != nil {
-		if j.body, err = resolveSecrets(repl, purposeBody, "secret", p.CallbackSecret); err != nil {
+		if j.body, err = resolveSecrets(repl, purposeBody, p.CallbackSecret); err != nil {
 			return fmt.Errorf("callback_secret: %w", err)
 		}
 	}
@@ -175,7 +191,25 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 		return err
 	}
 	p.judge = j
+	j.warn(ctx.Logger())
 	return nil
+}
+
+// warn says what is allowed but is hardly meant.
+func (j *judge) warn(logger *zap.Logger) {
+	if j.token != nil && len(j.token.strange) > 0 {
+		logger.Warn("dg_token: not what the identifier of a Deepgram API key looks like, which is a UUID; "+
+			"it is neither the key nor its name, and a short one can be guessed",
+			zap.Ints("which", j.token.strange))
+	}
+	if j.basic == nil || j.basic.hashed == nil {
+		return
+	}
+	if takes := j.basic.hashed.duration(); takes > slowHash {
+		logger.Warn("basic_auth: a password that was not seen before takes long to hash on this machine; "+
+			"callbacks wait for it, and their sender may give up: use hashes of a lower cost, or basic_auth plain",
+			zap.Duration("takes", takes), zap.Duration("more_than", slowHash))
+	}
 }
 
 // Check reports what is wrong with the configuration as far as that can be told
@@ -186,9 +220,8 @@ func (p *Policy) Check() error {
 	default:
 		return fmt.Errorf("require: %q is neither %q nor %q", p.Require, requireAll, requireAny)
 	}
-	if p.GuessLimit != nil && (p.GuessLimit.Guesses <= 0 || p.GuessLimit.Window <= 0) {
-		return fmt.Errorf("guess_limit: the number of guesses (%d) and the window (%s) must both be positive",
-			p.GuessLimit.Guesses, time.Duration(p.GuessLimit.Window))
+	if err := p.GuessLimit.check(); err != nil {
+		return fmt.Errorf("guess_limit: %w", err)
 	}
 	required := p.BasicAuth != nil || p.BasicAuthPlain != nil || p.CallbackSecret != nil || p.QuerySecret != nil ||
 		(p.DGToken != nil && !p.DGToken.IfPresent)
@@ -206,7 +239,20 @@ func (p *Policy) Check() error {
 	}
 }
 
-func (p *Policy) provisionBasic(ctx caddy.Context, repl *caddy.Replacer) (*basicCheck, error) {
+func (l *GuessLimit) check() error {
+	switch {
+	case l == nil:
+		return nil
+	case l.Guesses <= 0 || l.Window <= 0:
+		return fmt.Errorf("the number of guesses (%d) and the window (%s) must both be positive",
+			l.Guesses, time.Duration(l.Window))
+	case l.Guesses > maxGuesses:
+		return fmt.Errorf("%d guesses are no limit; it can be %d at most", l.Guesses, maxGuesses)
+	}
+	return nil
+}
+
+func (p *Policy) provisionBasic(ctx caddy.Context, repl *caddy.Replacer, limit *GuessLimit) (*basicCheck, error) {
 	if p.BasicAuth == nil && p.BasicAuthPlain == nil {
 		return nil, nil
 	}
@@ -218,10 +264,6 @@ func (p *Policy) provisionBasic(ctx caddy.Context, repl *caddy.Replacer) (*basic
 		}
 	}
 	if p.BasicAuth != nil {
-		limit := p.GuessLimit
-		if limit == nil {
-			limit = &GuessLimit{Guesses: defaultGuesses, Window: caddy.Duration(defaultGuessWindow)}
-		}
 		if check.hashed, err = newHashedAccounts(ctx, repl, p.BasicAuth, limit); err != nil {
 			return nil, fmt.Errorf("basic_auth: %w", err)
 		}
@@ -302,15 +344,19 @@ func resolveUsername(repl *caddy.Replacer, index int, configured string) (string
 }
 
 // resolveSecrets turns a list of secrets into what they are compared with.
-func resolveSecrets(repl *caddy.Replacer, purpose, noun string, configured []string) (digestSet, error) {
+func resolveSecrets(repl *caddy.Replacer, purpose string, configured []string) (digestSet, error) {
 	if len(configured) == 0 {
-		return nil, fmt.Errorf("no %s is configured", noun)
+		return nil, errors.New("no secret is configured")
 	}
 	set := make(digestSet, 0, len(configured))
 	for i, secret := range configured {
 		value, err := resolve(repl, secret)
 		if err != nil {
-			return nil, fmt.Errorf("%s %d: %w", noun, i+1, err)
+			return nil, fmt.Errorf("secret %d: %w", i+1, err)
+		}
+		if n := utf8.RuneCountInString(value); n < MinSecret {
+			return nil, fmt.Errorf("secret %d: it has %d characters, but needs at least %d random ones, such as `openssl rand -hex 16` prints",
+				i+1, n, MinSecret)
 		}
 		set = append(set, digestOf(purpose, value))
 	}

@@ -55,22 +55,28 @@ func TestProvisionRefusesWhatCannotBeRight(t *testing.T) {
 		return fmt.Sprintf(`{"basic_auth":{"hash":{"algorithm":%q},"accounts":[{"username":"alice","password":%q}]}}`, algorithm, hash)
 	}
 	t.Setenv("AUTH_TEST_EMPTY", "")
+	t.Setenv("AUTH_TEST_SHORT", "short")
 	for name, test := range map[string]struct{ config, message string }{
 		"nothing":                         {`{}`, "no credential is configured"},
-		"anonymous and a credential":      {`{"anonymous":true,"callback_secret":["s"]}`, "anonymous: it lets everyone in"},
-		"anonymous and a required token":  {`{"anonymous":true,"dg_token":{"key_ids":["k"]}}`, "anonymous: it lets everyone in"},
-		"only a token that may be absent": {`{"dg_token":{"key_ids":["k"],"if_present":true}}`, "a caller that carries nothing would be let in; remove if_present, or configure another credential"},
-		"unknown require":                 {`{"callback_secret":["s"],"require":"some"}`, `require: "some" is neither "all" nor "any"`},
-		"no guesses":                      {`{"callback_secret":["s"],"guess_limit":{"guesses":0,"window":1000}}`, "guess_limit: the number of guesses (0)"},
-		"negative guesses":                {`{"callback_secret":["s"],"guess_limit":{"guesses":-1,"window":1000}}`, "guess_limit: "},
-		"no window":                       {`{"callback_secret":["s"],"guess_limit":{"guesses":1}}`, "guess_limit: "},
+		"anonymous and a credential":      {`{"anonymous":true,"callback_secret":["a-secret-of-2025"]}`, "anonymous: it lets everyone in"},
+		"anonymous and a required token":  {`{"anonymous":true,"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}}`, "anonymous: it lets everyone in"},
+		"only a token that may be absent": {`{"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}}`, "a caller that carries nothing would be let in; remove if_present, or configure another credential"},
+		"unknown require":                 {`{"callback_secret":["a-secret-of-2025"],"require":"some"}`, `require: "some" is neither "all" nor "any"`},
+		"no guesses":                      {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":0,"window":1000}}`, "guess_limit: the number of guesses (0)"},
+		"too many guesses":                {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":100001,"window":1000}}`, "guess_limit: 100001 guesses are no limit"},
+		"short callback secret":           {`{"callback_secret":["a-secret-of-2025","fifteen-letters"]}`, "callback_secret: secret 2: it has 15 characters, but needs at least 16"},
+		"short in characters":             {`{"callback_secret":["ééééééééé"]}`, "it has 9 characters"},
+		"short once it is known":          {`{"callback_secret":["{env.AUTH_TEST_SHORT}"]}`, "callback_secret: secret 1: it has 5 characters"},
+		"short query secret":              {`{"query_secret":{"parameter":"p","secrets":["x"]}}`, "query_secret: secret 1: it has 1 characters"},
+		"negative guesses":                {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":-1,"window":1000}}`, "guess_limit: "},
+		"no window":                       {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1}}`, "guess_limit: "},
 		"token without identifiers":       {`{"dg_token":{}}`, "dg_token: no API key identifier is configured"},
 		"empty token":                     {`{"dg_token":{"key_ids":["k",""]}}`, "dg_token: API key identifier 2: it is empty"},
 		"no callback secret":              {`{"callback_secret":[]}`, "callback_secret: no secret is configured"},
 		"empty callback secret":           {`{"callback_secret":[""]}`, "callback_secret: secret 1: it is empty"},
 		"callback secret too long":        {`{"callback_secret":["` + strings.Repeat("x", maxCredential+1) + `"]}`, "callback_secret: secret 1: it has more than 4096 bytes"},
-		"callback secret and line break":  {`{"callback_secret":["s\n"]}`, "callback_secret: secret 1: it has a control character in it"},
-		"query without parameter":         {`{"query_secret":{"secrets":["s"]}}`, "query_secret: parameter: it is empty"},
+		"callback secret and line break":  {`{"callback_secret":["a-secret-of-2025\n"]}`, "callback_secret: secret 1: it has a control character in it"},
+		"query without parameter":         {`{"query_secret":{"secrets":["a-secret-of-2025"]}}`, "query_secret: parameter: it is empty"},
 		"query without secrets":           {`{"query_secret":{"parameter":"p"}}`, "query_secret: no secret is configured"},
 		"empty query secret":              {`{"query_secret":{"parameter":"p","secrets":[""]}}`, "query_secret: secret 1: it is empty"},
 		"no plain accounts":               {`{"basic_auth_plain":{}}`, "basic_auth_plain: no account is configured"},
@@ -155,10 +161,10 @@ func TestPlaceholdersAreResolvedInEveryCredential(t *testing.T) {
 		]},
 		"dg_token": {"key_ids": ["{file.`+file+`}"]},
 		"callback_secret": ["{file.`+file+`}"],
-		"query_secret": {"parameter": "token", "secrets": ["a\\{literal\\}brace", "{file.`+file+`}"]}
+		"query_secret": {"parameter": "token", "secrets": ["a\\{literal\\}brace in it", "{file.`+file+`}"]}
 	}`)
 	for _, login := range [][2]string{{"alice", "correct horse"}, {"alice", longPassword}, {"bob", otherPassword}} {
-		for _, query := range []string{"token=a{literal}brace", "token=" + longPassword} {
+		for _, query := range []string{"token=a{literal}brace+in+it", "token=" + longPassword} {
 			r := request("GET", "/?"+query)
 			r.SetBasicAuth(login[0], login[1])
 			r.Header.Set("dg-token", longPassword)
@@ -186,8 +192,8 @@ func TestPolicyMarshalsToTheDocumentedJSON(t *testing.T) {
 		},
 		BasicAuthPlain: &BasicAuthPlain{Accounts: []PlainAccount{{Username: "a", Password: "p"}}, Realm: "r"},
 		DGToken:        &DGToken{KeyIDs: []string{"k"}, IfPresent: true},
-		CallbackSecret: []string{"s"},
-		QuerySecret:    &QuerySecret{Parameter: "p", Secrets: []string{"s"}},
+		CallbackSecret: []string{"a-secret-of-2025"},
+		QuerySecret:    &QuerySecret{Parameter: "p", Secrets: []string{"a-secret-of-2025"}},
 		Require:        "any",
 		Anonymous:      true,
 		GuessLimit:     &GuessLimit{Guesses: 5, Window: caddy.Duration(time.Second)},
@@ -198,8 +204,8 @@ func TestPolicyMarshalsToTheDocumentedJSON(t *testing.T) {
 		"basic_auth": {"hash": {"algorithm": "bcrypt"}, "accounts": [{"username": "a", "password": "h"}], "realm": "r"},
 		"basic_auth_plain": {"accounts": [{"username": "a", "password": "p"}], "realm": "r"},
 		"dg_token": {"key_ids": ["k"], "if_present": true},
-		"callback_secret": ["s"],
-		"query_secret": {"parameter": "p", "secrets": ["s"]},
+		"callback_secret": ["a-secret-of-2025"],
+		"query_secret": {"parameter": "p", "secrets": ["a-secret-of-2025"]},
 		"require": "any",
 		"anonymous": true,
 		"guess_limit": {"guesses": 5, "window": 1000000000}

@@ -65,7 +65,8 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (caddyau
 		return caddyauth.User{}, false, err
 	}
 	refusal.WriteHeaders(w.Header())
-	if refusal.Reason == ReasonBasicAuthError || refusal.Reason == ReasonCallbackSecretStorage {
+	switch refusal.Reason {
+	case ReasonBasicAuthError, ReasonCallbackSecretStorage, ReasonBodyTimeout:
 		return caddyauth.User{}, false, refusal
 	}
 	return caddyauth.User{}, false, nil
@@ -74,15 +75,15 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (caddyau
 // verify leaves the whole body in the request even where the secret is wrong:
 // another provider of the same handler may let the caller in.
 func (p *Provider) verify(w http.ResponseWriter, r *http.Request) error {
-	body := r.Body
-	if body == nil {
-		body = http.NoBody
+	if r.Body == nil {
+		r.Body = http.NoBody
 	}
-	replay, err := p.judge.verifyBody(http.MaxBytesReader(w, body, p.MaxBody))
+	r.Body = http.MaxBytesReader(w, r.Body, p.MaxBody)
+	replay, err := p.judge.verifyBody(w, r)
 	r.Body = replay
-	if replay.file != nil {
+	if replay.share.held > 0 {
 		// not every handler closes the body that it was given
-		context.AfterFunc(r.Context(), replay.releaseFile)
+		context.AfterFunc(r.Context(), replay.release)
 	}
 	return err
 }

@@ -71,8 +71,8 @@ func serve(t *testing.T, handler http.Handler) *httptest.Server {
 }
 
 func TestProviderInCaddysAuthenticationHandler(t *testing.T) {
-	server := serve(t, authenticated(t, `{"deepgram":{`+plainConfig+`,"callback_secret":["old"]}}`))
-	body := `{` + filler(300_000) + `"metadata":{"extra":{"callback_secret":"old"}}}`
+	server := serve(t, authenticated(t, `{"deepgram":{`+plainConfig+`,"callback_secret":["old-secret-of-2025"]}}`))
+	body := `{` + filler(300_000) + `"metadata":{"extra":{"callback_secret":"old-secret-of-2025"}}}`
 	alice := func(r *http.Request) { r.SetBasicAuth("alice", longPassword) }
 
 	got := call(t, server, body, alice)
@@ -88,12 +88,12 @@ func TestProviderInCaddysAuthenticationHandler(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, got.status)
 	require.NotEmpty(t, got.header.Values("WWW-Authenticate"))
 	require.Empty(t, got.body)
-	require.Eventually(t, func() bool { return bodyFileBytes.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
 }
 
 func TestProviderLeavesTheBodyWholeForAnotherProvider(t *testing.T) {
 	server := serve(t, authenticated(t, `{
-		"deepgram": {"callback_secret": ["old"]},
+		"deepgram": {"callback_secret": ["old-secret-of-2025"]},
 		"http_basic": {"accounts": [{"username": "alice", "password": "`+bcryptHash+`"}]}
 	}`))
 	alice := func(r *http.Request) { r.SetBasicAuth("alice", "correct horse") }
@@ -109,23 +109,23 @@ func TestProviderLeavesTheBodyWholeForAnotherProvider(t *testing.T) {
 			require.True(t, body == got.body, "the body was changed")
 		}
 	}
-	require.Eventually(t, func() bool { return bodyFileBytes.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
 }
 
 // A handler that answers without having closed the body must not leave its file
 // open.
 func TestProviderReleasesTheFileWhenTheRequestEnds(t *testing.T) {
-	p := provider(t, `{"callback_secret":["old"]}`)
-	for _, secret := range []string{"old", "wrong"} {
+	p := provider(t, `{"callback_secret":["old-secret-of-2025"]}`)
+	for _, secret := range []string{"old-secret-of-2025", "wrong"} {
 		ctx, cancel := context.WithCancel(context.Background())
 		body := `{` + filler(300_000) + `"metadata":{"extra":{"callback_secret":"` + secret + `"}}}`
 		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)).WithContext(ctx)
 		_, admitted, err := p.Authenticate(httptest.NewRecorder(), r)
 		require.NoError(t, err)
-		require.Equal(t, secret == "old", admitted)
-		require.Positive(t, bodyFileBytes.Load())
+		require.Equal(t, secret == "old-secret-of-2025", admitted)
+		require.Positive(t, bodyRoom.used())
 		cancel()
-		require.Eventually(t, func() bool { return bodyFileBytes.Load() == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
 	}
 }
 
@@ -140,10 +140,10 @@ func provider(t *testing.T, config string) *Provider {
 }
 
 func TestProviderBoundsTheBodyThatItSearches(t *testing.T) {
-	require.EqualValues(t, 64<<20, provider(t, `{"callback_secret":["old"]}`).MaxBody)
+	require.EqualValues(t, 64<<20, provider(t, `{"callback_secret":["old-secret-of-2025"]}`).MaxBody)
 
-	p := provider(t, `{"callback_secret":["old"],"max_body":1000}`)
-	body := `{` + filler(1000) + `"metadata":{"extra":{"callback_secret":"old"}}}`
+	p := provider(t, `{"callback_secret":["old-secret-of-2025"],"max_body":1000}`)
+	body := `{` + filler(1000) + `"metadata":{"extra":{"callback_secret":"old-secret-of-2025"}}}`
 	w := httptest.NewRecorder()
 	_, admitted, err := p.Authenticate(w, httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)))
 	require.False(t, admitted)

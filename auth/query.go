@@ -1,10 +1,9 @@
-// The secret in the query, and what is taken off a request before it goes on.
+// The secret in the query.
 
 package auth
 
 import (
 	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -20,7 +19,7 @@ func newQueryCheck(repl *caddy.Replacer, config *QuerySecret) (*queryCheck, erro
 	if config.Parameter == "" {
 		return nil, errors.New("parameter: it is empty")
 	}
-	secrets, err := resolveSecrets(repl, purposeQuery, "secret", config.Secrets)
+	secrets, err := resolveSecrets(repl, purposeQuery, config.Secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +58,17 @@ func (c *queryCheck) checkValue(escaped string) verdict {
 	return right
 }
 
+// tried stands for what a request with a wrong parameter has tried.
+func (c *queryCheck) tried(rawQuery string) digest {
+	fields := []string{purposeQuery, "wrong"}
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		if value, named := c.valueOf(pair); named {
+			fields = append(fields, value)
+		}
+	}
+	return digestOf(fields...)
+}
+
 // valueOf gives the escaped value of a pair whose name is the parameter.
 func (c *queryCheck) valueOf(pair string) (value string, named bool) {
 	name, value, _ := strings.Cut(pair, "=")
@@ -92,28 +102,4 @@ func (c *queryCheck) strip(rawQuery string) string {
 		return rawQuery
 	}
 	return kept.String()
-}
-
-// Strip removes what must not go on to the service: the Authorization header,
-// always, and the parameter of the query secret, where one is configured, from
-// r.URL and from r.RequestURI. The rest of the query keeps its every byte. The
-// request is changed in place.
-func (p *Policy) Strip(r *http.Request) {
-	delete(r.Header, "Authorization")
-	c := p.judge.query
-	if c == nil {
-		return
-	}
-	r.URL.RawQuery = c.strip(r.URL.RawQuery)
-	path, query, found := strings.Cut(r.RequestURI, "?")
-	if !found {
-		return
-	}
-	switch left := c.strip(query); {
-	case left == query:
-	case left == "":
-		r.RequestURI = path
-	default:
-		r.RequestURI = path + "?" + left
-	}
 }

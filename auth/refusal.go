@@ -12,8 +12,8 @@ import (
 // Refusal is the error for a caller that is not let in. It never holds anything
 // of what the caller sent.
 type Refusal struct {
-	// The status of the answer: 401, 429, or 503 where the body could not be
-	// kept while its secret was searched.
+	// The status of the answer: 401, 429, or where the body was searched for its
+	// secret, 408 if it did not come in time and 503 if it could not be kept.
 	Status int
 
 	// The values of WWW-Authenticate, for a 401.
@@ -43,6 +43,7 @@ const (
 	ReasonCallbackSecretWrong   = "callback_secret_wrong"
 	ReasonCallbackSecretNotJSON = "callback_secret_not_json" // the body or message is not a JSON object
 	ReasonCallbackSecretStorage = "callback_secret_storage"  // no room to keep the body while searching it
+	ReasonBodyTimeout           = "body_timeout"             // the body did not come in time
 )
 
 // Error names the reason.

@@ -4,25 +4,49 @@
 package auth
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/google/uuid"
 )
 
-// tokenHeader is dg-token in the canonical form that net/http stores.
-const tokenHeader = "Dg-Token"
+// TokenHeader is dg-token in the canonical form that net/http stores.
+const TokenHeader = "Dg-Token"
 
 type tokenCheck struct {
 	keyIDs    digestSet
 	ifPresent bool
+	strange   []int // which of the identifiers, from 1, do not look like one
 }
 
 func newTokenCheck(repl *caddy.Replacer, config *DGToken) (*tokenCheck, error) {
-	keyIDs, err := resolveSecrets(repl, purposeToken, "API key identifier", config.KeyIDs)
-	if err != nil {
-		return nil, err
+	if len(config.KeyIDs) == 0 {
+		return nil, errors.New("no API key identifier is configured")
 	}
-	return &tokenCheck{keyIDs: keyIDs, ifPresent: config.IfPresent}, nil
+	check := &tokenCheck{ifPresent: config.IfPresent}
+	for i, configured := range config.KeyIDs {
+		value, err := resolve(repl, configured)
+		if err != nil {
+			return nil, fmt.Errorf("API key identifier %d: %w", i+1, err)
+		}
+		if !isIdentifier(value) {
+			check.strange = append(check.strange, i+1)
+		}
+		check.keyIDs = append(check.keyIDs, digestOf(purposeToken, value))
+	}
+	return check, nil
+}
+
+// isIdentifier reports whether a value has the form in which Deepgram's
+// management API names its API keys.
+func isIdentifier(value string) bool {
+	if len(value) != 36 && len(value) != 32 { // uuid.Parse takes other spellings too
+		return false
+	}
+	_, err := uuid.Parse(value)
+	return err == nil
 }
 
 // check takes several values for a wrong one: which of them a service behind
@@ -31,7 +55,7 @@ func (c *tokenCheck) check(header http.Header) verdict {
 	if c == nil {
 		return notConfigured
 	}
-	values := header[tokenHeader]
+	values := header[TokenHeader]
 	switch {
 	case len(values) == 0:
 		return absent
@@ -41,4 +65,9 @@ func (c *tokenCheck) check(header http.Header) verdict {
 		return right
 	}
 	return wrong
+}
+
+// tried stands for what a request with a wrong token has tried.
+func (c *tokenCheck) tried(header http.Header) digest {
+	return digestOf(append([]string{purposeToken, "wrong"}, header[TokenHeader]...)...)
 }

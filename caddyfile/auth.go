@@ -117,9 +117,25 @@ func (p *parser) dgToken() error {
 	return nil
 }
 
-func (p *parser) callbackSecret() (err error) {
-	p.config.CallbackSecret, err = p.atLeastOne("a secret, or several")
-	return err
+func (p *parser) callbackSecret() error {
+	secrets, err := p.atLeastOne("a secret, or several")
+	if err != nil {
+		return err
+	}
+	p.config.CallbackSecret = secrets
+	return p.secrets("callback_secret", secrets)
+}
+
+// secrets refuses those that are too short to be secret.
+func (p *parser) secrets(of string, secrets []string) error {
+	for i, secret := range secrets {
+		// What a placeholder stands for is not known before the configuration is loaded.
+		if n := utf8.RuneCountInString(secret); n < auth.MinSecret && !strings.Contains(secret, "{") {
+			return p.Errf("%s: secret %d has %d characters; it has to be a random one of at least %d, such as `openssl rand -hex 16` prints",
+				of, i+1, n, auth.MinSecret)
+		}
+	}
+	return nil
 }
 
 func (p *parser) querySecret() error {
@@ -131,7 +147,7 @@ func (p *parser) querySecret() error {
 		return p.Errf("query_secret needs the name of a URL parameter and a secret, or several")
 	}
 	p.config.QuerySecret = &auth.QuerySecret{Parameter: args[0], Secrets: args[1:]}
-	return nil
+	return p.secrets("query_secret", args[1:])
 }
 
 func (p *parser) require() error {

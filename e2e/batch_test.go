@@ -66,9 +66,9 @@ func TestSpokenAudioArrivesAsItWasSent(t *testing.T) {
 
 func TestAnalysedTextArrivesAsItWasSent(t *testing.T) {
 	s, wire := newService(t), newTap(t)
-	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret", tap: wire})
+	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret-0123456789", tap: wire})
 	id, _ := l.post("/v1/read", "application/json", []byte(`{"text":"The moon is far away. It is nice there."}`),
-		"summarize", "true", "topics", "true", "callback", l.callback("http", "", "/read"), "extra", "callback_secret:s3cret")
+		"summarize", "true", "topics", "true", "callback", l.callback("http", "", "/read"), "extra", "callback_secret:s3cret-0123456789")
 	got := take(t, s.requests)
 	require.Equal(t, take(t, wire.requests).body, got.body)
 	require.Equal(t, id, got.decoded(t)["metadata"].(map[string]any)["request_id"])
@@ -78,9 +78,9 @@ func TestAnalysedTextArrivesAsItWasSent(t *testing.T) {
 // A secret in the body cannot let in what is not JSON.
 func TestCallbackSecretRefusesAudio(t *testing.T) {
 	s := newService(t)
-	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret", simulator: quick})
+	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret-0123456789", simulator: quick})
 	id, _ := l.post("/v1/speak", "application/json", []byte(`{"text":"Hello"}`),
-		"callback", l.callback("http", "", "/speech"), "extra", "callback_secret:s3cret")
+		"callback", l.callback("http", "", "/speech"), "extra", "callback_secret:s3cret-0123456789")
 	statuses, delivered := l.attempts(id)
 	require.False(t, delivered)
 	require.Equal(t, []int{401, 401, 401, 401}, statuses)
@@ -173,12 +173,12 @@ func TestDuplicateArrivesTwice(t *testing.T) {
 func TestSlowUploadArrivesWhole(t *testing.T) {
 	for name, gateway := range map[string]string{
 		"streaming through":  plainAuth,
-		"secret in the body": "callback_secret s3cret",
+		"secret in the body": "callback_secret s3cret-0123456789",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
 			l := start(t, setup{upstream: s.addr, gateway: gateway, tap: wire, simulator: "fault slow_upload 100KB"})
-			l.transcribe(120, "callback", l.callback("http", login, "/hook"), "extra", "callback_secret:s3cret")
+			l.transcribe(120, "callback", l.callback("http", login, "/hook"), "extra", "callback_secret:s3cret-0123456789")
 			got := take(t, s.requests)
 			require.Greater(t, len(got.body), 20<<10)
 			require.Equal(t, take(t, wire.requests).body, got.body)

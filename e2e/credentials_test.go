@@ -21,7 +21,7 @@ type attempt struct {
 func secret(value string) []string { return []string{"extra", "callback_secret:" + value} }
 
 const (
-	allOfThem = plainAuth + "dg_token " + apiKeyID + "\ncallback_secret s3cret\nquery_secret key q-s3cret\n"
+	allOfThem = plainAuth + "dg_token " + apiKeyID + "\ncallback_secret s3cret-0123456789\nquery_secret key q-s3cret-0123456789\n"
 	wrong     = "deepgram:fedcba9876543210fedcba9876543210@"
 )
 
@@ -60,37 +60,37 @@ var credentials = []struct {
 		"wrong": {userinfo: login, status: 401},
 		"none":  {userinfo: login, noToken: true, status: 200},
 	}},
-	{"callback_secret", "callback_secret new-s3cret s3cret", map[string]attempt{
-		"right":                      {submit: secret("s3cret"), status: 200},
-		"the other of two":           {submit: secret("new-s3cret"), status: 200},
+	{"callback_secret", "callback_secret new-s3cret-0123456789 s3cret-0123456789", map[string]attempt{
+		"right":                      {submit: secret("s3cret-0123456789"), status: 200},
+		"the other of two":           {submit: secret("new-s3cret-0123456789"), status: 200},
 		"wrong":                      {submit: secret("s3cre"), status: 401},
 		"empty":                      {submit: secret(""), status: 401},
-		"under another name":         {submit: []string{"extra", "secret:s3cret"}, status: 401},
-		"in the text, not its place": {submit: []string{"tag", `"callback_secret":"s3cret"`}, status: 401},
+		"under another name":         {submit: []string{"extra", "secret:s3cret-0123456789"}, status: 401},
+		"in the text, not its place": {submit: []string{"tag", `"callback_secret":"s3cret-0123456789"`}, status: 401},
 		"none":                       {status: 401},
 	}},
-	{"query_secret", "query_secret key q-s3cret", map[string]attempt{
-		"right":                {query: "&key=q-s3cret", status: 200},
+	{"query_secret", "query_secret key q-s3cret-0123456789", map[string]attempt{
+		"right":                {query: "&key=q-s3cret-0123456789", status: 200},
 		"wrong":                {query: "&key=q-s3cre", status: 401},
-		"right and then wrong": {query: "&key=q-s3cret&key=x", status: 401},
+		"right and then wrong": {query: "&key=q-s3cret-0123456789&key=x", status: 401},
 		"none":                 {status: 401},
 	}},
 	{"require all", allOfThem, map[string]attempt{
-		"right":                    {userinfo: login, query: "&key=q-s3cret", submit: secret("s3cret"), status: 200},
-		"a wrong password":         {userinfo: wrong, query: "&key=q-s3cret", submit: secret("s3cret"), status: 401},
-		"no dg-token":              {userinfo: login, query: "&key=q-s3cret", submit: secret("s3cret"), noToken: true, status: 401},
-		"a wrong callback secret":  {userinfo: login, query: "&key=q-s3cret", submit: secret("x"), status: 401},
-		"no callback secret":       {userinfo: login, query: "&key=q-s3cret", status: 401},
-		"a wrong query secret":     {userinfo: login, query: "&key=x", submit: secret("s3cret"), status: 401},
-		"only the callback secret": {submit: secret("s3cret"), noToken: true, status: 401},
+		"right":                    {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), status: 200},
+		"a wrong password":         {userinfo: wrong, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), status: 401},
+		"no dg-token":              {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), noToken: true, status: 401},
+		"a wrong callback secret":  {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("x"), status: 401},
+		"no callback secret":       {userinfo: login, query: "&key=q-s3cret-0123456789", status: 401},
+		"a wrong query secret":     {userinfo: login, query: "&key=x", submit: secret("s3cret-0123456789"), status: 401},
+		"only the callback secret": {submit: secret("s3cret-0123456789"), noToken: true, status: 401},
 	}},
 	{"require any", allOfThem + "require any", map[string]attempt{
 		"only the password":        {userinfo: login, noToken: true, status: 200},
 		"only the dg-token":        {status: 200},
-		"only the callback secret": {submit: secret("s3cret"), noToken: true, status: 200},
-		"only the query secret":    {query: "&key=q-s3cret", noToken: true, status: 200},
+		"only the callback secret": {submit: secret("s3cret-0123456789"), noToken: true, status: 200},
+		"only the query secret":    {query: "&key=q-s3cret-0123456789", noToken: true, status: 200},
 		"one right, all else wrong": {
-			userinfo: wrong, query: "&key=q-s3cret", submit: secret("x"), noToken: true, status: 200,
+			userinfo: wrong, query: "&key=q-s3cret-0123456789", submit: secret("x"), noToken: true, status: 200,
 		},
 		"all wrong": {userinfo: wrong, query: "&key=x", submit: secret("x"), noToken: true, status: 401},
 		"none":      {noToken: true, status: 401},
@@ -150,8 +150,8 @@ func tryAll(t *testing.T, l *loop, s *service, attempts map[string]attempt, noTo
 // A query secret is the gateway's business: the service gets the URL without.
 func TestQuerySecretDoesNotReachTheService(t *testing.T) {
 	s := newService(t)
-	l := start(t, setup{upstream: s.addr, gateway: "query_secret key q-s3cret"})
-	l.transcribe(2, "callback", l.callback("http", "", "/hook?"+presigned+"&key=q-s3cret&z=1"))
+	l := start(t, setup{upstream: s.addr, gateway: "query_secret key q-s3cret-0123456789"})
+	l.transcribe(2, "callback", l.callback("http", "", "/hook?"+presigned+"&key=q-s3cret-0123456789&z=1"))
 	require.Equal(t, "/hook?"+presigned+"&z=1", take(t, s.requests).target)
 }
 
@@ -176,11 +176,11 @@ func TestStreamWithoutTheRightCredentialsIsNeverOpened(t *testing.T) {
 		{"wrong plain password", plainAuth, attempt{userinfo: wrong}},
 		{"no password", plainAuth, attempt{}},
 		{"wrong dg-token", "dg_token another-id", attempt{}},
-		{"wrong query secret", "query_secret key q-s3cret", attempt{query: "&key=x"}},
-		{"one of two wrong", plainAuth + "query_secret key q-s3cret", attempt{userinfo: login, query: "&key=x"}},
-		{"none of two right", plainAuth + "query_secret key q-s3cret\nrequire any", attempt{userinfo: wrong, query: "&key=x"}},
+		{"wrong query secret", "query_secret key q-s3cret-0123456789", attempt{query: "&key=x"}},
+		{"one of two wrong", plainAuth + "query_secret key q-s3cret-0123456789", attempt{userinfo: login, query: "&key=x"}},
+		{"none of two right", plainAuth + "query_secret key q-s3cret-0123456789\nrequire any", attempt{userinfo: wrong, query: "&key=x"}},
 		// It could only come in the messages, after the handshake.
-		{"only a callback secret", "callback_secret s3cret", attempt{submit: secret("s3cret")}},
+		{"only a callback secret", "callback_secret s3cret-0123456789", attempt{submit: secret("s3cret-0123456789")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newService(t)

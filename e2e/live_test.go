@@ -13,7 +13,7 @@ import (
 )
 
 // everything asks for every kind of message.
-var everything = []string{"interim_results", "true", "vad_events", "true", "utterance_end_ms", "1000", "extra", "callback_secret:s3cret"}
+var everything = []string{"interim_results", "true", "vad_events", "true", "utterance_end_ms", "1000", "extra", "callback_secret:s3cret-0123456789"}
 
 // spoken is as many seconds as it takes to hear every kind of message.
 const spoken = 15
@@ -45,17 +45,18 @@ func TestStreamByPostArrivesInOrder(t *testing.T) {
 	require.Empty(t, s.requests)
 }
 
-// UtteranceEnd and SpeechStarted carry no metadata, and the last Metadata has
-// its extra elsewhere: where the secret in the body is all that is asked for,
-// they stay outside. Beside another credential they come through.
+// UtteranceEnd and SpeechStarted carry nothing of what a request was submitted
+// with: where the secret in the body is asked for, they stay outside. Where
+// another credential is enough, they come through.
 func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
+	withSecret := func(kind string) bool { return kind == "Results" || kind == "Metadata" }
 	for name, test := range map[string]struct {
 		gateway string
 		through func(kind string) bool
 	}{
-		"alone":                    {"callback_secret s3cret", func(kind string) bool { return kind == "Results" }},
-		"and a password":           {"callback_secret s3cret\n" + plainAuth, func(kind string) bool { return kind == "Results" }},
-		"or a password, any of it": {"callback_secret s3cret\n" + plainAuth + "require any", func(string) bool { return true }},
+		"alone":                    {"callback_secret s3cret-0123456789", withSecret},
+		"and a password":           {"callback_secret s3cret-0123456789\n" + plainAuth, withSecret},
+		"or a password, any of it": {"callback_secret s3cret-0123456789\n" + plainAuth + "require any", func(string) bool { return true }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
@@ -97,8 +98,8 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 		"wss and the access log":        {gateway: plainAuth, frontTLS: true, log: true},
 		"wss, and to the service":       {gateway: plainAuth, frontTLS: true, backTLS: true},
 		"ws, and wss to the service":    {gateway: plainAuth, backTLS: true},
-		"ws with a secret in it":        {gateway: plainAuth + "callback_secret s3cret"},
-		"wss with a secret in it":       {gateway: plainAuth + "callback_secret s3cret", frontTLS: true},
+		"ws with a secret in it":        {gateway: plainAuth + "callback_secret s3cret-0123456789"},
+		"wss with a secret in it":       {gateway: plainAuth + "callback_secret s3cret-0123456789", frontTLS: true},
 		"ws with a hashed password too": {gateway: hashedAuth + plainAuth},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +149,7 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 // has shown the secret.
 func TestStreamWithAWrongCallbackSecretGivesTheBackendNothing(t *testing.T) {
 	s, wire := newService(t), newTap(t)
-	l := start(t, setup{upstream: s.addr, gateway: plainAuth + "callback_secret s3cret", tap: wire})
+	l := start(t, setup{upstream: s.addr, gateway: plainAuth + "callback_secret s3cret-0123456789", tap: wire})
 	live := l.open(s, "ws", "vad_events", "true", "extra", "callback_secret:wrong")
 	toBackend, toSpeaker := listening(live.backend.Conn, atOnce), listening(live.speaker, atOnce)
 	sayUntilTheEnd(live.speaker, 3)

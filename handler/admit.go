@@ -66,8 +66,8 @@ func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error)
 // callbackPort is the port that the sender connected to: the listener's, or
 // the one that a trusted proxy in front names. A Unix socket has none.
 func callbackPort(r *http.Request) (port int, known bool) {
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
-		if port, err := strconv.Atoi(strings.TrimSpace(r.Header.Get("X-Forwarded-Port"))); err == nil {
+	if auth.FromTrustedProxy(r) {
+		if port, ok := forwardedPort(r.Header["X-Forwarded-Port"]); ok {
 			return port, true
 		}
 	}
@@ -76,6 +76,21 @@ func callbackPort(r *http.Request) (port int, known bool) {
 		return addr.Port, true
 	case *net.UDPAddr:
 		return addr.Port, true
+	}
+	return 0, false
+}
+
+// forwardedPort is what a chain of proxies says: each adds the port that it was
+// connected to, to the list or as a field of its own, so the first is the
+// sender's. What is no number counts as none.
+func forwardedPort(fields []string) (port int, ok bool) {
+	for first := range strings.SplitSeq(strings.Join(fields, ","), ",") {
+		first = strings.Trim(first, " \t")
+		if first == "" {
+			continue // an empty element of a list is none (RFC 9110, section 5.6.1)
+		}
+		port, err := strconv.ParseUint(first, 10, 31)
+		return int(port), err == nil
 	}
 	return 0, false
 }
@@ -141,12 +156,7 @@ func (h *Handler) admitBody(w http.ResponseWriter, r *http.Request, admission au
 	if !admission.BodySecret {
 		return nil
 	}
-	body, err := h.VerifyBody(r.Body)
-	if err != nil {
-		return err
-	}
-	r.Body = body
-	return nil
+	return h.VerifyBody(w, r)
 }
 
 // boundedBody gives the error of a body that turned out too long its status,
@@ -186,10 +196,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	case errors.Is(cause, relay.ErrUnwritable):
 		reason = "unwritable"
 	}
-	if r.Header["Expect"] != nil && r.ProtoMajor == 1 {
+	if r.ProtoMajor == 1 && (r.Header["Expect"] != nil || status == http.StatusRequestTimeout) {
 		// The sender waits for an answer before it sends the body, which
 		// net/http would wait for before it answers, to discard it: Caddy's
-		// timeouts wrap the body, so it does not know that none comes.
+		// timeouts wrap the body, so it does not know that none comes. And
+		// nobody waits any longer for one that came too slowly.
 		w.Header().Set("Connection", "close")
 	}
 	kind := kindBatch
@@ -200,17 +211,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+reason); c != nil {
 		c.Write(
 			zap.Int("status", status),
-			zap.String("client_ip", clientIP(r)),
+			zap.String("client_ip", auth.ClientIP(r)),
 			zap.String("method", r.Method),
 			zap.String("path", r.URL.Path),
 			zap.Error(cause),
 		)
 	}
 	return caddyhttp.Error(status, cause)
-}
-
-// clientIP is whom Caddy takes for the client, behind trusted proxies too.
-func clientIP(r *http.Request) string {
-	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	return ip
 }

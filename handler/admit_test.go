@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/bcrypt"
 )
@@ -24,14 +26,14 @@ func unsized(body io.Reader) io.Reader { return struct{ io.Reader }{body} }
 func TestChecksAreMadeInOrder(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, plainAuth+`
-		callback_secret body-secret
+		callback_secret body-secret-2025
 		max_body 1KiB
 	`), options{global: "servers {\ntrusted_proxies static 127.0.0.1/32\n}"})
 
 	const port, method, credentials, size, secret = 1, 2, 4, 8, 16
 	for broken := range 32 {
 		header := withPassword()
-		verb, body := "POST", `{"metadata":{"extra":{"callback_secret":"body-secret"}}}`
+		verb, body := "POST", `{"metadata":{"extra":{"callback_secret":"body-secret-2025"}}}`
 		if broken&port != 0 {
 			header.Set("X-Forwarded-Port", "9999")
 		}
@@ -42,7 +44,7 @@ func TestChecksAreMadeInOrder(t *testing.T) {
 			header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("deepgram:guess")))
 		}
 		if broken&secret != 0 {
-			body = strings.Replace(body, "body-secret", "wrong", 1)
+			body = strings.Replace(body, "body-secret-2025", "wrong", 1)
 		}
 		if broken&size != 0 {
 			body += strings.Repeat(" ", 1024)
@@ -95,6 +97,17 @@ func TestForwardedPort(t *testing.T) {
 		"anyone else's does not count":               {options{}, "443", []string{"443"}, 403},
 		"anyone else's does not count against it":    {options{}, "PORT", []string{"80"}, 200},
 		"nonsense is as good as none":                {trust, "PORT", []string{"https"}, 200},
+		"a sign is nonsense":                         {trust, "443", []string{"+443"}, 403},
+		"what is no port is not allowed":             {trust, "PORT", []string{"70000"}, 403},
+		"of a list, the first":                       {trust, "443", []string{"443,80"}, 200},
+		"of a list, the first, against it":           {trust, "443", []string{"80,443"}, 403},
+		"of a list with spaces":                      {trust, "443", []string{"\t443 , 443"}, 200},
+		"of a list with nothing in front":            {trust, "443", []string{" , ,443,80"}, 200},
+		"of several fields":                          {trust, "443", []string{"443", "80"}, 200},
+		"of several fields, against it":              {trust, "443", []string{"80", "443"}, 403},
+		"of several fields, one of them empty":       {trust, "443", []string{"", "443"}, 200},
+		"a list of nonsense is as good as none":      {trust, "PORT", []string{"https,443"}, 200},
+		"anyone else's list does not count":          {options{}, "443", []string{"443,443"}, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, "deepgram_callback "+backend.addr+" {\nanonymous\nports "+test.ports+"\n}", test.options)
@@ -174,7 +187,7 @@ func TestRefusalForCredentialsChallenges(t *testing.T) {
 	for config, want := range map[string][]string{
 		plainAuth:      {`Basic realm="restricted", charset="UTF-8"`},
 		"dg_token key": {`DeepgramCallback realm="restricted"`},
-		strings.Replace(plainAuth, "plain", `plain "Our \"realm\""`, 1) + "query_secret t s": {
+		strings.Replace(plainAuth, "plain", `plain "Our \"realm\""`, 1) + "query_secret t a-secret-of-2025": {
 			`Basic realm="Our \"realm\"", charset="UTF-8"`, `DeepgramCallback realm="Our \"realm\""`,
 		},
 	} {
@@ -208,7 +221,7 @@ func TestGuessesAreLimitedAndWhoIsKnownStaysIn(t *testing.T) {
 
 func TestRequireAllAndAny(t *testing.T) {
 	backend := newService(t, nil)
-	const credentials = plainAuth + "dg_token key\nquery_secret token query\ncallback_secret body\n"
+	const credentials = plainAuth + "dg_token key\nquery_secret token query-0123456789\ncallback_secret body-secret-2025\n"
 	for _, require_ := range []string{"all", "any"} {
 		g := start(t, callback(backend.addr, credentials+"require "+require_))
 		for shown := range 16 {
@@ -220,10 +233,10 @@ func TestRequireAllAndAny(t *testing.T) {
 				header.Set("dg-token", "key")
 			}
 			if shown&4 != 0 {
-				url += "&token=query"
+				url += "&token=query-0123456789"
 			}
 			if shown&8 != 0 {
-				body = `{"metadata":{"extra":{"callback_secret":"body"}}}`
+				body = `{"metadata":{"extra":{"callback_secret":"body-secret-2025"}}}`
 			}
 			want := 401
 			if shown == 15 || require_ == "any" && shown != 0 {
@@ -244,7 +257,7 @@ func TestRequireAllAndAny(t *testing.T) {
 
 func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 	backend := newService(t, nil)
-	g := start(t, callback(backend.addr, "callback_secret right"))
+	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab"))
 	filler := strings.Repeat("word ", 100<<10) // far more than is kept in memory
 	body := func(secret string) string {
 		return `{"results":{"transcript":"` + filler + `"},"metadata":{"extra":{"callback_secret":"` + secret + `"}}}`
@@ -254,11 +267,11 @@ func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 		"missing":              `{"results":"` + filler + `","metadata":{}}`,
 		"empty":                "",
 		"not JSON":             "RIFF" + filler,
-		"in the wrong place":   `{"callback_secret":"right","extra":{"callback_secret":"right"},"results":{"metadata":{"extra":{"callback_secret":"right"}}}}`,
+		"in the wrong place":   `{"callback_secret":"right-0123456789ab","Extra":{"callback_secret":"right-0123456789ab"},"results":{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}}`,
 		"cut off before it":    `{"results":"` + filler + `"`,
-		"twice, first wrong":   `{"metadata":{"extra":{"callback_secret":"wrong","callback_secret":"right"}}}`,
-		"an object":            `{"metadata":{"extra":{"callback_secret":{"right":"right"}}}}`,
-		"an array of the JSON": `[` + body("right") + `]`,
+		"twice, first wrong":   `{"metadata":{"extra":{"callback_secret":"wrong","callback_secret":"right-0123456789ab"}}}`,
+		"an object":            `{"metadata":{"extra":{"callback_secret":{"right-0123456789ab":"right-0123456789ab"}}}}`,
+		"an array of the JSON": `[` + body("right-0123456789ab") + `]`,
 	} {
 		for _, chunked := range []bool{false, true} {
 			var r io.Reader = strings.NewReader(body)
@@ -272,7 +285,7 @@ func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 	require.Zero(t, backend.accepted.Load(), "the service was connected to")
 
 	// While the secret has not come there is not even a connection.
-	right := body("right")
+	right := body("right-0123456789ab")
 	reader, writer := io.Pipe()
 	go func() {
 		_, _ = io.WriteString(writer, right[:len(right)-10])
@@ -292,14 +305,14 @@ func TestBodyThatIsTooLong(t *testing.T) {
 	backend := newService(t, nil)
 	for name, config := range map[string]string{
 		"streaming through":            "anonymous",
-		"while its secret is searched": "callback_secret right",
+		"while its secret is searched": "callback_secret right-0123456789ab",
 		"with retries":                 "anonymous\nrelay {\nlb_retries 3\n}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, callback(backend.addr, config+"\nmax_body 64KiB"))
 			body := `{"results":"` + strings.Repeat("x", limit)
 			if strings.HasPrefix(config, "anonymous") {
-				body = `{"metadata":{"extra":{"callback_secret":"right"}}}` + body
+				body = `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}` + body
 			}
 			for _, size := range []int{limit - 1, limit, limit + 1, len(body)} {
 				for _, chunked := range []bool{false, true} {
@@ -324,6 +337,121 @@ func TestBodyThatIsTooLong(t *testing.T) {
 		if seen.bytes > limit {
 			require.Error(t, seen.err, "a body that is too long arrived as if it were whole")
 		}
+	}
+}
+
+// Wherever a body turns out to be too long, the log says so.
+func TestATooLongBodyIsLoggedWhereverItIsFoundOut(t *testing.T) {
+	backend := newService(t, nil)
+	long := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"` + strings.Repeat("x", 100<<10) + `"}`
+	late := `{"x":"` + strings.Repeat("x", 100<<10) + `","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
+	for name, test := range map[string]struct{ config, body string }{
+		"while it is relayed":                             {"anonymous", long},
+		"while it is relayed, with retries":               {"anonymous\nrelay {\nlb_retries 3\n}", long},
+		"while it is relayed, its secret right":           {"callback_secret right-0123456789ab", long},
+		"while its secret is searched":                    {"callback_secret right-0123456789ab", late},
+		"while the inbox takes it":                        {"anonymous\nspool {\npath " + t.TempDir() + "\n}", long},
+		"while the inbox takes it, a small one in memory": {"anonymous\nmax_body 1KiB\nspool {\npath " + t.TempDir() + "\n}", long[:2000]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := test.config
+			if !strings.Contains(config, "max_body") {
+				config += "\nmax_body 64KiB"
+			}
+			g := start(t, callback(backend.addr, config))
+			for _, chunked := range []bool{true, false} {
+				var body io.Reader = strings.NewReader(test.body)
+				if chunked {
+					body = unsized(body)
+				}
+				require.Equal(t, 413, send(t, "POST", g.url+"/"+fmt.Sprint(chunked), body, nil).StatusCode)
+				line := g.waitForLog("the refusal", func(line map[string]any) bool {
+					return line["msg"] == "callback refused: max_body" && line["path"] == "/"+fmt.Sprint(chunked)
+				})
+				require.EqualValues(t, 413, line["status"])
+				require.Equal(t, "127.0.0.1", line["client_ip"])
+			}
+		})
+	}
+}
+
+func TestTrailersCarryNoCredentials(t *testing.T) {
+	trailers := make(chan http.Header, 10)
+	backend := newService(t, func(_ http.ResponseWriter, r *http.Request) { trailers <- r.Trailer })
+	for name, config := range map[string]string{
+		"relayed":          "anonymous",
+		"after its secret": "callback_secret right-0123456789ab",
+		"with retries":     "anonymous\nrelay {\nlb_retries 2\nrequest_buffers 1MiB\n}",
+	} {
+		g := start(t, callback(backend.addr, config))
+		for _, announced := range []string{"X-Checksum, Authorization, dg-token, Cookie, X-Forwarded-For", "X-Checksum", "Authorization"} {
+			body := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
+			got := sendRaw(t, g.addr, "POST / HTTP/1.1\r\nHost: x\r\nTrailer: "+announced+"\r\nTransfer-Encoding: chunked\r\n\r\n"+
+				fmt.Sprintf("%x\r\n%s\r\n0\r\n", len(body), body)+
+				"X-Checksum: 1\r\nAuthorization: Basic eDp5\r\ndg-token: k\r\nCookie: a=b\r\nX-Forwarded-For: 192.0.2.1\r\n"+
+				"X-Forwarded-Port: 443\r\nProxy-Authorization: Basic eDp5\r\nHost: other\r\nContent-Type: a/b\r\n\r\n")
+			require.Equal(t, 200, got.StatusCode, name)
+			require.Equal(t, http.Header{"X-Checksum": {"1"}}, <-trailers, "%s, announced: %s", name, announced)
+		}
+	}
+}
+
+func TestNobodyStandsInTheLogWithControlCharacters(t *testing.T) {
+	live := newEcho(t)
+	g := start(t, callback(live.addr, plainAuth))
+	const steering = "/%1b%5b2J%c2%9b31m%e2%80%ae"
+	require.Equal(t, 401, send(t, "POST", g.url+steering, nil, nil).StatusCode)
+	conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(g.url, "http")+steering, withPassword())
+	require.NoError(t, err)
+	require.NoError(t, conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, "\u009b2J"), time.Now().Add(patience)))
+	_ = conn.Close()
+	for _, message := range []string{"callback refused: basic_auth_missing", "stream ended"} {
+		line := g.waitForLog(message, func(line map[string]any) bool { return line["msg"] == message })
+		require.Equal(t, `/\x1b[2J\u009b31m\u202e`, line["path"])
+		if message == "stream ended" {
+			require.Equal(t, `\u009b2J`, line["close_text"])
+		}
+	}
+}
+
+func TestTheSecretOfAClosingMetadataCounts(t *testing.T) {
+	backend := newService(t, nil)
+	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab"))
+	for body, want := range map[string]int{
+		`{"type":"Metadata","request_id":"1","extra":{"callback_secret":"right-0123456789ab"}}`:               200,
+		`{"metadata":{"extra":{}},"extra":{"callback_secret":"right-0123456789ab"}}`:                          200,
+		`{"extra":null,"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`:                        200,
+		`{"extra":{"callback_secret":"wrong"},"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`: 401,
+		`{"extra":{},"extra":{"callback_secret":"right-0123456789ab"}}`:                                       401,
+		`{"channel":{"extra":{"callback_secret":"right-0123456789ab"}}}`:                                      401,
+		`{"type":"UtteranceEnd","channel":[0,1],"last_word_end":2.1}`:                                         401,
+	} {
+		require.Equal(t, want, send(t, "POST", g.url, strings.NewReader(body), nil).StatusCode, body)
+	}
+}
+
+func TestWeakSettingsAreWarnedOf(t *testing.T) {
+	g := start(t, callback(deadAddr(t), "dg_token name-of-a-key 51f1ad0b-4c3f-4d0e-9f61-0123456789a1 x\nbasic_auth {\n"+
+		"dear $2a$19$MAMohYqpRH6Jv1pZAwgMWOpSqn1vYQKoXHhbzv3sTx09SAXw3.ZMm\n}"))
+	var warnings []map[string]any
+	for _, line := range g.logLines() {
+		if line["level"] == "warn" && line["logger"] == "http.handlers.deepgram_callback" {
+			warnings = append(warnings, line)
+		}
+	}
+	message := func(i int) string { return warnings[i]["msg"].(string) }
+	require.GreaterOrEqual(t, len(warnings), 2)
+	require.Contains(t, message(0), "dg_token: not what the identifier of a Deepgram API key looks like")
+	require.Equal(t, []any{1.0, 3.0}, warnings[0]["which"])
+	require.Contains(t, message(1), "takes long to hash on this machine")
+	require.Greater(t, warnings[1]["takes"], 2.0)
+}
+
+func TestShortSecretsAreRefused(t *testing.T) {
+	t.Setenv("TEST_SHORT", "fifteen-letters")
+	g := start(t, callback(deadAddr(t), "anonymous"))
+	for _, config := range []string{"callback_secret {env.TEST_SHORT}", "query_secret t {env.TEST_SHORT}"} {
+		require.ErrorContains(t, g.load(callback(deadAddr(t), config), options{}), "it has 15 characters, but needs at least 16")
 	}
 }
 

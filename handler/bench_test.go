@@ -38,8 +38,8 @@ func (instantTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func BenchmarkAdmission(b *testing.B) {
 	const relay = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"instant"}}`
 	const header = `"basic_auth_plain":{"accounts":[{"username":"deepgram","password":"` + password + `"}]},` +
-		`"dg_token":{"key_ids":["key"]},"query_secret":{"parameter":"token","secrets":["query"]},`
-	const metadataFirst = `{"metadata":{"extra":{"callback_secret":"body"}},"results":"`
+		`"dg_token":{"key_ids":["key"]},"query_secret":{"parameter":"token","secrets":["query-0123456789"]},`
+	const metadataFirst = `{"metadata":{"extra":{"callback_secret":"body-secret-2025"}},"results":"`
 	for _, test := range []struct {
 		name, config string
 		credentials  bool
@@ -47,7 +47,7 @@ func BenchmarkAdmission(b *testing.B) {
 	}{
 		{"anonymous", `"anonymous":true,`, false, 200},
 		{"credentials in header and query", header, true, 200},
-		{"all credentials", header + `"callback_secret":["body"],`, true, 200},
+		{"all credentials", header + `"callback_secret":["body-secret-2025"],`, true, 200},
 		{"refused", header, false, 401},
 	} {
 		b.Run(test.name, func(b *testing.B) {
@@ -62,7 +62,7 @@ func BenchmarkAdmission(b *testing.B) {
 			if test.credentials {
 				fields.Set("Authorization", withPassword().Get("Authorization"))
 				fields.Set("dg-token", "key")
-				target += "?token=query&a=1"
+				target += "?token=query-0123456789&a=1"
 			}
 			body := metadataFirst + strings.Repeat("x", 16<<10) + `"}`
 			local := context.WithValue(context.Background(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443})

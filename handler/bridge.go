@@ -72,7 +72,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.Stream{
 		Route:    h.streamRoute,
-		ClientIP: clientIP(r),
+		ClientIP: auth.ClientIP(r),
 		Path:     strings.Clone(r.URL.Path),
 		Upstream: backend.Upstream,
 		Drain:    time.Duration(h.Stream.Drain),

@@ -124,7 +124,7 @@ func open(t testing.TB, g *gateway, header http.Header) *websocket.Conn {
 
 func dial(g *gateway, header http.Header) (*websocket.Conn, *http.Response, error) {
 	dialer := &websocket.Dialer{HandshakeTimeout: patience}
-	return dialer.Dial("ws"+strings.TrimPrefix(g.url, "http")+"/live?a=1", header)
+	return dialer.Dial("ws"+strings.TrimPrefix(g.url, "http")+"/live?a=1-0123456789abcd", header)
 }
 
 // refusedStream opens a stream that has to be refused.

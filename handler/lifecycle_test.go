@@ -47,7 +47,7 @@ func TestReloadLeavesStreamsAlone(t *testing.T) {
 			oldLog := g.log
 
 			// another configuration, whose credentials would not let it in
-			g.reload(site + callback(deadAddr(t), "query_secret token other"))
+			g.reload(site + callback(deadAddr(t), "query_secret token other-0123456789"))
 			talk(t, conn, "after")
 			require.Equal(t, 401, refusedStream(t, g, withPassword()).StatusCode)
 			talk(t, conn, "still")

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -39,7 +41,7 @@ var (
 
 // Provision implements [caddy.Provisioner].
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.logger = printable.Logger(ctx.Logger())
 	h.refusals = sampled(h.logger)
 
 	// The app keeps the live streams, and runs only where it is loaded.
@@ -317,7 +319,7 @@ var adviseOnce sync.Once
 func (h *Handler) adviseOnLogs() {
 	var fields []string
 	if h.DGToken != nil {
-		fields = append(fields, "request>headers>Dg-Token")
+		fields = append(fields, "request>headers>"+auth.TokenHeader)
 	}
 	if h.QuerySecret != nil {
 		fields = append(fields, "request>uri (parameter "+h.QuerySecret.Parameter+")")

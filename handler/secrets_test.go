@@ -20,8 +20,8 @@ import (
 const (
 	secretPassword = "password-0123456789abcdef01234567"
 	secretToken    = "token-9a2b"
-	secretQuery    = "query-7c3d"
-	secretBody     = "body-5e4f"
+	secretQuery    = "query-7c3d-0123456789"
+	secretBody     = "body-5e4f-0123456789"
 	wrongSecret    = "guessed-1a6b" // part of every wrong one: it may be a right one elsewhere
 )
 

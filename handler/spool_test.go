@@ -742,8 +742,8 @@ func TestFullInboxRefusesAndRecovers(t *testing.T) {
 func TestNothingIsStoredOfWhatIsRefused(t *testing.T) {
 	backend := newService(t, nil)
 	dir := t.TempDir()
-	g := start(t, callback(backend.addr, "callback_secret right\nmax_body 300KiB\n"+inbox(dir, "")))
-	right := `{"metadata":{"extra":{"callback_secret":"right"}},"x":"`
+	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab\nmax_body 300KiB\n"+inbox(dir, "")))
+	right := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"`
 	long := right + strings.Repeat("x", 400<<10) + `"}`
 	require.Equal(t, 413, send(t, "POST", g.url, strings.NewReader(long), nil).StatusCode)
 	require.Equal(t, 413, send(t, "POST", g.url, unsized(strings.NewReader(long)), nil).StatusCode)

@@ -60,7 +60,7 @@ func TestStreamIsBridged(t *testing.T) {
 			if test.options.site != "" {
 				header.Set("Host", "localhost:"+strconv.Itoa(g.port))
 			}
-			conn, res, err := dialer.Dial(url+"/live?a=1", header)
+			conn, res, err := dialer.Dial(url+"/live?a=1-0123456789abcd", header)
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
 			require.NotContains(t, res.Header, "Sec-Websocket-Extensions")
@@ -69,7 +69,7 @@ func TestStreamIsBridged(t *testing.T) {
 				backend = secure
 			}
 			server := backend.next(t)
-			require.Equal(t, "/live?a=1", server.handshake.RequestURI)
+			require.Equal(t, "/live?a=1-0123456789abcd", server.handshake.RequestURI)
 			require.NotContains(t, server.handshake.Header, "Authorization")
 
 			talk(t, conn, "a first message")
@@ -477,7 +477,7 @@ func TestCredentialsOfAStream(t *testing.T) {
 	message := func(secret string) string { return `{"metadata":{"extra":{"callback_secret":"` + secret + `"}}}` }
 
 	t.Run("in the handshake", func(t *testing.T) {
-		g := start(t, callback(live.addr, plainAuth+"dg_token key\nquery_secret a 1"))
+		g := start(t, callback(live.addr, plainAuth+"dg_token key\nquery_secret a 1-0123456789abcd"))
 		header := withPassword()
 		require.Equal(t, 401, refusedStream(t, g, header).StatusCode)
 		header.Set("dg-token", "key")
@@ -485,7 +485,7 @@ func TestCredentialsOfAStream(t *testing.T) {
 		require.Equal(t, "/live", live.next(t).handshake.RequestURI)
 	})
 	t.Run("in the first message with metadata", func(t *testing.T) {
-		g := start(t, callback(live.addr, plainAuth+"callback_secret right"))
+		g := start(t, callback(live.addr, plainAuth+"callback_secret right-0123456789ab"))
 		conn := open(t, g, withPassword())
 		server := live.next(t)
 		held := `{"type":"SpeechStarted","channel":[0],"timestamp":1.5}`
@@ -506,14 +506,14 @@ func TestCredentialsOfAStream(t *testing.T) {
 		}()
 		<-ponged // so the message before it was looked at
 		require.Empty(t, server.messages, "a message went on before the secret came")
-		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right"))))
+		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
 		require.Equal(t, held, server.message(t))
-		require.Equal(t, message("right"), server.message(t))
+		require.Equal(t, message("right-0123456789ab"), server.message(t))
 		require.Equal(t, held, <-received)
-		require.Equal(t, message("right"), <-received)
+		require.Equal(t, message("right-0123456789ab"), <-received)
 	})
 	t.Run("wrong in a message", func(t *testing.T) {
-		g := start(t, callback(live.addr, plainAuth+"callback_secret right"))
+		g := start(t, callback(live.addr, plainAuth+"callback_secret right-0123456789ab"))
 		conn := open(t, g, withPassword())
 		server := live.next(t)
 		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("wrong"))))
@@ -524,19 +524,19 @@ func TestCredentialsOfAStream(t *testing.T) {
 		require.Equal(t, "refused", line["reason"])
 	})
 	t.Run("only in messages", func(t *testing.T) {
-		g := start(t, callback(live.addr, "callback_secret right"))
+		g := start(t, callback(live.addr, "callback_secret right-0123456789ab"))
 		require.Equal(t, 401, refusedStream(t, g, nil).StatusCode)
 	})
 	t.Run("if_present is no identity", func(t *testing.T) {
-		g := start(t, callback(live.addr, "callback_secret right\ndg_token key {\nif_present\n}"))
+		g := start(t, callback(live.addr, "callback_secret right-0123456789ab\ndg_token key {\nif_present\n}"))
 		require.Equal(t, 401, refusedStream(t, g, nil).StatusCode)
 		conn := open(t, g, http.Header{"Dg-Token": {"key"}})
 		server := live.next(t)
-		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right"))))
-		require.Equal(t, message("right"), server.message(t))
+		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
+		require.Equal(t, message("right-0123456789ab"), server.message(t))
 	})
 	t.Run("any of them", func(t *testing.T) {
-		g := start(t, callback(live.addr, plainAuth+"callback_secret right\nrequire any"))
+		g := start(t, callback(live.addr, plainAuth+"callback_secret right-0123456789ab\nrequire any"))
 		require.Equal(t, 401, refusedStream(t, g, nil).StatusCode)
 		talk(t, open(t, g, withPassword()), "no secret in it")
 	})

@@ -13,7 +13,7 @@ const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F2026
 	"&X-Amz-Date=20261101T000000Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&x-id=PutObject&X-Amz-Signature=0a%2b1b"
 
 func TestStripTakesTheSecretOffTheQueryAndLeavesEveryOtherByte(t *testing.T) {
-	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1"]}}`)
+	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`)
 	for query, want := range map[string]string{
 		"":                               "",
 		"token=s1":                       "",
@@ -55,19 +55,19 @@ func TestStripTakesTheSecretOffTheQueryAndLeavesEveryOtherByte(t *testing.T) {
 }
 
 func TestStripAlwaysRemovesAuthorization(t *testing.T) {
-	for _, config := range []string{`{"anonymous":true}`, "{" + plainConfig + "}", `{"query_secret":{"parameter":"token","secrets":["s1"]}}`} {
+	for _, config := range []string{`{"anonymous":true}`, "{" + plainConfig + "}", `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`} {
 		p := mustProvision(t, config)
 		r := request("PUT", "/?a=b&&c")
-		r.Header = http.Header{"Authorization": {"Basic eDp5", "Bearer z"}, "Dg-Token": {"key-1"}, "X": {"y"}}
+		r.Header = http.Header{"Authorization": {"Basic eDp5", "Bearer z"}, "Dg-Token": {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, "X": {"y"}}
 		p.Strip(r)
-		require.Equal(t, http.Header{"Dg-Token": {"key-1"}, "X": {"y"}}, r.Header)
+		require.Equal(t, http.Header{"Dg-Token": {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, "X": {"y"}}, r.Header)
 		require.Equal(t, "a=b&&c", r.URL.RawQuery)
 		require.Equal(t, "/?a=b&&c", r.RequestURI)
 	}
 }
 
 func TestStripLeavesAnEmptyQueryAsItCame(t *testing.T) {
-	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1"]}}`)
+	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`)
 	r := request("PUT", "/?")
 	p.Strip(r)
 	require.Equal(t, "/?", r.RequestURI)

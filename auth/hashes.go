@@ -1,0 +1,161 @@
+// The hashes of passwords: which can be used, and what effort they take.
+
+package auth
+
+import (
+	"encoding/base64"
+	"errors"
+	"regexp"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	bcryptAlgorithm   = "http.authentication.hashes.bcrypt"
+	argon2idAlgorithm = "http.authentication.hashes.argon2id"
+
+	// maxBcryptPassword: bcrypt reads no further than this many bytes.
+	maxBcryptPassword = 72
+)
+
+// bcryptFormat is version, cost, then 22 characters of salt and 31 of hash.
+var bcryptFormat = regexp.MustCompile(`^\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}$`)
+
+// argon2idParameters are those of the PHC string format.
+var argon2idParameters = regexp.MustCompile(`^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([^$]*)\$([^$]*)$`)
+
+// validateHash finds a hash with which every login would fail, panic or succeed.
+// What other modules' hashes look like is theirs to know.
+func validateHash(algorithm string, stored []byte) error {
+	switch algorithm {
+	case bcryptAlgorithm:
+		return validateBcrypt(stored)
+	case argon2idAlgorithm:
+		return validateArgon2id(stored)
+	}
+	return nil
+}
+
+func validateBcrypt(stored []byte) error {
+	match := bcryptFormat.FindSubmatch(stored)
+	if match == nil {
+		return errors.New("it is not a bcrypt hash; make one with caddy hash-password")
+	}
+	if cost, _ := strconv.Atoi(string(match[1])); cost < 4 || cost > 31 {
+		return errors.New("it is not a bcrypt hash: the cost must be 4 to 31")
+	}
+	return nil
+}
+
+// validateArgon2id holds a hash to RFC 9106, section 3.1, and its tag and salt to
+// lengths at which they still say something: with an empty tag, as the hash
+// module reads it, any password would be right.
+func validateArgon2id(stored []byte) error {
+	match := argon2idParameters.FindSubmatch(stored)
+	if match == nil {
+		return errors.New("it is not an argon2id hash; make one with caddy hash-password --algorithm argon2id")
+	}
+	if _, _, err := caddyauth.DecodeHash(stored); err != nil {
+		return errors.New("it is not an argon2id hash: a parameter is out of range, or the salt or the tag is not in base64")
+	}
+	passes, _ := strconv.Atoi(string(match[2]))
+	threads, _ := strconv.Atoi(string(match[3]))
+	salt := base64.RawStdEncoding.DecodedLen(len(match[4]))
+	tag := base64.RawStdEncoding.DecodedLen(len(match[5]))
+	if passes < 1 || threads < 1 || salt < 8 || tag < 16 {
+		return errors.New("it is not an argon2id hash that can be used: it needs t and p of at least 1, a salt of at least 8 bytes and a tag of at least 16")
+	}
+	return nil
+}
+
+// effort is what it takes to compare a password with a hash.
+type effort struct {
+	parameters string // of the algorithm, which decide about it
+	hash       []byte // one of the accounts' own, that takes it
+}
+
+// effortOf gives the index of the effort that a hash takes. What the hashes of
+// other modules take is theirs to know, so it is one effort for all of them.
+func (h *hashedAccounts) effortOf(stored []byte) int {
+	parameters := ""
+	switch h.algorithm {
+	case bcryptAlgorithm:
+		parameters = string(bcryptFormat.FindSubmatch(stored)[1])
+	case argon2idAlgorithm:
+		match := argon2idParameters.FindSubmatch(stored)
+		parameters = string(stored[:len(stored)-len(match[4])-len(match[5])])
+	}
+	for i, effort := range h.efforts {
+		if effort.parameters == parameters {
+			return i
+		}
+	}
+	h.efforts = append(h.efforts, effort{parameters, stored})
+	return len(h.efforts) - 1
+}
+
+// slowHash is how long a new password may take to be hashed before that is worth
+// a warning. Deepgram's self-hosted servers wait 10 seconds for an answer by
+// default, and some guesses may be in front.
+const slowHash = 2 * time.Second
+
+// duration estimates how long one password takes here, from what a much smaller
+// effort takes: a configuration that is loaded must not wait for all of it. It is
+// 0 for what other modules hash.
+func (h *hashedAccounts) duration() time.Duration {
+	var sum float64 // of seconds, as a cost of 31 is beyond what a Duration can hold
+	for _, effort := range h.efforts {
+		switch h.algorithm {
+		case bcryptAlgorithm:
+			cost, _ := strconv.Atoi(effort.parameters)
+			sum += bcryptUnit() * float64(uint64(1)<<cost)
+		case argon2idAlgorithm:
+			sum += argon2idUnit() * argon2idWork(effort.hash)
+		}
+	}
+	const limit = 1000 * time.Hour
+	return time.Duration(min(sum, limit.Seconds()) * float64(time.Second)).Round(100 * time.Millisecond)
+}
+
+// trial is how much of an algorithm is tried, which takes a few milliseconds.
+const (
+	trialBcryptCost   = 6
+	trialArgon2Memory = 1 << 10 // KiB
+)
+
+// bcryptUnit is how many seconds one of the 2^cost rounds takes here.
+func bcryptUnit() float64 {
+	return fastest(func() { _, _ = bcrypt.GenerateFromPassword([]byte("trial"), trialBcryptCost) }) / (1 << trialBcryptCost)
+}
+
+// argon2idUnit is how many seconds one pass over one KiB takes here.
+func argon2idUnit() float64 {
+	return fastest(func() { argon2.IDKey([]byte("trial"), []byte("trial of argon2"), 1, trialArgon2Memory, 1, 32) }) / trialArgon2Memory
+}
+
+// argon2idWork is how many KiB are passed over, as far as that is not done at the
+// same time.
+func argon2idWork(hash []byte) float64 {
+	match := argon2idParameters.FindSubmatch(hash)
+	parameter := func(i int) float64 {
+		value, _ := strconv.ParseFloat(string(match[i]), 64)
+		return value
+	}
+	return parameter(1) * parameter(2) / min(parameter(3), float64(runtime.GOMAXPROCS(0)))
+}
+
+// fastest is how many seconds a function takes when nothing disturbs it.
+func fastest(try func()) float64 {
+	best := time.Hour
+	for range 3 {
+		start := time.Now()
+		try()
+		best = min(best, time.Since(start))
+	}
+	return best.Seconds()
+}
