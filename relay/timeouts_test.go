@@ -65,7 +65,6 @@ func serveUnix(t *testing.T, each func(conn net.Conn)) string {
 func eachService(t *testing.T, settings string, each func(conn net.Conn), test func(t *testing.T, p *Proxy)) {
 	for name, service := range services {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			addr := service.serve(t, each)
 			test(t, newTestProxy(t, addr, `{"protocol":"http",`+longLimits+service.settings+settings+`}`))
 		})
@@ -145,7 +144,6 @@ func isTimeout(err error) bool {
 func TestStreamHasTheLimitsOfItsTransport(t *testing.T) {
 	for name, service := range services {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			addr := service.serve(t, func(conn net.Conn) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 					return
