@@ -23,19 +23,14 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
@@ -43,29 +38,15 @@ import (
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/app"
-	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
-// childEnv makes the test binary a Caddy with the configuration that it names.
-const childEnv = "DEEPGRAM_CALLBACK_E2E_CADDY"
-
-func TestMain(m *testing.M) {
-	if config := os.Getenv(childEnv); config != "" {
-		os.Args = []string{"caddy", "run", "--config", config}
-		caddycmd.Main()
-		return
-	}
-	removeHome := caddyhome.Temporary()
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		removeHome()
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { caddytest.MainWithoutLeaks(m) }
 
 const (
 	// patience is how long a test waits for what has to happen.
-	patience = 20 * time.Second
+	patience = caddytest.Patience
 
 	// atOnce is sooner than any time limit that would bring the end of a
 	// stream by itself: the simulator gives up a speaker that says nothing
@@ -106,8 +87,8 @@ type loop struct {
 	setup     setup
 	gateway   string // host and port
 	simulator string // host and port
-	process   *process
-	logs      []string // files
+	process   *caddytest.Process
+	logs      []caddytest.Log
 }
 
 // start runs a loop until the test ends. Nothing of it may be left then.
@@ -120,25 +101,19 @@ func start(t testing.TB, s setup) *loop {
 		}
 	})
 	l := &loop{t: t, setup: s}
-	for attempt := 0; ; attempt++ {
-		err := l.run()
-		if errors.Is(err, syscall.EADDRINUSE) && attempt < 5 {
-			continue // somebody else was given the port that was free
-		}
-		require.NoError(t, err)
-		break
-	}
-	t.Cleanup(func() {
-		require.NoError(t, caddy.Stop())
+	t.Cleanup(func() { // when Caddy has stopped
 		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "a stream is still live")
 	})
+	caddytest.Start(t, l.configure)
 	if s.tap != nil {
 		s.tap.to.Store(&l.gateway)
 	}
 	return l
 }
 
-func (l *loop) run() error {
+// configure begins a loop on free ports, and returns what of it is for the Caddy
+// in this process.
+func (l *loop) configure() []byte {
 	free := freeAddrs(l.t, 2)
 	l.gateway, l.simulator = free[0], free[1]
 	here := []string{l.gatewaySite(), l.simulatorSite()}
@@ -151,39 +126,14 @@ func (l *loop) run() error {
 		l.process = l.startProcess(here[1], l.simulator)
 		here = here[:1]
 	}
-	return caddy.Load(l.adapt(here...), true)
+	return l.adapt(here...)
 }
 
-// reload makes other sites the configuration of the Caddy in this process, and
-// returns when the old one accepts no connection any more. Caddy does not wait
-// for that, and where both listen the old one's last are reset.
+// reload makes other sites the configuration of the Caddy in this process.
 func (l *loop) reload(change func(*setup)) {
 	l.t.Helper()
-	old := []net.Conn{idle(l.t, l.gateway), idle(l.t, l.simulator)}
 	change(&l.setup)
-	require.NoError(l.t, caddy.Load(l.adapt(l.gatewaySite(), l.simulatorSite()), true))
-	for _, conn := range old {
-		_, err := conn.Read(make([]byte, 1))
-		require.ErrorIs(l.t, err, io.EOF)
-		_ = conn.Close()
-	}
-}
-
-// idle is a connection that has had its answer. Its server closes it at
-// shutdown, after its listeners.
-func idle(t testing.TB, addr string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(t, conn.SetDeadline(deadline()))
-	_, err = io.WriteString(conn, "OPTIONS / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	require.NoError(t, err)
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	require.NoError(t, err)
-	_, err = io.Copy(io.Discard, res.Body)
-	require.NoError(t, err)
-	return conn
+	caddytest.Reload(l.t, l.adapt(l.gatewaySite(), l.simulatorSite()), l.gateway, l.simulator)
 }
 
 func (l *loop) gatewaySite() string {
@@ -217,21 +167,9 @@ func (l *loop) accessLog() string {
 // adapt makes a configuration of sites, which logs into a file of its own.
 func (l *loop) adapt(sites ...string) []byte {
 	l.t.Helper()
-	file := filepath.Join(l.t.TempDir(), "caddy.log")
-	l.logs = append(l.logs, file)
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https disable_redirects
-	storage_clean_interval off
-	log {
-		output file %s {
-			roll_disabled
-		}
-	}
-}
-`, file)+strings.Join(sites, "")), nil)
-	require.NoError(l.t, err)
+	log := caddytest.NewLog(l.t)
+	l.logs = append(l.logs, log)
+	config := caddytest.Adapt(l.t, caddytest.Globals(log.Option(""))+strings.Join(sites, ""))
 	if l.setup.tls != nil {
 		// The Caddyfile has no word for it.
 		trust := fmt.Sprintf(`"handler":"deepgram_simulator","root_ca_pem_files":[%q]`, l.setup.tls.certFile)
@@ -253,39 +191,10 @@ func (l *loop) callback(scheme, userinfo, pathAndQuery string) string {
 	return scheme + "://" + userinfo + l.called() + pathAndQuery
 }
 
-// A process is a Caddy of its own.
-type process struct {
-	*exec.Cmd
-	exited chan struct{} // closed when it is gone
-}
-
-func (l *loop) startProcess(site, addr string) *process {
+func (l *loop) startProcess(site, addr string) *caddytest.Process {
 	l.t.Helper()
-	file := filepath.Join(l.t.TempDir(), "caddy.json")
-	require.NoError(l.t, os.WriteFile(file, l.adapt(site), 0o600))
-	p := &process{Cmd: exec.Command(os.Args[0]), exited: make(chan struct{})}
-	p.Env = append(os.Environ(), childEnv+"="+file)
-	output := new(lockedBuffer)
-	p.Stdout, p.Stderr = output, output
-	require.NoError(l.t, p.Start())
-	go func() {
-		defer close(p.exited)
-		_ = p.Wait()
-	}()
-	l.t.Cleanup(func() {
-		_ = p.Process.Kill()
-		<-p.exited
-		if l.t.Failed() {
-			l.t.Log(output.String())
-		}
-	})
-	require.Eventually(l.t, func() bool {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	}, patience, 5*time.Millisecond, "no Caddy at %s", addr)
+	p := caddytest.StartProcess(l.t, l.adapt(site), nil)
+	caddytest.Await(l.t, addr, &p.Errors)
 	return p
 }
 
@@ -293,12 +202,9 @@ func (l *loop) startProcess(site, addr string) *process {
 func (l *loop) lines(message string, fields map[string]any) []map[string]any {
 	l.t.Helper()
 	var found []map[string]any
-	for _, file := range l.logs {
-		content, err := os.ReadFile(file)
-		require.NoError(l.t, err)
-		for raw := range bytes.Lines(content) {
-			var line map[string]any
-			if json.Unmarshal(raw, &line) == nil && line["msg"] == message && includes(line, fields) { // else it is still being written
+	for _, log := range l.logs {
+		for _, line := range log.Lines(l.t) {
+			if line["msg"] == message && includes(line, fields) {
 				found = append(found, line)
 			}
 		}
@@ -487,17 +393,14 @@ func take[T any](t testing.TB, from <-chan T) T {
 	}
 }
 
-func freeAddr(t testing.TB) string { return freeAddrs(t, 1)[0] }
+func freeAddr(t testing.TB) string { return caddytest.FreeAddr(t) }
 
 // freeAddrs are different addresses at which nobody listens.
 func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
 	free := make([]string, n)
-	for i := range free {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { _ = listener.Close() }() // once all of them are found
-		free[i] = listener.Addr().String()
+	for i, port := range caddytest.FreePorts(t, n) {
+		free[i] = caddytest.Addr(port)
 	}
 	return free
 }
@@ -744,24 +647,6 @@ func (l *loop) expected(seconds float64, query ...string) []map[string]any {
 	h := <-came
 	require.Equal(l.t, websocket.CloseNormalClosure, h.code, h.reason)
 	return withoutIDs(h.messages)
-}
-
-// lockedBuffer takes what a process prints.
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }
 
 // An authority is a certificate for 127.0.0.1 that vouches for itself.

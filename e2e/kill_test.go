@@ -179,7 +179,7 @@ func TestEndOfAProcessEndsTheStream(t *testing.T) {
 			require.Equal(t, test.toSpeaker, speaker.code, speaker.reason)
 			require.Contains(t, speaker.reason, test.reason)
 			l.requireNothingLive()
-			take(t, l.process.exited)
+			take(t, l.process.Ended())
 			if test.signal == syscall.SIGTERM {
 				require.True(t, l.process.ProcessState.Success(), "%s", l.process.ProcessState)
 			}
