@@ -3,13 +3,14 @@
 // under /deepgram_callback of Caddy's admin API, and the commands that use
 // them.
 //
-//	api.go      the module, its routes, and how it answers
-//	spool.go    what it says of inboxes and their messages
-//	streams.go  what it says of live streams
-//	redact.go   what is shown of a URI
-//	command.go  the commands
-//	client.go   how the commands use the API, and their exit codes
-//	table.go    what they print for people
+//	api.go             the module, its routes, and how it answers
+//	spool.go           what it says of inboxes and their messages
+//	streams.go         what it says of streams
+//	redact.go          what is shown of a URI
+//	command.go         the commands
+//	streamscommand.go  those for streams
+//	client.go          how the commands use the API, and their exit codes
+//	table.go           what they print for people
 package admin
 
 import (
@@ -59,7 +60,7 @@ func (a API) Routes() []caddy.AdminRoute {
 		{Pattern: base + "/spool/messages/{id}", Handler: methods{get: a.show, del: a.drop}},
 		{Pattern: base + "/spool/messages/{id}/body", Handler: methods{get: a.body}},
 		{Pattern: base + "/spool/messages/{id}/replay", Handler: methods{post: a.replay}},
-		{Pattern: base + "/streams", Handler: methods{get: a.listStreams}},
+		{Pattern: base + "/streams", Handler: methods{get: a.listStreams, del: a.killStreams}},
 		{Pattern: base + "/streams/{id}", Handler: methods{del: a.killStream}},
 		{Pattern: base + "/", Handler: caddy.AdminHandlerFunc(noResource)},
 	}

@@ -341,7 +341,7 @@ func TestResourcesSayWhichMethodsTheyAllow(t *testing.T) {
 		"/spool/messages/" + id:             "DELETE, GET, HEAD",
 		"/spool/messages/" + id + "/body":   "GET, HEAD",
 		"/spool/messages/" + id + "/replay": "POST",
-		"/streams":                          "GET, HEAD",
+		"/streams":                          "DELETE, GET, HEAD",
 		"/streams/x":                        "DELETE",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "INVENTED"} {

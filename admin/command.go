@@ -104,24 +104,6 @@ delivered is forgotten when that has ended.
 	return cmd
 }
 
-func streamsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "streams <command>", Short: "Live streams"}
-	group(cmd)
-
-	list := leaf("list", "Lists the live streams, the oldest first", "", cobra.NoArgs, streamsList)
-	list.Flags().String("route", "", "Only those of this route")
-	asJSON(list)
-
-	kill := leaf("kill <id>...", "Ends live streams", `
-Ends live streams: both sides get a Close frame (1001) and the time of the
-configured drain to finish.
-`, cobra.MinimumNArgs(1), streamsKill)
-	asJSON(kill)
-
-	cmd.AddCommand(list, kill)
-	return cmd
-}
-
 // group makes cmd one that only has others below it. By itself it helps; a
 // misspelt one is an error, which cobra would let pass.
 func group(cmd *cobra.Command) {
@@ -468,38 +450,4 @@ func deadLetters(n int) string {
 		return "1 dead letter"
 	}
 	return fmt.Sprintf("%d dead letters", n)
-}
-
-func streamsList(in *invocation) error {
-	answer, err := in.fetch(http.MethodGet, "/streams"+in.query([]string{"route"}))
-	if err != nil {
-		return err
-	}
-	if in.Bool("json") {
-		return in.printJSON(answer)
-	}
-	var streams []liveStream
-	if err := json.Unmarshal(answer, &streams); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	return streamTable(in.out, streams)
-}
-
-func streamsKill(in *invocation) error {
-	var done struct {
-		Killed int `json:"killed"`
-	}
-	err := eachID(in, func(id string) error {
-		uri, err := resource("/streams", id)
-		if err != nil {
-			return err
-		}
-		if _, err := in.fetch(http.MethodDelete, uri); err != nil {
-			return err
-		}
-		done.Killed++
-		in.tell("told %s to end", id)
-		return nil
-	})
-	return errors.Join(err, in.total(done))
 }

@@ -15,8 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// liveStreams runs a gateway with some live streams through it, and returns
-// the callers' ends of them.
+const password = "0123456789abcdef0123456789abcdef"
+
+// liveStreams runs a gateway with some live streams through it, opened by the
+// users one and two in turn, and returns the callers' ends of them.
 func liveStreams(t *testing.T, n int) (*gateway, []*websocket.Conn) {
 	t.Helper()
 	upgrader := new(websocket.Upgrader)
@@ -44,7 +46,10 @@ func liveStreams(t *testing.T, n int) (*gateway, []*websocket.Conn) {
 http://:%d {
 	bind 127.0.0.1
 	deepgram_callback %s {
-		anonymous
+		basic_auth plain {
+			one `+password+`
+			two `+password+`
+		}
 		ports %[1]d
 		stream {
 			drain 2s
@@ -60,7 +65,9 @@ http://:%d {
 
 	var callers []*websocket.Conn
 	for i := range n {
-		caller, response, err := websocket.DefaultDialer.Dial(fmt.Sprintf("ws://127.0.0.1:%d/live/%d?token=%s", port, i, secret), nil)
+		as := &http.Request{Header: make(http.Header)}
+		as.SetBasicAuth([]string{"one", "two"}[i%2], password)
+		caller, response, err := websocket.DefaultDialer.Dial(fmt.Sprintf("ws://127.0.0.1:%d/live/%d?token=%s", port, i, secret), as.Header)
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 		t.Cleanup(func() { _ = caller.Close() })
@@ -95,8 +102,9 @@ func TestLiveStreamsAreListed(t *testing.T) {
 	for i, s := range streams {
 		require.Equal(t, []string{
 			"bytes_from_backend", "bytes_from_caller", "client_ip", "id", "messages_from_backend", "messages_from_caller",
-			"path", "route", "started_at", "upstream",
+			"path", "route", "started_at", "upstream", "user",
 		}, keys(s))
+		require.Equal(t, []string{"one", "two"}[i], s["user"])
 		require.Equal(t, fmt.Sprintf("/live/%d", i), s["path"])
 		require.Equal(t, "127.0.0.1", s["client_ip"])
 		require.EqualValues(t, 3, s["bytes_from_caller"])
@@ -105,8 +113,14 @@ func TestLiveStreamsAreListed(t *testing.T) {
 		require.NoError(t, err)
 		require.WithinRange(t, opened, began, time.Now())
 	}
-	g.get("/streams?route=none", &streams)
-	require.Empty(t, streams)
+	upstream := streams[0]["upstream"].(string)
+	for query, want := range map[string]int{
+		"route=none": 0, "user=one": 1, "user=three": 0, "path=/live/1": 1, "path=/live/*": 2, "path=/live": 0, "state=live": 2,
+		"upstream=" + upstream: 2, "upstream=x": 0, "user=two&path=/live/0": 0, "user=two&path=/live/1&state=live": 1,
+	} {
+		g.get("/streams?"+query, &streams)
+		require.Len(t, streams, want, query)
+	}
 
 	out := g.ok("streams", "list")
 	require.Contains(t, out, "/live/1")
@@ -114,6 +128,8 @@ func TestLiveStreamsAreListed(t *testing.T) {
 	require.NotContains(t, out, secret)
 	require.NotContains(t, g.ok("streams", "list", "--json"), secret)
 	require.NotContains(t, g.ok("streams", "list", "--route", "none"), "/live")
+	require.NotContains(t, g.ok("streams", "list", "--user", "one"), "/live/1")
+	require.Contains(t, g.ok("streams", "list", "--upstream", upstream, "--path", "/live/1"), "two")
 }
 
 // requireEnded checks that a caller was told to go.
@@ -141,4 +157,97 @@ func TestALiveStreamIsEnded(t *testing.T) {
 	o := g.run("streams", "kill", "none")
 	require.Equal(t, 5, o.code)
 	require.ErrorContains(t, o.err, "no such stream")
+}
+
+// What a revoked credential has opened is ended by its user's name.
+func TestLiveStreamsAreEndedBySelection(t *testing.T) {
+	g, callers := liveStreams(t, 6)
+	var killed struct{ Killed int }
+	a := g.do(http.MethodDelete, "/streams?user=two&path=/live/1")
+	require.Equal(t, http.StatusOK, a.StatusCode)
+	require.NoError(t, json.Unmarshal(a.body, &killed))
+	require.Equal(t, 1, killed.Killed)
+	requireEnded(t, callers[1])
+
+	left := func(n int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			var streams []any
+			g.get("/streams", &streams)
+			return len(streams) == n
+		}, patience, time.Millisecond)
+	}
+	left(5)
+	require.Equal(t, "told 2 streams to end\n", g.ok("streams", "kill", "--user", "two"))
+	requireEnded(t, callers[3])
+	requireEnded(t, callers[5])
+	left(3)
+	require.Equal(t, "told 1 stream to end\n", g.ok("streams", "kill", "--path", "/live/0"))
+	requireEnded(t, callers[0])
+	left(2)
+	require.JSONEq(t, `{"killed":0}`, g.ok("streams", "kill", "--json", "--user", "two"))
+	require.JSONEq(t, `{"killed":0}`, g.ok("streams", "kill", "--json", "--upstream", "127.0.0.1:1"))
+	var streams []struct{ Upstream string }
+	g.get("/streams", &streams)
+	require.JSONEq(t, `{"killed":2}`, g.ok("streams", "kill", "--json", "--upstream", streams[0].Upstream))
+	requireEnded(t, callers[2])
+	requireEnded(t, callers[4])
+	left(0)
+}
+
+func TestStreamsAreNotEndedByAnEmptySelection(t *testing.T) {
+	g, callers := liveStreams(t, 2)
+	for _, query := range []string{"", "?user=", "?path=", "?user=one&path=", "?state=live", "?usr=one", "?user=one&user=two"} {
+		g.do(http.MethodDelete, "/streams"+query).refusal(t, http.StatusBadRequest)
+	}
+	for _, command := range [][]string{
+		{"streams", "kill"}, {"streams", "kill", "--user", ""}, {"streams", "kill", "--user", "one", "x"}, {"streams", "kill", "--json"},
+	} {
+		require.Equal(t, 1, g.run(command...).code, command)
+	}
+	for _, caller := range callers {
+		require.NoError(t, caller.WriteMessage(websocket.TextMessage, []byte("abc")))
+		_, message, err := caller.ReadMessage()
+		require.NoError(t, err)
+		require.Equal(t, "abcabc", string(message))
+	}
+}
+
+func TestEndedStreamsAreListed(t *testing.T) {
+	g, callers := liveStreams(t, 2)
+	g.ok("streams", "kill", "--user", "two")
+	requireEnded(t, callers[1])
+	require.NoError(t, callers[1].Close())
+	var ended []map[string]any
+	require.Eventually(t, func() bool {
+		g.get("/streams?state=ended&user=two", &ended) // of this process: other tests' come behind
+		return len(ended) > 0 && ended[0]["reason"] == "shutdown" && ended[0]["path"] == "/live/1"
+	}, patience, time.Millisecond)
+	s := ended[0]
+	require.Subset(t, keys(s), []string{
+		"bytes_from_backend", "bytes_from_caller", "client_ip", "close_code", "close_text", "duration", "ended_at", "ended_by", "id",
+		"messages_from_backend", "messages_from_caller", "path", "reason", "route", "started_at", "upstream", "user",
+	})
+	require.Equal(t, "gateway", s["ended_by"])
+	require.Equal(t, "ended by the operator", s["close_text"])
+	require.EqualValues(t, 1001, s["close_code"])
+	require.EqualValues(t, 3, s["bytes_from_caller"])
+	require.Positive(t, s["duration"])
+
+	require.NoError(t, callers[0].NetConn().Close())
+	require.Eventually(t, func() bool {
+		g.get("/streams?state=ended", &ended)
+		return ended[0]["user"] == "one"
+	}, patience, time.Millisecond, "the newest comes first")
+	require.Equal(t, "dropped", ended[0]["reason"])
+	require.NotEmpty(t, ended[0]["error"])
+
+	out := g.ok("streams", "list", "--ended", "--user", "two")
+	require.Contains(t, out, "1001 ended by the operator")
+	require.NotContains(t, out, " one ")
+	for _, out := range []string{out, g.ok("streams", "list", "--ended", "--json")} {
+		require.NotContains(t, out, secret)
+		require.NotContains(t, out, password)
+	}
+	g.do(http.MethodGet, "/streams?state=dead").refusal(t, http.StatusBadRequest)
 }

@@ -117,10 +117,22 @@ func nextExactly(m message) string {
 
 func streamTable(out io.Writer, streams []liveStream) error {
 	t := newTable(out)
-	t.row("ID", "OPENED", "CLIENT", "ROUTE", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND")
+	t.row("ID", "OPENED", "USER", "CLIENT", "ROUTE", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND")
 	for _, s := range streams {
-		t.row(s.ID, ago(s.StartedAt), s.ClientIP, s.Route, shorten(s.Path, 50), s.Upstream,
+		t.row(s.ID, ago(s.StartedAt), s.User, s.ClientIP, s.Route, shorten(s.Path, 50), s.Upstream,
 			traffic(s.MessagesFromCaller, s.BytesFromCaller), traffic(s.MessagesFromBackend, s.BytesFromBackend))
+	}
+	return t.flush()
+}
+
+func endedTable(out io.Writer, streams []endedStream) error {
+	t := newTable(out)
+	t.row("ID", "ENDED", "AFTER", "BY", "REASON", "CLOSE", "USER", "CLIENT", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND", "ERROR")
+	for _, s := range streams {
+		after := time.Duration(s.Duration * float64(time.Second)).Round(time.Millisecond)
+		t.row(s.ID, ago(s.EndedAt), after.String(), s.EndedBy, s.Reason, strings.TrimSpace(fmt.Sprintf("%d %s", s.CloseCode, s.CloseText)),
+			s.User, s.ClientIP, shorten(s.Path, 50), s.Upstream,
+			traffic(s.MessagesFromCaller, s.BytesFromCaller), traffic(s.MessagesFromBackend, s.BytesFromBackend), shorten(s.Error, 60))
 	}
 	return t.flush()
 }

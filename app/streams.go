@@ -4,13 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -25,29 +27,37 @@ var (
 	ErrShuttingDown   = errors.New("shutting down")
 )
 
-// Registry keeps the live streams and ends them at shutdown.
+// Registry keeps the live streams, ends them at shutdown, and remembers the last
+// that ended.
 type Registry struct {
-	mu       sync.Mutex
-	live     map[string]*Stream
-	perRoute map[string]int // live or being opened
-	closing  bool
+	mu          sync.Mutex
+	live        map[string]*Stream
+	perRoute    map[string]int // live or being opened
+	perUpstream map[string]int // live or being opened
+	over        endedStreams
+	closing     bool
 }
 
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry {
-	return &Registry{live: make(map[string]*Stream), perRoute: make(map[string]int)}
+	return &Registry{live: make(map[string]*Stream), perRoute: make(map[string]int), perUpstream: make(map[string]int)}
 }
 
-// A Stream is one live pair and what is known of it. It refers to nothing of
-// the configuration that opened it, which would stay in memory as long.
-type Stream struct {
-	ID       string
+// StreamInfo is what is known of a stream from its start. It refers to nothing
+// of the configuration that opened it, which would stay in memory as long.
+type StreamInfo struct {
+	ID       string // given by Open
 	Route    string // which configured service it belongs to, the same over reloads
+	User     string // who opened it, where a user name was among the credentials
 	ClientIP string
-	Path     string // of the handshake's URL, without the query
+	Path     string // of the handshake's URL, without the query; the beginning of a long one
 	Upstream string // the address of the backend
 	Drain    time.Duration
+}
 
+// A Stream is one live pair and what is known of it.
+type Stream struct {
+	StreamInfo
 	pair  *stream.Pair
 	ended chan struct{} // closed when the pair's end is logged
 }
@@ -76,21 +86,71 @@ func (r *Registry) Reserve(route string, limit int) (release func(), err error) 
 	return sync.OnceFunc(func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.perRoute[route]--; r.perRoute[route] == 0 {
-			delete(r.perRoute, route)
-		}
+		decrement(r.perRoute, route)
 	}), nil
 }
 
-// Open joins two connections to the stream s and calls release when it ends.
-func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options stream.Options, release func()) {
-	s.ID, s.ended = uuid.NewString(), make(chan struct{})
+// decrement counts one less, and forgets what there is none of.
+func decrement(counts map[string]int, name string) {
+	if counts[name]--; counts[name] == 0 {
+		delete(counts, name)
+	}
+}
+
+// Pick chooses one of some upstreams, by their addresses: that with the fewest
+// streams, ties at random. A stream that is being opened counts: until release
+// is called this one does, so that many at a time spread as well.
+func (r *Registry) Pick(upstreams []string) (chosen int, release func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ties := 0
+	for i, upstream := range upstreams {
+		switch fewer := r.perUpstream[upstream] - r.perUpstream[upstreams[chosen]]; {
+		case i == 0 || fewer < 0:
+			chosen, ties = i, 1
+		case fewer == 0:
+			if ties++; rand.IntN(ties) == 0 { //nolint:gosec // not a secret
+				chosen = i
+			}
+		}
+	}
+	upstream := upstreams[chosen]
+	r.perUpstream[upstream]++
+	return chosen, sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		decrement(r.perUpstream, upstream)
+	})
+}
+
+// maxPath is how much of a path is kept. Callers choose their paths, which may
+// be as long as Caddy lets a request's head be.
+const maxPath = 1 << 10
+
+// clip cuts a text that is too long to be kept, never in the middle of a
+// character.
+func clip(text string) string {
+	if len(text) <= maxPath {
+		return strings.Clone(text) // of which more may be held, such as a whole head
+	}
+	end := maxPath
+	for end > maxPath-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
+
+// Open joins two connections to a stream and calls release when it ends.
+func (r *Registry) Open(info StreamInfo, caller, backend stream.Endpoint, options stream.Options, release func()) {
+	info.ID, info.Path = uuid.NewString(), clip(info.Path)
+	s := &Stream{StreamInfo: info, ended: make(chan struct{})}
 
 	// The lock is held until the pair is known here, so that its end cannot
 	// come first, and a shutdown that came first is seen.
 	r.mu.Lock()
-	s.pair = stream.Start(caller, backend, options, func(end stream.End) { r.ended(&s, end, release) })
-	r.live[s.ID] = &s
+	s.pair = stream.Start(caller, backend, options, func(end stream.End) { r.ended(s, end, release) })
+	r.live[s.ID] = s
+	r.perUpstream[s.Upstream]++
 	closing := r.closing
 	r.mu.Unlock()
 	streamsOpenedTotal.WithLabelValues(s.Route).Inc()
@@ -103,56 +163,21 @@ func (r *Registry) Open(s Stream, caller, backend stream.Endpoint, options strea
 // ended is called from a goroutine of the pair, where a panic would end the
 // process: whatever fails in counting and logging, the stream is over.
 func (r *Registry) ended(s *Stream, end stream.End, release func()) {
+	ended := newEndedStream(s, end)
 	defer func() {
 		if value := recover(); value != nil {
 			currentLogger().Error("noting a stream's end failed", zap.String("id", s.ID), zap.Any("panic", value), zap.Stack("stack"))
 		}
 		r.mu.Lock()
 		delete(r.live, s.ID)
+		decrement(r.perUpstream, s.Upstream)
+		r.over.add(ended)
 		r.mu.Unlock()
 		close(s.ended)
 	}()
 	release()
 	countStream(s, end)
-	s.log(end)
-}
-
-// log writes the one line that a stream leaves. Anything but a closing
-// handshake killed a live transcription, so it is a warning.
-func (s *Stream) log(end stream.End) {
-	level := zapcore.WarnLevel
-	switch end.Reason {
-	case stream.EndClosed, stream.EndShutdown:
-		level = zapcore.InfoLevel
-	case stream.EndFault:
-		level = zapcore.ErrorLevel
-	}
-	c := currentLogger().Check(level, "stream ended")
-	if c == nil {
-		return
-	}
-	fromCaller, fromBackend := s.Traffic()
-	fields := []zap.Field{
-		zap.String("id", s.ID),
-		zap.String("client_ip", s.ClientIP),
-		zap.String("path", s.Path),
-		zap.String("upstream", s.Upstream),
-		zap.String("ended_by", end.By),
-		zap.String("reason", end.Reason),
-		zap.Int("close_code", end.Code),
-		zap.String("close_text", end.Text),
-		zap.Duration("duration", time.Since(s.Started())),
-		zap.Int64("messages_from_caller", fromCaller.Messages),
-		zap.Int64("bytes_from_caller", fromCaller.Bytes),
-		zap.Int64("messages_from_backend", fromBackend.Messages),
-		zap.Int64("bytes_from_backend", fromBackend.Bytes),
-		zap.Error(end.Err),
-	}
-	var fault *stream.Panic
-	if errors.As(end.Err, &fault) {
-		fields = append(fields, zap.ByteString("stack", fault.Stack))
-	}
-	c.Write(fields...)
+	ended.log(end)
 }
 
 // List returns the live streams, the oldest first.
@@ -185,9 +210,24 @@ func (r *Registry) Kill(id string) bool {
 	s, ok := r.live[id]
 	r.mu.Unlock()
 	if ok {
-		s.pair.Shutdown(stream.CloseGoingAway, "ended by the operator", s.Drain)
+		s.kill()
 	}
 	return ok
+}
+
+// KillAll ends the streams that filter selects, and says how many.
+func (r *Registry) KillAll(filter StreamFilter) (killed int) {
+	for _, s := range r.List() {
+		if filter.Selects(&s.StreamInfo) {
+			s.kill()
+			killed++
+		}
+	}
+	return killed
+}
+
+func (s *Stream) kill() {
+	s.pair.Shutdown(stream.CloseGoingAway, "ended by the operator", s.Drain)
 }
 
 // Shutdown tells every stream that the process goes away (1001), lets no new

@@ -40,11 +40,16 @@ func socketPair(t *testing.T) (near, far net.Conn) {
 // open opens a stream and returns its ends: of the caller, and of the backend.
 func open(t *testing.T, r *Registry, route string, drain time.Duration) (caller, backend net.Conn) {
 	t.Helper()
-	release, err := r.Reserve(route, 0)
+	return openStream(t, r, StreamInfo{Route: route, Drain: drain})
+}
+
+func openStream(t *testing.T, r *Registry, info StreamInfo) (caller, backend net.Conn) {
+	t.Helper()
+	release, err := r.Reserve(info.Route, 0)
 	require.NoError(t, err)
 	caller, gatewayForCaller := socketPair(t)
 	backend, gatewayForBackend := socketPair(t)
-	r.Open(Stream{Route: route, Drain: drain}, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
+	r.Open(info, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
 	return caller, backend
 }
 
@@ -185,6 +190,6 @@ func TestStreamThatOpensDuringShutdownIsToldToo(t *testing.T) {
 	r.Shutdown(context.Background())
 	caller, gatewayForCaller := socketPair(t)
 	_, gatewayForBackend := socketPair(t)
-	r.Open(Stream{Drain: time.Minute}, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
+	r.Open(StreamInfo{Drain: time.Minute}, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
 	require.Equal(t, websocket.CloseGoingAway, closeCode(t, caller, false))
 }

@@ -70,10 +70,11 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 		WriteTimeout: backend.WriteTimeout,
 	}
 	app.CountRequest(kindStream, outcomeAdmitted)
-	app.Streams.Open(app.Stream{
+	app.Streams.Open(app.StreamInfo{
 		Route:    h.streamRoute,
+		User:     admission.User,
 		ClientIP: auth.ClientIP(r),
-		Path:     strings.Clone(r.URL.Path),
+		Path:     r.URL.Path,
 		Upstream: backend.Upstream,
 		Drain:    time.Duration(h.Stream.Drain),
 	}, caller, to, h.limits, release)
