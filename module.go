@@ -33,6 +33,7 @@ func init() {
 	caddy.RegisterModule(new(app.App))
 	caddy.RegisterModule(auth.Provider{})
 	caddy.RegisterModule(new(handler.Handler))
+	caddy.RegisterModule(new(handler.LeastStreams))
 	caddy.RegisterModule(admin.API{})
 
 	httpcaddyfile.RegisterHandlerDirective(caddyfile.Directive, caddyfile.Parse)

@@ -43,6 +43,8 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	offered := r.Header["Sec-Websocket-Protocol"]
 	accept := acceptKey(r.Header.Get("Sec-Websocket-Key"))
 	r.Header.Del("Sec-Websocket-Extensions") // none is negotiated: frames are checked as RFC 6455 alone has them
+	r, chosen := withChoice(r)
+	defer chosen.release()
 
 	backend, err := h.streaming.Dial(w, r)
 	if broken := (*relay.RequestError)(nil); errors.As(err, &broken) {

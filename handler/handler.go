@@ -1,12 +1,13 @@
 // Package handler is http.handlers.deepgram_callback: what happens to a
 // callback, from the check of its port to the service's answer.
 //
-//	handler.go    the configuration, and a callback's way through: read this first
-//	provision.go  defaults, checks and what is built from the configuration
-//	admit.go      who and what is let in
-//	target.go     what a request may be for
-//	spool.go      a batch callback's way into the inbox
-//	bridge.go     a streaming callback's way, from its handshake to a live pair
+//	handler.go       the configuration, and a callback's way through: read this first
+//	provision.go     defaults, checks and what is built from the configuration
+//	admit.go         who and what is let in
+//	target.go        what a request may be for
+//	spool.go         a batch callback's way into the inbox
+//	bridge.go        a streaming callback's way, from its handshake to a live pair
+//	leaststreams.go  a policy for choosing the backend of a stream
 package handler
 
 import (

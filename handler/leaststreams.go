@@ -1,0 +1,130 @@
+package handler
+
+import (
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-deepgram/deepgram-callback/app"
+)
+
+// LeastStreams is a policy that selects the available upstream with the fewest
+// live streams through this Caddy, of all its deepgram_callback handlers, ties
+// at random. Streams are counted over reloads, and one that is being opened
+// counts already.
+//
+// Unlike the policies of reverse_proxy it knows of streams: to those, a request
+// is over when its handshake is.
+type LeastStreams struct{}
+
+// CaddyModule returns the Caddy module information.
+func (LeastStreams) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.selection_policies.least_streams",
+		New: func() caddy.Module { return new(LeastStreams) },
+	}
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens: it has no
+// arguments.
+func (*LeastStreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the policy's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// Select implements [reverseproxy.Selector].
+func (LeastStreams) Select(pool reverseproxy.UpstreamPool, r *http.Request, _ http.ResponseWriter) *reverseproxy.Upstream {
+	of, _ := r.Context().Value(choiceKey{}).(*choice)
+	of.release() // an earlier one was of no use
+
+	// One that has just failed has few streams, too: first come the others.
+	candidates, addresses := available(pool, r, of.tries())
+	if len(candidates) == 0 {
+		candidates, addresses = available(pool, r, nil)
+	}
+	if len(candidates) == 0 {
+		return nil
+	}
+	chosen, release := app.Streams.Pick(addresses)
+	of.make(addresses[chosen], release)
+	return candidates[chosen]
+}
+
+// available are the upstreams that can be selected, with their addresses, except
+// for some.
+func available(pool reverseproxy.UpstreamPool, r *http.Request, except []string) (candidates []*reverseproxy.Upstream, addresses []string) {
+	for _, upstream := range pool {
+		if !upstream.Available() {
+			continue
+		}
+		if address := dialAddress(upstream, r); !slices.Contains(except, address) {
+			candidates, addresses = append(candidates, upstream), append(addresses, address)
+		}
+	}
+	return candidates, addresses
+}
+
+// dialAddress is the address that reverse_proxy dials for an upstream, by which
+// streams are counted.
+func dialAddress(upstream *reverseproxy.Upstream, r *http.Request) string {
+	dial := upstream.Dial
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		dial = repl.ReplaceAll(dial, "")
+	}
+	address, err := caddy.ParseNetworkAddress(dial)
+	if err != nil {
+		return dial // which reverse_proxy refuses to dial
+	}
+	return address.JoinHostPort(0)
+}
+
+type choiceKey struct{}
+
+// choice is what LeastStreams chose for one handshake, which counts as a stream
+// until it is one or has failed. For a request that is none it is nil.
+type choice struct {
+	tried []string // addresses
+	free  func()
+}
+
+// withChoice gives a handshake a choice, to be released when the stream is
+// counted by itself.
+func withChoice(r *http.Request) (*http.Request, *choice) {
+	c := new(choice)
+	return r.WithContext(context.WithValue(r.Context(), choiceKey{}, c)), c
+}
+
+func (c *choice) make(address string, free func()) {
+	if c == nil {
+		free()
+		return
+	}
+	c.tried, c.free = append(c.tried, address), free
+}
+
+func (c *choice) tries() []string {
+	if c == nil {
+		return nil
+	}
+	return c.tried
+}
+
+func (c *choice) release() {
+	if c != nil && c.free != nil {
+		c.free()
+		c.free = nil
+	}
+}
+
+// Interface guards
+var (
+	_ reverseproxy.Selector = LeastStreams{}
+	_ caddyfile.Unmarshaler = (*LeastStreams)(nil)
+)
