@@ -156,16 +156,26 @@ func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
 	require.NotEmpty(t, fences(documents(t)["docs/json.md"], "json"))
 }
 
-func TestEveryExampleCaddyfileIsValid(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.Caddyfile")
+// exampleFiles are the Caddyfiles that stand in files of their own.
+func exampleFiles(t *testing.T) map[string]string {
+	t.Helper()
+	texts := make(map[string]string)
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || entry.Name() != "Caddyfile" && filepath.Ext(path) != ".Caddyfile" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		texts[filepath.ToSlash(path)] = string(text)
+		return err
+	})
 	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			require.NoError(t, err)
-			requireCaddyfile(t, string(text))
-		})
+	require.Contains(t, texts, "testdata/demo.Caddyfile")
+	return texts
+}
+
+func TestEveryExampleCaddyfileIsValid(t *testing.T) {
+	for file, text := range exampleFiles(t) {
+		t.Run(file, func(t *testing.T) { requireCaddyfile(t, text) })
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,22 +23,15 @@ import (
 // takes that for a delivery. So every Caddyfile that people copy has to have an
 // answer of its own for every host that can get through, and every path.
 
-// caddyfiles are those of the documents and of testdata, by where they stand.
+// caddyfiles are those of the documents and those in files of their own, by where
+// they stand.
 func caddyfiles(t *testing.T) map[string]string {
 	t.Helper()
-	all := make(map[string]string)
+	all := exampleFiles(t)
 	for file, text := range documents(t) {
 		for line, config := range fences(text, "caddyfile") {
 			all[file+":"+strconv.Itoa(line)] = config
 		}
-	}
-	files, err := filepath.Glob("testdata/*.Caddyfile")
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		all[filepath.ToSlash(file)] = string(text)
 	}
 	return all
 }
