@@ -903,7 +903,7 @@ func (d *Disk) admit(more int64) error {
 	used := d.used()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.maxSize > 0 && used+more > d.maxSize {
+	if d.maxSize > 0 && more > d.maxSize-used {
 		return &RefusedError{Reason: ReasonFull, RetryAfter: refusedRetryAfter}
 	}
 	return nil

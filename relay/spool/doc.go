@@ -91,6 +91,21 @@
 // [RefusedError]. On a full disk the ballast makes room for recording
 // deliveries, which in turn makes room for everything else.
 //
+// # When the disk lies
+//
+// No byte on disk is believed. Before bbolt opens the index, all pages of it are
+// looked at by bounded reads (check.go, pages.go, roots.go): bbolt has the file as memory
+// and panics, in goroutines of its own too, where a page is not as it should be. What the index says
+// twice is compared on the way, and what can be counted is counted. After
+// that, whatever panics or faults in bbolt is caught on the goroutine that called it
+// (index.guard), a commit that fails is broken off before bbolt looks for its free pages
+// (commitLogger), and the index is broken: messages are refused until all of it could be looked at
+// again. Records and bodies have checksums of their own; a message of which one is wrong becomes a dead
+// letter. [Recover] saves what is whole of an inbox that cannot be opened.
+//
+// The directory is held open, nothing in it is opened over a symbolic link, and what belongs to
+// another user, or is open to all, is refused (files.go).
+//
 // Between groups the writer tidies up (maintain.go): segments of which little is
 // needed any more are cleared, and an index that is mostly free pages is
 // copied.

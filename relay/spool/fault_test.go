@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -377,6 +378,8 @@ func TestMaxSizeRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	}
 	requireRefused(t, err, ReasonFull)
 	require.Greater(t, n, 20)
+	_, err = in.store.NewBody(math.MaxInt64)
+	requireRefused(t, err, ReasonFull)
 	_, err = tryAccept(in, strings.Repeat("large", 200<<10))
 	requireRefused(t, err, ReasonFull)
 	require.Equal(t, ReasonFull, in.Stats().Refusing)
