@@ -116,7 +116,7 @@ func (c *indexCheck) hash(b []byte) uint64 { return maphash.Bytes(c.seed, b) }
 // entryForms are the sizes of keys and values; a value of -1 may have any.
 var entryForms = map[string][2]int{
 	string(bucketRoutes): {-1, 4 + 5*8}, string(bucketFresh): {idKeySize, -1}, string(bucketParked): {idKeySize, -1},
-	string(bucketOrder): {timeKeySize, 0}, string(bucketDue): {timeKeySize, 8}, string(bucketDead): {idKeySize, -1},
+	string(bucketOrder): {timeKeySize, 0}, string(bucketDue): {timeKeySize, -1}, string(bucketDead): {idKeySize, -1},
 	string(bucketDied): {timeKeySize, 0}, string(bucketDamaged): {idKeySize, -1}, string(bucketPrints): {8, printSize},
 	string(bucketSegments): {4, 24}, string(bucketFiles): {16, len(ID{})},
 }
@@ -150,6 +150,9 @@ func (c *indexCheck) entry(bucket string, key, value []byte, _ int64) error {
 			c.due.wants += c.hash(key)
 		}
 	case string(bucketDue):
+		if len(value) != 8 && len(value) != 16 { // without the destination, by an earlier version
+			return fmt.Errorf("a value of %d bytes", len(value))
+		}
 		c.due.has += c.hash(orderKey(parseUint32(key), parseUint64(value), keyID(key)))
 	case string(bucketPrints):
 		c.prints = parseUint64(key)

@@ -548,3 +548,25 @@ func openTestIndex(dir string) (*index, error) {
 	x, _, err := openIndex(fsys, dir)
 	return x, err
 }
+
+// Memory whose part of the file is gone faults when it is read, which is fatal unless it is asked for otherwise.
+func TestAnIndexThatIsCutOffWhileRunningEndsNothingElse(t *testing.T) {
+	dir := filepath.Join(tempDir(t), "inbox")
+	inboxWithEverything(t, dir, false)
+	d := openTestDisk(t, dir, DiskOptions{pause: time.Millisecond})
+	path := filepath.Join(dir, indexName)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(path, 2*pageSize))
+	_, err = d.List(Filter{})
+	require.ErrorIs(t, err, ErrDamaged)
+	eventually(t, func() error {
+		var refused *RefusedError
+		if err := acceptOne(d, "x"); !errors.As(err, &refused) || refused.Reason != ReasonDamaged {
+			return fmt.Errorf("not refused, but %w", err)
+		}
+		return nil
+	})
+	require.NoError(t, os.WriteFile(path, whole, filePerm))
+	eventually(t, func() error { return acceptOne(d, "after") })
+}
