@@ -29,6 +29,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
 	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
@@ -41,6 +42,8 @@ const (
 	optionsPage = "docs/options.md"
 	metricsPage = "docs/operations.md"
 )
+
+func TestMain(m *testing.M) { caddytest.Main(m) }
 
 // documents are the files with words for users, by their path.
 func documents(t *testing.T) map[string]string {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
 // What such a request is for could be stored, and never be sent on; relayed at once it would
@@ -112,7 +114,7 @@ func TestAnInboxSmallerThanOneBodyIsRefusedWhenTheConfigurationIsLoaded(t *testi
 		"max_body 10MiB\n" + inbox(t.TempDir(), "max_size 10MiB\n"): false,
 	} {
 		var config caddy.Config
-		require.NoError(t, caddy.StrictUnmarshalJSON(adapt(t, g.caddyfile(callback("127.0.0.1:1", "anonymous\n"+block), options{})), &config))
+		require.NoError(t, caddy.StrictUnmarshalJSON(caddytest.Adapt(t, g.caddyfile(callback("127.0.0.1:1", "anonymous\n"+block), options{})), &config))
 		err := caddy.Validate(&config)
 		if !wrong {
 			require.NoError(t, err, block)

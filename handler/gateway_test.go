@@ -4,49 +4,28 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/app"
-	"github.com/caddy-deepgram/deepgram-callback/internal/caddyhome"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
-// childEnv makes the test binary a Caddy, for tests that need a process of
-// their own to end.
-const childEnv = "DEEPGRAM_CALLBACK_TEST_CADDY"
-
-func TestMain(m *testing.M) {
-	if config := os.Getenv(childEnv); config != "" {
-		os.Args = []string{"caddy", "run", "--config", config, "--adapter", "caddyfile"}
-		caddycmd.Main()
-		return
-	}
-	removeHome := caddyhome.Temporary()
-	code := m.Run()
-	removeHome()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { caddytest.Main(m) }
 
 // Credentials for tests; 32 characters is what a plain password needs.
 const (
@@ -55,7 +34,7 @@ const (
 )
 
 // patience is how long a test waits for what has to happen.
-const patience = 20 * time.Second
+const patience = caddytest.Patience
 
 // A gateway is Caddy in this process. There can be one at a time.
 type gateway struct {
@@ -84,33 +63,32 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 		o = opts[0]
 	}
 	g := &gateway{t: t}
-	for attempt := 0; ; attempt++ {
+	t.Cleanup(func() { // when Caddy has stopped; the next test has the same registry, and would log their ends
+		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "streams outlive their ends")
+	})
+	caddytest.Start(t, func() []byte {
 		g.port = o.port
 		if g.port == 0 {
 			g.port = freePort(t)
 		}
-		g.addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(g.port))
+		g.addr = caddytest.Addr(g.port)
 		g.url = "http://" + g.addr
-		err := g.load(site, o)
-		if errors.Is(err, syscall.EADDRINUSE) && o.port == 0 && attempt < 5 {
-			continue
-		}
-		require.NoError(t, err)
-		break
-	}
-	t.Cleanup(func() {
-		require.NoError(t, caddy.Stop())
-		// the next test has the same registry, and would log their ends
-		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "streams outlive their ends")
+		return g.config(site, o)
 	})
 	return g
+}
+
+// config makes a configuration of site, with a log of its own.
+func (g *gateway) config(site string, o options) []byte {
+	g.t.Helper()
+	g.log = string(caddytest.NewLog(g.t))
+	return caddytest.Adapt(g.t, g.caddyfile(site, o))
 }
 
 // load makes site the running configuration, at first or in place of another.
 func (g *gateway) load(site string, o options) error {
 	g.t.Helper()
-	g.log = filepath.Join(g.t.TempDir(), "caddy.log")
-	return caddy.Load(adapt(g.t, g.caddyfile(site, o)), true)
+	return caddy.Load(g.config(site, o), true)
 }
 
 // reload is load that has to succeed.
@@ -120,32 +98,8 @@ func (g *gateway) reload(site string, opts ...options) {
 	if len(opts) > 0 {
 		o = opts[0]
 	}
-	require.NoError(g.t, g.load(site, o))
-	// Caddy shuts the old server down in the background: until it has, a new
-	// connection can be the old one's, which closes it without an answer.
-	require.Eventually(g.t, func() bool { return caddy.ListenerUsage("tcp", g.addr) < 2 }, patience, time.Millisecond)
-	require.Eventually(g.t, func() bool {
-		for range 10 {
-			if !g.answers() {
-				return false
-			}
-		}
-		return true
-	}, patience, time.Millisecond)
+	caddytest.Reload(g.t, g.config(site, o), g.addr)
 	client.CloseIdleConnections()
-}
-
-// answers reports whether a new connection gets an answer, whatever it is.
-func (g *gateway) answers() bool {
-	conn, err := net.Dial("tcp", g.addr)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, _ = io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-	answer, _ := io.ReadAll(conn)
-	return len(answer) > 0
 }
 
 func (g *gateway) caddyfile(site string, o options) string {
@@ -158,28 +112,8 @@ func (g *gateway) caddyfile(site string, o options) string {
 	if o.bind == "" {
 		o.bind = "127.0.0.1"
 	}
-	return strings.ReplaceAll(fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https disable_redirects
-	log {
-		output file %s
-		level %s
-	}
-	%s
-}
-%s {
-	bind %s
-	%s
-}
-`, g.log, o.level, o.global, o.site, o.bind, site), "PORT", strconv.Itoa(g.port))
-}
-
-func adapt(t testing.TB, caddyfile string) []byte {
-	t.Helper()
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
-	require.NoError(t, err)
-	return config
+	globals := caddytest.Globals(caddytest.Log(g.log).Option("level "+o.level) + o.global)
+	return strings.ReplaceAll(globals+fmt.Sprintf("%s {\nbind %s\n%s\n}\n", o.site, o.bind, site), "PORT", strconv.Itoa(g.port))
 }
 
 // callback is the directive with the listener's port allowed.
@@ -187,41 +121,15 @@ func callback(upstreams, block string) string {
 	return "deepgram_callback " + upstreams + " {\nports PORT\n" + block + "\n}\n"
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
+func freePort(t testing.TB) int { return caddytest.FreePort(t) }
 
 // logLines reads what was logged so far, one JSON object a line.
-func (g *gateway) logLines() []map[string]any {
-	g.t.Helper()
-	content, err := os.ReadFile(g.log)
-	require.NoError(g.t, err)
-	var lines []map[string]any
-	for line := range bytes.Lines(content) {
-		var fields map[string]any
-		if json.Unmarshal(line, &fields) == nil { // else a line that is still being written
-			lines = append(lines, fields)
-		}
-	}
-	return lines
-}
+func (g *gateway) logLines() []map[string]any { return caddytest.Log(g.log).Lines(g.t) }
 
 // waitForLog waits for a line that matches.
-func (g *gateway) waitForLog(what string, matches func(line map[string]any) bool) (line map[string]any) {
+func (g *gateway) waitForLog(what string, matches func(line map[string]any) bool) map[string]any {
 	g.t.Helper()
-	require.Eventually(g.t, func() bool {
-		for _, line = range g.logLines() {
-			if matches(line) {
-				return true
-			}
-		}
-		return false
-	}, patience, 5*time.Millisecond, "no log line of %s", what)
-	return line
+	return caddytest.Log(g.log).WaitFor(g.t, what, matches)
 }
 
 var discardLog = log.New(io.Discard, "", 0)
@@ -303,9 +211,7 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 }
 
 // deadAddr is where nobody listens.
-func deadAddr(t testing.TB) string {
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
-}
+func deadAddr(t testing.TB) string { return caddytest.FreeAddr(t) }
 
 // client does not follow redirects, nor take proxies from the environment.
 var client = &http.Client{

@@ -3,8 +3,6 @@ package handler_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -16,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
 // runningHandler is the one of the gateway's only site.
@@ -176,18 +176,9 @@ func TestShutdownOfTheProcess(t *testing.T) {
 			g := &gateway{t: t, port: freePort(t)}
 			g.addr = fmt.Sprintf("127.0.0.1:%d", g.port)
 			g.url = "http://" + g.addr
-			dir := t.TempDir()
-			g.log = filepath.Join(dir, "caddy.log")
-			config := filepath.Join(dir, "Caddyfile")
-			require.NoError(t, os.WriteFile(config, []byte(g.caddyfile(callback(live.addr, "anonymous\nstream {\ndrain "+test.drain+"\n}"), options{})), 0o600))
-
-			child := exec.Command(os.Args[0])
-			child.Env = append(os.Environ(), childEnv+"="+config)
-			child.Stdout, child.Stderr = os.Stderr, os.Stderr
-			require.NoError(t, child.Start())
-			exited := make(chan error, 1)
-			go func() { exited <- child.Wait() }()
-			t.Cleanup(func() { _ = child.Process.Kill() })
+			g.log = string(caddytest.NewLog(t))
+			site := callback(live.addr, "anonymous\nstream {\ndrain "+test.drain+"\n}")
+			child := caddytest.StartProcess(t, []byte(g.caddyfile(site, options{})), nil)
 
 			var conn *websocket.Conn
 			require.Eventually(t, func() bool {
@@ -209,8 +200,8 @@ func TestShutdownOfTheProcess(t *testing.T) {
 				require.NoError(t, conn.Close())
 			}
 			select {
-			case err := <-exited:
-				require.NoError(t, err)
+			case <-child.Ended():
+				require.NoError(t, child.Err())
 			case <-time.After(patience):
 				require.Fail(t, "the process does not end")
 			}

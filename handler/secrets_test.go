@@ -11,9 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
 // Everything that must not be seen in a log.
@@ -223,8 +224,7 @@ func TestLogFilterHidesWhatCaddyLogs(t *testing.T) {
 		"admin off", "admin off\npersist_config off",
 		"dg_token", "ports "+strconv.Itoa(g.port)+"\ndg_token",
 	).Replace(string(source))
-	require.NoError(t, caddy.Load(adapt(t, config), true))
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	caddytest.Start(t, func() []byte { return caddytest.Adapt(t, config) })
 
 	backend.Close() // a 502 is an error that is logged at any level
 	for _, token := range []string{secretToken, wrongSecret} {

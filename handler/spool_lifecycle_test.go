@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -301,7 +301,7 @@ func TestValidatingTouchesNothing(t *testing.T) {
 	accepted(t, callbackOf(t, g, "a", 1))
 	for _, path := range []string{dir, other} {
 		var config caddy.Config
-		require.NoError(t, caddy.StrictUnmarshalJSON(adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 100MiB"), options{})), &config))
+		require.NoError(t, caddy.StrictUnmarshalJSON(caddytest.Adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 100MiB"), options{})), &config))
 		require.NoError(t, caddy.Validate(&config))
 	}
 	require.NoDirExists(t, filepath.Dir(other))
@@ -346,40 +346,21 @@ func TestNothingIsLeftRunning(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	service.down()
 	client.CloseIdleConnections()
-	goleak.VerifyNone(t, leftovers, goleak.IgnoreTopFunction("github.com/DeRuina/timberjack.(*Logger).millRun")) // of Caddy's log files
+	goleak.VerifyNone(t, leftovers)
 }
 
 // A child is a Caddy of its own process, with an inbox.
 type child struct {
-	*exec.Cmd
+	*caddytest.Process
 	url string
 }
 
 func startChild(t *testing.T, port int, site string) *child {
 	t.Helper()
-	g := &gateway{t: t, port: port, log: filepath.Join(t.TempDir(), "caddy.log")}
-	config := filepath.Join(t.TempDir(), "Caddyfile")
-	require.NoError(t, os.WriteFile(config, []byte(g.caddyfile(site, options{level: "WARN"})), 0o600))
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+config)
-	require.NoError(t, cmd.Start())
-	c := &child{Cmd: cmd, url: "http://127.0.0.1:" + strconv.Itoa(port)}
-	t.Cleanup(c.kill)
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	}, patience, 5*time.Millisecond, "the child does not listen")
-	return c
-}
-
-// kill ends the process as a power failure does, but for what the system still
-// has in memory.
-func (c *child) kill() {
-	_ = c.Process.Kill()
-	_ = c.Wait()
+	g := &gateway{t: t, port: port, log: string(caddytest.NewLog(t))}
+	p := caddytest.StartProcess(t, []byte(g.caddyfile(site, options{level: "WARN"})), nil)
+	caddytest.Await(t, caddytest.Addr(port), &p.Errors)
+	return &child{Process: p, url: "http://" + caddytest.Addr(port)}
 }
 
 func TestInboxOfAnotherProcess(t *testing.T) {
@@ -389,7 +370,7 @@ func TestInboxOfAnotherProcess(t *testing.T) {
 	g := &gateway{t: t, port: freePort(t)}
 	require.ErrorContains(t, g.load(spooled(service.addr, dir, ""), options{}), "inbox "+dir+": in use by another process")
 
-	c.kill()
+	c.Kill()
 	require.NoError(t, g.load(spooled(service.addr, dir, ""), options{}))
 	require.NoError(t, caddy.Stop())
 }
@@ -418,7 +399,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		before := load.accepted()
 		require.Eventually(t, func() bool { return load.accepted() > before+20 }, patience, time.Millisecond)
 		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // any moment is as good as another
-		c.kill()
+		c.Kill()
 	}
 	sent := load.end()
 	require.Empty(t, load.refused)
