@@ -46,7 +46,7 @@ var (
 	bucketFresh    = []byte("fresh")    // route, id → record: never tried, in order of acceptance
 	bucketParked   = []byte("parked")   // route, id → record: waits for another attempt, or behind one that does
 	bucketOrder    = []byte("order")    // route, order key, id → nothing: the parked by their order key
-	bucketDue      = []byte("due")      // route, time, id → order key, destination: for each order key its first parked message
+	bucketDue      = []byte("due")      // route, time, id → order key: for each order key its first parked message
 	bucketDead     = []byte("dead")     // route, id → record
 	bucketDied     = []byte("died")     // route, time, id → nothing
 	bucketDamaged  = []byte("damaged")  // route, id → record that could not be read, kept for an investigation
@@ -609,9 +609,7 @@ func (t *indexTx) putDue(route uint32, order uint64) error {
 		return nil
 	}
 	record := t.get(bucketParked, idKey(route, first))
-	value := binary.BigEndian.AppendUint64(nil, order)
-	value = binary.BigEndian.AppendUint64(value, uint64(recordDestination(record)))
-	return t.put(bucketDue, timeKey(route, recordNextAttempt(record), first), value)
+	return t.put(bucketDue, timeKey(route, recordNextAttempt(record), first), binary.BigEndian.AppendUint64(nil, order))
 }
 
 // deleteDue removes a parked message from bucketDue, if it is there.

@@ -485,7 +485,7 @@ func (l *leasing) takeDue(t *indexTx) {
 		case l.missing() == 0:
 			return false
 		}
-		return l.takeEntry(t, key, value, &passed)
+		return l.takeEntry(t, key, &passed)
 	})
 }
 
@@ -507,7 +507,7 @@ func (l *leasing) takeParked(t *indexTx) {
 		if l.isTaken(key, value) {
 			return true
 		}
-		return l.takeEntry(t, key, value, &passed) && l.missing() > 0
+		return l.takeEntry(t, key, &passed) && l.missing() > 0
 	})
 }
 
@@ -522,16 +522,10 @@ func (l *leasing) isTaken(key, value []byte) bool {
 
 // takeEntry leases the message of an entry of bucketDue, unless its destination is to be avoided.
 // It reports whether to go on.
-func (l *leasing) takeEntry(t *indexTx, key, value []byte, passed *int) bool {
+func (l *leasing) takeEntry(t *indexTx, key []byte, passed *int) bool {
 	id := keyID(key)
 	record := t.get(bucketParked, idKey(l.q.number, id))
-	var dest Destination
-	if len(value) >= 16 {
-		dest = Destination(parseUint64(value[8:]))
-	} else { // of an earlier version
-		dest = recordDestination(record)
-	}
-	if l.request.Avoid.Has(dest) {
+	if l.request.Avoid.Has(recordDestination(record)) {
 		*passed++
 		return *passed < maxPassedOver
 	}
