@@ -5,6 +5,7 @@
 //
 //	api.go             the module, its routes, and how it answers
 //	spool.go           what it says of inboxes and their messages
+//	users.go           what is told, and dropped, by the user who brought it in
 //	streams.go         what it says of streams
 //	redact.go          what is shown of a URI
 //	command.go         the commands
@@ -56,7 +57,7 @@ func (a API) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: base + "/spool", Handler: methods{get: a.status}},
 		{Pattern: base + "/spool/replay", Handler: methods{post: a.replayDead}},
-		{Pattern: base + "/spool/messages", Handler: methods{get: a.list, del: a.dropDead}},
+		{Pattern: base + "/spool/messages", Handler: methods{get: a.list, del: a.dropAll}},
 		{Pattern: base + "/spool/messages/{id}", Handler: methods{get: a.show, del: a.drop}},
 		{Pattern: base + "/spool/messages/{id}/body", Handler: methods{get: a.body}},
 		{Pattern: base + "/spool/messages/{id}/replay", Handler: methods{post: a.replay}},

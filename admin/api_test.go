@@ -67,7 +67,7 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 // messageKeys are what other programs rely on.
 var messageKeys = []string{
 	"attempts", "content_type", "died_at", "id", "last_error", "method", "next_attempt_at", "path",
-	"received_at", "request_id", "route", "size", "state", "uri",
+	"received_at", "request_id", "route", "size", "state", "uri", "user",
 }
 
 func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
@@ -97,7 +97,7 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	delete(first, "next_attempt_at")
 	require.Equal(t, map[string]any{
 		"id": pending.String(), "state": "pending", "path": path, "route": "hooks", "method": "POST",
-		"uri": "/refused?a=REDACTED", "content_type": "application/json", "size": 33.0, "request_id": "r-1",
+		"uri": "/refused?a=REDACTED", "content_type": "application/json", "size": 33.0, "request_id": "r-1", "user": "",
 		"attempts": 1.0, "died_at": nil, "last_error": "the service answered 400 Bad Request",
 	}, first)
 
@@ -108,7 +108,7 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	delete(second, "died_at")
 	require.Equal(t, map[string]any{
 		"id": dead.String(), "state": "dead", "path": path, "route": "other", "method": "POST",
-		"uri": "/gone", "content_type": "", "size": 1.0, "request_id": "",
+		"uri": "/gone", "content_type": "", "size": 1.0, "request_id": "", "user": "",
 		"attempts": 1.0, "next_attempt_at": nil, "last_error": "the service answered 410 Gone",
 	}, second)
 

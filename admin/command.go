@@ -70,6 +70,7 @@ func spoolCommand() *cobra.Command {
 	list := leaf("list", "Lists callbacks, the oldest first", "", cobra.NoArgs, spoolList)
 	list.Flags().String("state", "", "Only those that are 'pending' or 'dead'")
 	list.Flags().String("route", "", "Only those of this route")
+	list.Flags().String("user", "", "Only those that this user's credential brought in")
 	list.Flags().Int("limit", 0, "At most so many (default: all)")
 	asJSON(list)
 
@@ -91,13 +92,14 @@ the same, so a service that knows a webhook-id recognises them.
 	replay.Flags().String("route", "", "With --all, only those of this route")
 	asJSON(replay)
 
-	drop := leaf("drop <id>... | --all", "Forgets callbacks for good", `
+	drop := leaf("drop <id>... | --all | --user <name>", "Forgets callbacks for good", `
 Forgets callbacks, whatever their state. There is no way back, and the vendor
 keeps no transcripts: save the body first if it may be needed. One that is being
 delivered is forgotten when that has ended.
 `, cobra.ArbitraryArgs, spoolDrop)
 	drop.Flags().Bool("all", false, "All dead letters; pending callbacks stay")
-	drop.Flags().String("route", "", "With --all, only those of this route")
+	drop.Flags().String("user", "", "Whatever this user's credential brought in: for one that has leaked")
+	drop.Flags().String("route", "", "With --all or --user, only those of this route")
 	asJSON(drop)
 
 	cmd.AddCommand(status, list, show, body, replay, drop, recoverCommand())
@@ -267,7 +269,7 @@ func eachPage(in *invocation, print func([]json.RawMessage) error) error {
 			more = append(more, "after", after)
 		}
 		var page []json.RawMessage
-		if err := in.decode(http.MethodGet, "/spool/messages"+in.query([]string{"path", "state", "route"}, more...), &page); err != nil {
+		if err := in.decode(http.MethodGet, "/spool/messages"+in.query([]string{"path", "state", "route", "user"}, more...), &page); err != nil {
 			return err
 		}
 		if err := print(page); err != nil {
@@ -395,6 +397,7 @@ func spoolReplay(in *invocation) error {
 			return err
 		}
 		in.tell("replayed %s", deadLetters(done.Replayed))
+		in.tellRevoked(done.RevokedUsers)
 		return in.total(done)
 	}
 	err = eachID(in, func(id string) error {
@@ -402,17 +405,23 @@ func spoolReplay(in *invocation) error {
 		if err != nil {
 			return err
 		}
-		if _, err := in.fetch(http.MethodPost, uri); err != nil {
+		var one replayed
+		if err := in.decode(http.MethodPost, uri, &one); err != nil {
 			return err
 		}
 		done.Replayed++
 		in.tell("replayed %s", id)
+		in.tellRevoked(one.RevokedUsers)
+		done.RevokedUsers = append(done.RevokedUsers, one.RevokedUsers...)
 		return nil
 	})
 	return errors.Join(err, in.total(done))
 }
 
 func spoolDrop(in *invocation) error {
+	if in.Changed("user") {
+		return dropUser(in)
+	}
 	all, err := selection(in)
 	if err != nil {
 		return err
@@ -443,6 +452,26 @@ func spoolDrop(in *invocation) error {
 		return response.Body.Close()
 	})
 	return errors.Join(err, in.total(done))
+}
+
+// dropUser forgets what a user brought in.
+func dropUser(in *invocation) error {
+	if in.NArg() > 0 || in.Bool("all") {
+		return errors.New("either ids, --all or --user")
+	}
+	var done dropped
+	if err := in.decode(http.MethodDelete, "/spool/messages"+in.query([]string{"path", "route", "user"}), &done); err != nil {
+		return err
+	}
+	in.tell("dropped %d of the user %s", done.Dropped, printable.Escape(in.String("user")))
+	return in.total(done)
+}
+
+// tellRevoked says that what is delivered again came in under credentials that were removed since.
+func (in *invocation) tellRevoked(users []string) {
+	for _, user := range users {
+		in.tell("  accepted for the user %s, of whom the configuration has no account any more", printable.Escape(user))
+	}
 }
 
 func deadLetters(n int) string {

@@ -34,7 +34,7 @@ func TestListIsATableForPeople(t *testing.T) {
 
 	lines := strings.Split(strings.TrimSuffix(g.ok("spool", "list"), "\n"), "\n")
 	require.Len(t, lines, 3)
-	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
+	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "USER", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
 	require.Contains(t, lines[1], dead.String()+"  dead ")
 	require.Contains(t, lines[2], id.String()+"  pending  now ")
 	for _, part := range []string{" 33 B ", " hooks ", " POST /refused?… ", " r-1 ", " the service answered 400 Bad Request", " from now "} {

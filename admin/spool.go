@@ -103,6 +103,7 @@ type message struct {
 	ContentType   string      `json:"content_type"`
 	Size          int64       `json:"size"`
 	RequestID     string      `json:"request_id"`
+	User          string      `json:"user"` // whose credential brought it in, where that names one
 	ReceivedAt    time.Time   `json:"received_at"`
 	Attempts      int         `json:"attempts"`
 	NextAttemptAt *time.Time  `json:"next_attempt_at"` // null: as soon as its turn comes, or never if it is dead
@@ -121,6 +122,7 @@ func showMessage(in inbox, m *spool.Message) message {
 		ContentType:   m.Header.Get("Content-Type"),
 		Size:          m.Size,
 		RequestID:     m.RequestID,
+		User:          m.User,
 		ReceivedAt:    m.ReceivedAt.UTC(),
 		Attempts:      m.Attempts,
 		NextAttemptAt: timeOrNull(m.NextAttemptAt),
@@ -139,13 +141,13 @@ func timeOrNull(t time.Time) *time.Time {
 
 // list answers GET /spool/messages: one page, by rising id over all inboxes.
 func (API) list(w http.ResponseWriter, r *http.Request) error {
-	query, err := parameters(r, "path", "state", "route", "limit", "after")
+	query, err := parameters(r, "path", "state", "route", "user", "limit", "after")
 	if err != nil {
 		return err
 	}
 	filter, err := readFilter(query)
 	if err != nil {
-		return failure(http.StatusBadRequest, err)
+		return err
 	}
 	open, err := openInboxes(query)
 	if err != nil {
@@ -165,24 +167,32 @@ func (API) list(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, page[:min(len(page), filter.Limit)])
 }
 
-func readFilter(query url.Values) (spool.Filter, error) {
-	filter := spool.Filter{State: spool.State(query.Get("state")), Route: query.Get("route"), Limit: defaultPage}
-	switch filter.State {
+func checkState(state spool.State) error {
+	switch state {
 	case "", spool.Pending, spool.Dead:
-	default:
-		return filter, fmt.Errorf("state is %q, neither pending nor dead", filter.State)
+		return nil
+	}
+	return failure(http.StatusBadRequest, fmt.Errorf("state is %q, neither pending nor dead", state))
+}
+
+func readFilter(query url.Values) (spool.Filter, error) {
+	filter := spool.Filter{
+		State: spool.State(query.Get("state")), Route: query.Get("route"), User: query.Get("user"), Limit: defaultPage,
+	}
+	if err := checkState(filter.State); err != nil {
+		return filter, err
 	}
 	if limit := query.Get("limit"); limit != "" {
 		n, err := strconv.Atoi(limit)
 		if err != nil || n < 1 || n > maxPage {
-			return filter, fmt.Errorf("limit is %q, not a number from 1 to %d", limit, maxPage)
+			return filter, failure(http.StatusBadRequest, fmt.Errorf("limit is %q, not a number from 1 to %d", limit, maxPage))
 		}
 		filter.Limit = n
 	}
 	if after := query.Get("after"); after != "" {
 		id, err := spool.ParseID(after)
 		if err != nil {
-			return filter, fmt.Errorf("after is %q, not the id of a message", after)
+			return filter, failure(http.StatusBadRequest, fmt.Errorf("after is %q, not the id of a message", after))
 		}
 		filter.After = id
 	}
@@ -273,7 +283,11 @@ func (API) replay(w http.ResponseWriter, r *http.Request) error {
 	if err := in.Replay(r.Context(), m.ID); err != nil {
 		return spoolFailure(fmt.Errorf("replay %s: %w", m.ID, err))
 	}
-	return reply(w, replayed{1})
+	answer := replayed{Replayed: 1}
+	if app.Revoked(in.path, m.Route, m.User) {
+		answer.RevokedUsers = []string{m.User}
+	}
+	return reply(w, answer)
 }
 
 // drop answers DELETE /spool/messages/{id}: 204, or 202 for a message that is
@@ -313,6 +327,9 @@ func (API) drop(w http.ResponseWriter, r *http.Request) error {
 type (
 	replayed struct {
 		Replayed int `json:"replayed"`
+
+		// RevokedUsers are those of whom the configuration has no account any more.
+		RevokedUsers []string `json:"revoked_users,omitempty"`
 	}
 	dropped struct {
 		Dropped int `json:"dropped"`
@@ -321,20 +338,35 @@ type (
 
 // replayDead answers POST /spool/replay.
 func (API) replayDead(w http.ResponseWriter, r *http.Request) error {
+	var answer replayed
 	total, err := eachDead(r, func(in inbox, route string) (int, error) {
+		users, err := revoked(in, spool.Filter{State: spool.Dead, Route: route})
+		if err != nil {
+			return 0, err
+		}
+		answer.RevokedUsers = slices.Compact(slices.Sorted(slices.Values(append(answer.RevokedUsers, users...))))
 		return in.ReplayDead(r.Context(), route)
 	})
 	if err != nil {
 		return err
 	}
-	return reply(w, replayed{total})
+	answer.Replayed = total
+	return reply(w, answer)
 }
 
-// dropDead answers DELETE /spool/messages.
-func (API) dropDead(w http.ResponseWriter, r *http.Request) error {
-	total, err := eachDead(r, func(in inbox, route string) (int, error) {
-		return dropDead(r.Context(), in, route)
-	})
+// dropAll answers DELETE /spool/messages: dead letters, or whatever a user brought in.
+func (API) dropAll(w http.ResponseWriter, r *http.Request) error {
+	change := func(in inbox, route string) (int, error) { return dropDead(r.Context(), in, route) }
+	each := eachDead
+	if query := r.URL.Query(); query.Has("user") {
+		filter, err := selectOfUser(query)
+		if err != nil {
+			return err
+		}
+		change = func(in inbox, _ string) (int, error) { return dropOfUser(r.Context(), in, filter) }
+		each = eachInbox
+	}
+	total, err := each(r, change)
 	if err != nil {
 		return err
 	}
@@ -350,6 +382,15 @@ func eachDead(r *http.Request, change func(in inbox, route string) (int, error))
 	}
 	if query.Get("state") != string(spool.Dead) {
 		return 0, failure(http.StatusBadRequest, errors.New("state=dead is needed: only dead letters can be changed all at once"))
+	}
+	return eachInbox(r, change)
+}
+
+// eachInbox makes a change in all inboxes that a request is about.
+func eachInbox(r *http.Request, change func(in inbox, route string) (int, error)) (total int, err error) {
+	query, err := parameters(r, "path", "state", "route", "user")
+	if err != nil {
+		return 0, err
 	}
 	for _, name := range []string{"route", "path"} {
 		// It comes of a variable that was not set, which must not mean all.

@@ -62,7 +62,7 @@ func exactly(t *time.Time) string {
 func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
 
 func messageHeader(t table) {
-	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "REQUEST ID", "LAST ERROR")
+	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "USER", "REQUEST ID", "LAST ERROR")
 }
 
 // messageRow is a message in a list. Only its path is shown of the URI: an S3
@@ -73,7 +73,7 @@ func messageRow(t table, m message) {
 		path += "?…"
 	}
 	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), size(m.Size), strconv.Itoa(m.Attempts), next(m),
-		m.Route, m.Method+" "+shorten(path, 50), m.RequestID, shorten(m.LastError, 60))
+		m.Route, m.Method+" "+shorten(path, 50), shorten(m.User, 30), m.RequestID, shorten(m.LastError, 60))
 }
 
 // next says when a message is tried again.
@@ -97,6 +97,7 @@ func messageDetails(out io.Writer, m message) error {
 	t.row("content type:", m.ContentType)
 	t.row("size:", fmt.Sprintf("%s (%d bytes)", size(m.Size), m.Size))
 	t.row("request id:", m.RequestID)
+	t.row("user:", m.User)
 	t.row("received:", exactly(&m.ReceivedAt))
 	t.row("attempts:", strconv.Itoa(m.Attempts))
 	if m.State == spool.Dead {

@@ -35,6 +35,8 @@ type Route struct {
 	Name string
 	// Config says how they are delivered.
 	Config spool.RouteConfig
+	// Users are those who can be let in for this route, where credentials name any.
+	Users map[string]bool
 	// Settings tells one way to deliver from another: routes of one name have
 	// to share it.
 	Settings string

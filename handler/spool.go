@@ -108,7 +108,7 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if err != nil {
 		return fmt.Errorf("spool: sign: %w", err)
 	}
-	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings}
+	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings, Users: h.Usernames()}
 	if route.MaxSize == 0 {
 		route.MaxSize = defaultMaxSize
 	}

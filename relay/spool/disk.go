@@ -826,6 +826,9 @@ func (d *Disk) List(filter Filter) ([]*Message, error) {
 			for _, bucket := range buckets {
 				n := 0
 				t.scan(bucket, routeKey(info.number), filter.After[:], func(key, record []byte) bool {
+					if filter.User != "" && recordUser(record) != filter.User {
+						return true
+					}
 					places = append(places, place{bucket: bucket, info: info, id: keyID(key), record: record})
 					n++
 					return n < filter.Limit

@@ -174,6 +174,7 @@ func (s *memoryStore) List(filter Filter) ([]*Message, error) {
 	list := []*Message{}
 	for _, m := range s.sorted(func(m *memoryMessage) bool {
 		return (filter.State == "" || m.State == filter.State) && (filter.Route == "" || m.Route == filter.Route) &&
+			(filter.User == "" || m.User == filter.User) &&
 			m.ID.Compare(filter.After) > 0
 	}) {
 		if len(list) < limit {

@@ -188,6 +188,15 @@ func recordNextAttempt(b []byte) int64   { return recordField(b, recordNext) }
 func recordDiedAt(b []byte) int64        { return recordField(b, recordDied) }
 func recordOrderKey(b []byte) uint64     { return uint64(recordField(b, recordOrder)) }
 
+// recordUser is empty for a record that has none, or that cannot be read.
+func recordUser(b []byte) string {
+	m, err := parseRecord(b)
+	if err != nil {
+		return ""
+	}
+	return m.User
+}
+
 // recordDestination is zero for a record that has none.
 func recordDestination(b []byte) Destination {
 	if len(b) < recordFixed || b[0] == recordVersion1 {

@@ -189,6 +189,9 @@ type Filter struct {
 	// Route selects one route; empty means all.
 	Route string
 
+	// User selects what one user's credentials brought in; empty means all.
+	User string
+
 	// After skips messages up to and including this id: the last one of the page before.
 	After ID
 
