@@ -31,9 +31,9 @@ const passageVar = "deepgram_callback.passage"
 // and the transport has to. To the proxy it is what the answer is written to.
 type passage struct {
 	http.ResponseWriter
-	body   *sentBody // nil for none
-	dial   *dial     // nil unless this is a handshake
-	failed error     // for which no upstream is to blame
+	body   sentBody
+	dial   *dial // nil unless this is a handshake
+	failed error // for which no upstream is to blame
 }
 
 // passageOf is nil for what is no callback: the health checks of the proxy.
@@ -45,8 +45,8 @@ func passageOf(ctx context.Context) *passage {
 // through takes r through the proxy.
 func (p *Proxy) through(g *passage, w http.ResponseWriter, r *http.Request) error {
 	if r.Body != nil && r.Body != http.NoBody {
-		g.body = &sentBody{sender: r.Body}
-		r.Body = g.body
+		g.body.sender = r.Body
+		r.Body = &g.body
 		defer g.body.release()
 	}
 	caddyhttp.SetVar(r.Context(), passageVar, g)
@@ -115,7 +115,7 @@ const keptBody = 64 << 10
 // most bodies, is read before an upstream is troubled, and kept for the next one.
 // It also keeps what went wrong with it: no upstream is to blame for that.
 type sentBody struct {
-	sender io.ReadCloser
+	sender io.ReadCloser // nil for none
 
 	mu     sync.Mutex    // a transport may go on reading when it has its answer
 	kept   *bytes.Buffer // nil unless loaded
@@ -210,9 +210,6 @@ func (b *sentBody) Close() error {
 
 // failure is what went wrong with the body, if anything did.
 func (b *sentBody) failure() error {
-	if b == nil {
-		return nil
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed

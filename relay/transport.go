@@ -82,7 +82,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if g != nil && g.dial != nil {
 		return g.dial.roundTrip(t.handshakes, r)
 	}
-	if g != nil && g.body != nil && r.Body != nil {
+	if g != nil && g.body.sender != nil && r.Body != nil {
 		if err := g.body.load(r.ContentLength); err != nil {
 			return nil, g.fail(err)
 		}

@@ -69,7 +69,7 @@ func (b *answerBody) finish(complete bool) {
 	}
 	live := c.stop() // the request was not given up meanwhile
 	if live && complete && b.reusable && c.reader.Buffered() == 0 && c.sentWhole() {
-		c.used, c.sent, c.stop = true, nil, nil
+		c.used, c.stop = true, nil
 		c.client.idle.put(c)
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,15 +45,16 @@ type conn struct {
 	client *Client
 	to     Address
 	reader *bufio.Reader
-	used   bool      // for another request, before
-	since  time.Time // when it became idle
+	raw    syscall.RawConn // of the socket; nil where there is none to be had
+	used   bool            // for another request, before
+	since  time.Time       // when it became idle
 
 	// Of the exchange under way:
 	stop      func() bool // ends the watch on the request's context
 	allowance int64       // bytes that may still be read
 	received  int64       // bytes of the answer
 	written   int64       // bytes of the request; to be read once sending is over
-	sent      *sending
+	sent      sending
 
 	deadline sync.Mutex // guards what follows, and the deadline itself
 	headRead bool
@@ -62,6 +64,9 @@ type conn struct {
 func newConn(client *Client, raw net.Conn, to Address) *conn {
 	c := &conn{Conn: raw, client: client, to: to}
 	c.reader = bufio.NewReader(c)
+	if socket, ok := raw.(syscall.Conn); ok {
+		c.raw, _ = socket.SyscallConn()
+	}
 	return c
 }
 
@@ -98,7 +103,7 @@ func (c *Client) maxHead() int64 {
 func (c *conn) exchange(o *outgoing) (*http.Response, error) {
 	c.received, c.written, c.headRead, c.limited = 0, 0, false, false
 	c.stop = context.AfterFunc(o.Context(), func() { _ = c.Conn.Close() })
-	c.sent = c.send(o)
+	c.send(o)
 	res, err := c.readAnswer(o)
 	c.haveHead()
 	if err == nil {
@@ -141,28 +146,28 @@ var over = func() chan struct{} {
 // send writes a request: at once what the socket takes, which is all of most
 // callbacks, and the rest beside the reading of the answer. A service may
 // answer without reading, and wait for its answer to be taken.
-func (c *conn) send(o *outgoing) *sending {
+func (c *conn) send(o *outgoing) {
 	var rest []byte
 	if o.whole != nil {
-		n, err := writeNow(c.Conn, o.whole.Bytes())
+		n, err := writeNow(c.raw, o.whole.Bytes())
 		c.written += int64(n)
 		rest = o.whole.Bytes()[n:]
 		if err != nil || len(rest) == 0 {
+			c.sent = sending{done: over, err: err}
 			c.haveSent(err)
-			return &sending{done: over, err: err}
+			return
 		}
 	}
-	s := &sending{done: make(chan struct{})}
+	c.sent = sending{done: make(chan struct{})}
 	go func() {
-		defer close(s.done)
+		defer close(c.sent.done)
 		if len(rest) > 0 {
-			_, s.err = c.Write(rest)
+			_, c.sent.err = c.Write(rest)
 		} else {
-			s.err = o.writeLarge(c)
+			c.sent.err = o.writeLarge(c)
 		}
-		c.haveSent(s.err)
+		c.haveSent(c.sent.err)
 	}()
-	return s
 }
 
 // haveSent says how long the head of the answer may take from here on.
@@ -205,7 +210,7 @@ func (c *conn) readAnswer(o *outgoing) (*http.Response, error) {
 	defer func() { c.allowance = math.MaxInt64 }() // a body has no limit here
 	trace := httptrace.ContextClientTrace(o.Context())
 	for range MaxInterim + 1 {
-		res, err := http.ReadResponse(c.reader, o.Request)
+		res, err := http.ReadResponse(c.reader, &o.Request)
 		if err != nil {
 			return nil, err
 		}

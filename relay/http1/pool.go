@@ -22,7 +22,7 @@ func (p *pool) take(to Address, timeout time.Duration) *conn {
 		if c == nil {
 			return nil
 		}
-		if (timeout <= 0 || time.Since(c.since) < timeout) && stillOpen(c.Conn) {
+		if (timeout <= 0 || time.Since(c.since) < timeout) && stillOpen(c.raw) {
 			return c
 		}
 		_ = c.Close()

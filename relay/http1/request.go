@@ -16,10 +16,10 @@ const smallBody = 64 << 10
 // An outgoing request is one on its way. A small one is whole: what has to be
 // written is in memory. Of a larger one the beginning of the body is.
 type outgoing struct {
-	*http.Request               // with the header that is sent
-	body          io.ReadCloser // as it came; nil for none
-	whole         *bytes.Buffer // all that has to be written; nil for a larger one
-	asksGzip      bool          // the client did, not the request
+	http.Request               // with the header that is sent
+	body         bodyReader    // reads the request's; without one, of no use
+	whole        *bytes.Buffer // all that has to be written; nil for a larger one
+	asksGzip     bool          // the client did, not the request
 }
 
 // memory holds small requests while they are written.
@@ -28,19 +28,17 @@ var memory = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // prepare reads the body of r, as far as it is small, and makes of it what is
 // written.
 func (c *Client) prepare(r *http.Request) (*outgoing, error) {
-	sent := *r // a RoundTripper leaves its request as it is
-	o := &outgoing{Request: &sent}
+	o := &outgoing{Request: *r} // a RoundTripper leaves its request as it is
 	if c.Compress && r.Header.Get("Accept-Encoding") == "" && r.Header.Get("Range") == "" && r.Method != http.MethodHead {
 		o.asksGzip = true // as net/http's transport does, and under the same conditions
-		sent.Header = maps.Clone(r.Header)
-		sent.Header["Accept-Encoding"] = []string{"gzip"}
+		o.Header = maps.Clone(r.Header)
+		o.Header["Accept-Encoding"] = []string{"gzip"}
 	}
 	if r.Body == nil || r.Body == http.NoBody {
 		return o, o.writeWhole()
 	}
-	o.body = r.Body
-	body := &bodyReader{rest: r.Body}
-	sent.Body = body
+	o.body.rest = r.Body
+	o.Body = &o.body
 	if r.ContentLength > 0 && r.ContentLength <= smallBody {
 		return o, o.writeWhole()
 	}
@@ -51,7 +49,7 @@ func (c *Client) prepare(r *http.Request) (*outgoing, error) {
 		o.abandon()
 		return nil, &RequestError{err}
 	}
-	body.first = beginning.Bytes()
+	o.body.first = beginning.Bytes()
 	if beginning.Len() < smallBody {
 		return o, o.writeWhole()
 	}
@@ -66,8 +64,8 @@ func (o *outgoing) writeWhole() error {
 	wire.Grow(int(max(o.ContentLength, 0)) + headSize)
 	if err := o.Write(wire); err != nil {
 		memory.Put(wire)
-		if body, ok := o.Body.(*bodyReader); ok && body.err != nil {
-			err = body.err // without what net/http wraps it in
+		if o.body.err != nil {
+			err = o.body.err // without what net/http wraps it in
 		}
 		return &RequestError{err}
 	}
@@ -98,16 +96,16 @@ func (o *outgoing) writeLarge(to io.Writer) error {
 	if err == nil {
 		err = w.Flush()
 	}
-	if body, ok := o.Body.(*bodyReader); ok && body.err != nil {
-		return &RequestError{body.err}
+	if o.body.err != nil {
+		return &RequestError{o.body.err}
 	}
 	return err
 }
 
 // abandon closes the body.
 func (o *outgoing) abandon() {
-	if o.body != nil {
-		o.body.Close()
+	if o.body.rest != nil {
+		o.body.rest.Close()
 	}
 }
 

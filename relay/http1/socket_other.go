@@ -2,13 +2,13 @@
 
 package http1
 
-import "net"
+import "syscall"
 
 // Supported says whether this platform lets a Client do what it has to.
 const Supported = false
 
 // stillOpen cannot tell here, so that no connection is used twice.
-func stillOpen(net.Conn) bool { return false }
+func stillOpen(syscall.RawConn) bool { return false }
 
 // writeNow cannot tell what a socket takes without waiting.
-func writeNow(net.Conn, []byte) (n int, err error) { return 0, nil }
+func writeNow(syscall.RawConn, []byte) (n int, err error) { return 0, nil }

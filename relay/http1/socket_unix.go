@@ -4,7 +4,6 @@ package http1
 
 import (
 	"errors"
-	"net"
 	"os"
 	"syscall"
 )
@@ -15,13 +14,12 @@ const Supported = true
 // stillOpen reports whether an idle connection can be used: its peer neither
 // closed it nor said anything, which nobody asked for. net/http's transport
 // keeps a goroutine reading for that.
-func stillOpen(c net.Conn) bool {
-	raw, err := rawConn(c)
-	if err != nil {
+func stillOpen(raw syscall.RawConn) bool {
+	if raw == nil {
 		return false
 	}
 	open := false
-	err = raw.Read(func(fd uintptr) bool {
+	err := raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		open = errors.Is(err, syscall.EAGAIN)
@@ -32,10 +30,9 @@ func stillOpen(c net.Conn) bool {
 
 // writeNow writes as much of p as the socket takes without waiting, which may
 // be nothing.
-func writeNow(c net.Conn, p []byte) (n int, err error) {
-	raw, err := rawConn(c)
-	if err != nil {
-		return 0, nil //nolint:nilerr // not a socket: it may have to wait
+func writeNow(raw syscall.RawConn, p []byte) (n int, err error) {
+	if raw == nil {
+		return 0, nil // what is no socket may have to wait
 	}
 	failed := raw.Write(func(fd uintptr) bool {
 		for {
@@ -54,12 +51,4 @@ func writeNow(c net.Conn, p []byte) (n int, err error) {
 	default:
 		return n, os.NewSyscallError("write", err)
 	}
-}
-
-func rawConn(c net.Conn) (syscall.RawConn, error) {
-	socket, ok := c.(syscall.Conn)
-	if !ok {
-		return nil, errors.ErrUnsupported
-	}
-	return socket.SyscallConn()
 }
