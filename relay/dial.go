@@ -120,6 +120,14 @@ func newHandshakes(inner http.RoundTripper, settings *reverseproxy.HTTPTransport
 	if settings != nil {
 		fresh := settings.Transport.Clone()
 		fresh.DisableKeepAlives = true // which goes unsaid in the header of a handshake
+		// Its buffers are used for the handshake alone: those of net/http, of
+		// 4 KiB each, would be a sixth of all that opening a stream allocates.
+		if fresh.WriteBufferSize == 0 {
+			fresh.WriteBufferSize = 2 << 10
+		}
+		if fresh.ReadBufferSize == 0 {
+			fresh.ReadBufferSize = 1 << 10
+		}
 		h.transport = &freshTransport{fresh, settings}
 	}
 	return h

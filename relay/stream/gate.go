@@ -71,9 +71,9 @@ func (d *direction) awaitGate() (admitted bool, err error) {
 			<-g.closed
 			break
 		}
-		_ = d.from.conn.SetReadDeadline(time.Now().Add(lookAtGate))
+		d.from.setReadDeadline(time.Now().Add(lookAtGate))
 		err := d.reader.read(d)
-		_ = d.from.conn.SetReadDeadline(time.Time{})
+		d.from.setReadDeadline(time.Time{})
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return false, err
 		}

@@ -31,6 +31,8 @@ type leg struct {
 
 	socket *socketWriter // to write without waiting; nil where conn is not a plain socket
 
+	readUntil atomic.Pointer[time.Time] // how long reads may wait; nil is no limit
+
 	pingedAt time.Duration // the keepalive's own: when a ping went out that nothing came after; else zero
 
 	// closeReceived holds the payload of the Close frame that came from here.
@@ -191,6 +193,33 @@ func (l *leg) finish() {
 		l.drop()
 	}
 	l.finished = true
+}
+
+// setReadDeadline limits how long reads from here may wait; the zero time is no
+// limit.
+func (l *leg) setReadDeadline(t time.Time) {
+	if t.IsZero() {
+		l.readUntil.Store(nil)
+	} else {
+		l.readUntil.Store(&t)
+	}
+	l.restoreReadDeadline()
+}
+
+// restoreReadDeadline makes the connection have the deadline that was set last,
+// by whomever, after the reader had one of its own.
+func (l *leg) restoreReadDeadline() {
+	for {
+		until := l.readUntil.Load()
+		var t time.Time
+		if until != nil {
+			t = *until
+		}
+		_ = l.conn.SetReadDeadline(t) // fails only on a closed connection, and so do its reads
+		if l.readUntil.Load() == until {
+			return
+		}
+	}
 }
 
 // drop closes the connection at once.

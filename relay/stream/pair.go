@@ -15,6 +15,7 @@
 //	gate.go       holding messages back until one carries the right credentials
 //	keepalive.go  pings, and the end of a peer that fell silent
 //	socket*.go    waiting for bytes without holding a buffer for them
+//	tls_unix.go   the same for connections with TLS
 package stream
 
 import (
@@ -289,7 +290,7 @@ func (p *Pair) failed(gone, survivor *leg, end End, ownCode int, ownText string)
 		gone.sendClose(closePayload(ownCode, ownText), settle)
 		gone.finish()
 	}
-	_ = gone.conn.SetReadDeadline(time.Now().Add(settle))
+	gone.setReadDeadline(time.Now().Add(settle))
 }
 
 // farewell is the payload of the Close frame for a leg whose other leg ended

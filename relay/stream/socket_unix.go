@@ -27,7 +27,7 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 func connReader(conn net.Conn) reader {
 	raw := rawConn(conn)
 	if raw == nil {
-		return &blockingReader{conn: conn}
+		return tlsReader(conn)
 	}
 	r := &readinessReader{raw: raw}
 	r.try = r.tryRead
