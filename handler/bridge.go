@@ -74,7 +74,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.StreamInfo{
 		Route:    h.streamRoute,
-		User:     admission.User,
+		User:     strings.Clone(admission.User), // a piece of what else has the password in it
 		ClientIP: auth.ClientIP(r),
 		Path:     r.URL.Path,
 		Upstream: backend.Upstream,
