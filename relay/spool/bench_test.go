@@ -148,7 +148,7 @@ func BenchmarkRequestIDAtTheEnd(b *testing.B) {
 		`{}]}]},"metadata":{"request_id":"4b21fb93-0ece-46c8-a7c8-05709"}}`)
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
-		var s requestIDScanner
+		s := newRequestIDScanner()
 		_, _ = s.Write(body)
 		if s.RequestID() == "" {
 			b.Fatal("not found")

@@ -9,9 +9,9 @@ import (
 )
 
 func orderOf(o OrderBy, e Envelope, body string) uint64 {
-	var scanner requestIDScanner
+	scanner := newRequestIDScanner()
 	_, _ = scanner.Write([]byte(body))
-	return o.key(e, &scanner)
+	return o.key(e, scanner)
 }
 
 func TestWhichMessagesAreOneSequence(t *testing.T) {

@@ -194,8 +194,8 @@ func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) 
 		return Receipt{}, err
 	}
 	digest := newFingerprint(envelope)
-	var scanner requestIDScanner
-	if err := readBody(body, writer, digest, &scanner); err != nil {
+	scanner := newRequestIDScanner()
+	if err := readBody(body, writer, digest, scanner); err != nil {
 		writer.Discard()
 		return Receipt{}, err
 	}
@@ -211,7 +211,7 @@ func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) 
 		RequestID:     scanner.RequestID(),
 		ReceivedAt:    now,
 		ScheduledFrom: now,
-		OrderKey:      orderBy.key(envelope, &scanner),
+		OrderKey:      orderBy.key(envelope, scanner),
 		Destination:   destinationOf(envelope.Host, envelope.URI),
 	}
 	var fingerprint Fingerprint

@@ -132,7 +132,7 @@ func requireOrder(t *testing.T, bodies []string) {
 	t.Helper()
 	last := make(map[string]int)
 	for _, body := range bodies {
-		var scanner requestIDScanner
+		scanner := newRequestIDScanner()
 		_, _ = scanner.Write([]byte(body))
 		var n int
 		_, err := fmt.Sscanf(body[strings.Index(body, `"text":`):], `"text":"%d"`, &n)

