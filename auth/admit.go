@@ -6,6 +6,8 @@ package auth
 import (
 	"net/http"
 	"net/netip"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // Admission is what is known of a caller that is let in, or will be once its
@@ -116,7 +118,7 @@ func (j *judge) hash(r *http.Request, login login) *Refusal {
 		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: outcome.retryAfter, Reason: outcome.reason}
 	default:
 		refusal := j.refuse(outcome.reason)
-		refusal.cause = outcome.cause
+		refusal.Cause = outcome.cause
 		return refusal
 	}
 }
@@ -126,9 +128,9 @@ func (j *judge) hash(r *http.Request, login login) *Refusal {
 func (j *judge) refuseHeaders(r *http.Request, reason string) *Refusal {
 	switch reason {
 	case ReasonDGTokenWrong:
-		return j.refuseGuess(clientAddress(r), reason, j.token.tried(r.Header))
+		return j.refuseGuess(sender.Network(r), reason, j.token.tried(r.Header))
 	case ReasonQuerySecretWrong:
-		return j.refuseGuess(clientAddress(r), reason, j.query.tried(r.URL.RawQuery))
+		return j.refuseGuess(sender.Network(r), reason, j.query.tried(r.URL.RawQuery))
 	}
 	return j.refuse(reason)
 }

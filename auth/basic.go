@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // login is what a caller says who it is.
@@ -185,7 +187,7 @@ func (h *hashedAccounts) check(r *http.Request, who login) outcome {
 		purpose = purposeUnknown
 	}
 	key := digestOf(purpose, h.algorithm, known.configured, who.username, who.password)
-	address := clientAddress(r)
+	address := sender.Network(r)
 	for {
 		if seen, result := h.remembered(key); seen {
 			return result

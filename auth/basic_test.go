@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // countingComparer takes "right" for right, and counts.
@@ -128,7 +130,7 @@ func TestALoginThatWasHashedInTheMeantimeIsNotHashedAgain(t *testing.T) {
 		digestOf("wrong", t.Name()): func(key digest) { h.wrong.Add(key, struct{}{}) },
 	} {
 		add(key)
-		h.decide(clientAddress(request("POST", "/")), key, login{"alice", "right"})
+		h.decide(sender.Network(request("POST", "/")), key, login{"alice", "right"})
 	}
 	require.Zero(t, comparer.calls.Load())
 	require.Zero(t, h.guesses.addresses.Len())
@@ -421,7 +423,7 @@ func TestGuessesAreCountedForTheClientThatCaddyDetermined(t *testing.T) {
 			if test.clientIP != nil {
 				caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, test.clientIP)
 			}
-			require.Equal(t, test.want, clientAddress(r).String())
+			require.Equal(t, test.want, sender.Network(r).String())
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/jsonfind"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // secretPlaces are where Deepgram puts what a request was submitted with as
@@ -81,7 +82,7 @@ func (p *Policy) VerifyMessage(message []byte) error {
 // verifyBody returns a body that yields every byte whether the secret was right
 // or not.
 func (j *judge) verifyBody(w http.ResponseWriter, r *http.Request) (*replayBody, error) {
-	address := clientAddress(r)
+	address := sender.Network(r)
 	replay := newReplayBody(r.Body, address)
 	pace := newPace(w)
 	err := j.searchBody(address, replay, pace)
@@ -106,7 +107,7 @@ func (j *judge) searchBody(address netip.Prefix, replay *replayBody, pace *pace)
 		case err == io.EOF:
 			return j.refuse(ReasonCallbackSecretNotJSON)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return &Refusal{Status: http.StatusRequestTimeout, Reason: ReasonBodyTimeout, cause: err}
+			return &Refusal{Status: http.StatusRequestTimeout, Reason: ReasonBodyTimeout, Cause: err}
 		case err != nil:
 			return fmt.Errorf("reading the callback's body: %w", err)
 		case len(piece) > 0:

@@ -12,8 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 )
 
-// defaultMaxBody is 64 MiB.
-const defaultMaxBody = 64 << 20
+// DefaultMaxBody is the most bytes that a body may have where the configuration
+// does not say: 64 MiB.
+const DefaultMaxBody = 64 << 20
 
 // Provider lets Caddy's `authentication` handler admit callbacks by the same
 // credentials as the gateway.
@@ -45,7 +46,7 @@ func (p *Provider) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("max_body: %d is negative", p.MaxBody)
 	}
 	if p.MaxBody == 0 {
-		p.MaxBody = defaultMaxBody
+		p.MaxBody = DefaultMaxBody
 	}
 	return p.Policy.Provision(ctx)
 }

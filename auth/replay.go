@@ -66,7 +66,7 @@ func (b *replayBody) makeRoom() error {
 			Status:     http.StatusServiceUnavailable,
 			RetryAfter: 30 * time.Second, // when Deepgram retries anyway
 			Reason:     ReasonCallbackSecretStorage,
-			cause:      err,
+			Cause:      err,
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // Strip removes what must not go on to the service: the Authorization header,
@@ -40,7 +42,7 @@ func (p *Policy) Strip(r *http.Request) {
 // header, and what frames and routes a request, which RFC 9110, section 6.5.1,
 // wants out of trailers anyway.
 var notInTrailers = []string{
-	"Authorization", TokenHeader, "Proxy-Authorization", "Cookie",
+	"Authorization", sender.TokenHeader, "Proxy-Authorization", "Cookie",
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip", "Via",
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host",
 	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type",

@@ -10,10 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/google/uuid"
-)
 
-// TokenHeader is dg-token in the canonical form that net/http stores.
-const TokenHeader = "Dg-Token"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
+)
 
 type tokenCheck struct {
 	keyIDs    digestSet
@@ -55,7 +54,7 @@ func (c *tokenCheck) check(header http.Header) verdict {
 	if c == nil {
 		return notConfigured
 	}
-	values := header[TokenHeader]
+	values := header[sender.TokenHeader]
 	switch {
 	case len(values) == 0:
 		return absent
@@ -69,5 +68,5 @@ func (c *tokenCheck) check(header http.Header) verdict {
 
 // tried stands for what a request with a wrong token has tried.
 func (c *tokenCheck) tried(header http.Header) digest {
-	return digestOf(append([]string{purposeToken, "wrong"}, header[TokenHeader]...)...)
+	return digestOf(append([]string{purposeToken, "wrong"}, header[sender.TokenHeader]...)...)
 }

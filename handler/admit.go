@@ -2,8 +2,8 @@ package handler
 
 import (
 	"errors"
+	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 )
 
@@ -26,16 +27,6 @@ const (
 	kindStream      = "stream"
 	outcomeAdmitted = "admitted"
 )
-
-// A refusal is why a callback is turned away, with what its sender is told.
-type refusal struct {
-	status int
-	reason string // a word for the log
-	detail string
-	header http.Header
-}
-
-func (r *refusal) Error() string { return r.reason + ": " + r.detail }
 
 // isWebSocket reports whether r is a WebSocket's opening handshake (RFC 6455,
 // section 4.1), whatever its method.
@@ -48,7 +39,7 @@ func isWebSocket(r *http.Request) bool {
 // stranger costs little.
 func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error) {
 	if port, known := callbackPort(r); known && !h.ports[port] {
-		return auth.Admission{}, &refusal{status: http.StatusForbidden, reason: "port", detail: "port " + strconv.Itoa(port) + " is not among the allowed ones"}
+		return auth.Admission{}, &auth.Refusal{Status: http.StatusForbidden, Reason: "port", Cause: fmt.Errorf("port %d is not among the allowed ones", port)}
 	}
 	if err := h.admitMethod(r, streaming); err != nil {
 		return auth.Admission{}, err
@@ -58,7 +49,7 @@ func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error)
 		return auth.Admission{}, err
 	}
 	if r.ContentLength > h.maxBody {
-		return auth.Admission{}, &http.MaxBytesError{Limit: h.maxBody}
+		return auth.Admission{}, tooLong(&http.MaxBytesError{Limit: h.maxBody})
 	}
 	return admission, nil
 }
@@ -66,7 +57,7 @@ func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error)
 // callbackPort is the port that the sender connected to: the listener's, or
 // the one that a trusted proxy in front names. A Unix socket has none.
 func callbackPort(r *http.Request) (port int, known bool) {
-	if auth.FromTrustedProxy(r) {
+	if sender.FromTrustedProxy(r) {
 		if port, ok := forwardedPort(r.Header["X-Forwarded-Port"]); ok {
 			return port, true
 		}
@@ -112,23 +103,34 @@ func (h *Handler) admitMethod(r *http.Request, streaming bool) error {
 }
 
 func methodRefusal(detail, allow string) error {
-	return &refusal{
-		status: http.StatusMethodNotAllowed,
-		reason: "method",
-		detail: detail,
-		header: http.Header{"Allow": {allow}},
+	return &auth.Refusal{
+		Status: http.StatusMethodNotAllowed,
+		Reason: "method",
+		Header: http.Header{"Allow": {allow}},
+		Cause:  errors.New(detail),
 	}
 }
 
 // unavailable asks the sender to come again later.
-func unavailable(reason string, cause error, retryAfter time.Duration) *refusal {
-	seconds := max(1, int(math.Ceil(retryAfter.Seconds())))
-	return &refusal{
-		status: http.StatusServiceUnavailable,
-		reason: reason,
-		detail: cause.Error(),
-		header: http.Header{"Retry-After": {strconv.Itoa(seconds)}},
+func unavailable(reason string, cause error, retryAfter time.Duration) error {
+	return &auth.Refusal{Status: http.StatusServiceUnavailable, Reason: reason, RetryAfter: max(retryAfter, time.Second), Cause: cause}
+}
+
+func tooLong(cause error) error {
+	return &auth.Refusal{Status: http.StatusRequestEntityTooLarge, Reason: "max_body", Cause: cause}
+}
+
+// refusalOf finds out why a callback is turned away. What no check has refused is
+// a request that is at fault itself, as by a body that breaks off.
+func refusalOf(cause error) *auth.Refusal {
+	if refused, ok := errors.AsType[*auth.Refusal](cause); ok {
+		return refused
 	}
+	reason := "body"
+	if errors.Is(cause, relay.ErrUnwritable) {
+		reason = "unwritable"
+	}
+	return &auth.Refusal{Status: http.StatusBadRequest, Reason: reason, Cause: cause}
 }
 
 // identify makes the caller's name known to the access log and to other
@@ -159,15 +161,14 @@ func (h *Handler) admitBody(w http.ResponseWriter, r *http.Request, admission au
 	return h.VerifyBody(w, r)
 }
 
-// boundedBody gives the error of a body that turned out too long its status,
-// for when it comes up in the middle of relaying.
+// boundedBody makes the error of a body that turned out too long a refusal, for
+// when it comes up in the middle of relaying.
 type boundedBody struct{ io.ReadCloser }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	var tooLong *http.MaxBytesError
-	if errors.As(err, &tooLong) {
-		err = caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = caddyhttp.Error(http.StatusRequestEntityTooLarge, tooLong(err))
 	}
 	return n, err
 }
@@ -176,27 +177,9 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 // right status and headers, for handle_errors and Caddy's own error log. None
 // of them ever holds a credential, nor a query, which may.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) error {
-	var (
-		own     *refusal
-		denied  *auth.Refusal
-		tooLong *http.MaxBytesError
-	)
-	status, reason := http.StatusBadRequest, "body" // the body broke off
-	switch {
-	case errors.As(cause, &own):
-		status, reason = own.status, own.reason
-		for name, values := range own.header {
-			w.Header()[name] = values
-		}
-	case errors.As(cause, &denied):
-		status, reason = denied.Status, denied.Reason
-		denied.WriteHeaders(w.Header())
-	case errors.As(cause, &tooLong):
-		status, reason = http.StatusRequestEntityTooLarge, "max_body"
-	case errors.Is(cause, relay.ErrUnwritable):
-		reason = "unwritable"
-	}
-	if r.ProtoMajor == 1 && (r.Header["Expect"] != nil || status == http.StatusRequestTimeout) {
+	refused := refusalOf(cause)
+	refused.WriteHeaders(w.Header())
+	if r.ProtoMajor == 1 && (r.Header["Expect"] != nil || refused.Status == http.StatusRequestTimeout) {
 		// The sender waits for an answer before it sends the body, which
 		// net/http would wait for before it answers, to discard it: Caddy's
 		// timeouts wrap the body, so it does not know that none comes. And
@@ -207,15 +190,15 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	if isWebSocket(r) {
 		kind = kindStream
 	}
-	app.CountRequest(kind, reason)
-	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+reason); c != nil {
+	app.CountRequest(kind, refused.Reason)
+	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+refused.Reason); c != nil {
 		c.Write(
-			zap.Int("status", status),
-			zap.String("client_ip", auth.ClientIP(r)),
+			zap.Int("status", refused.Status),
+			zap.String("client_ip", sender.IP(r)),
 			zap.String("method", r.Method),
 			zap.String("path", r.URL.Path),
 			zap.Error(cause),
 		)
 	}
-	return caddyhttp.Error(status, cause)
+	return caddyhttp.Error(refused.Status, cause)
 }

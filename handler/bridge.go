@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -75,7 +76,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	app.Streams.Open(app.StreamInfo{
 		Route:    h.streamRoute,
 		User:     strings.Clone(admission.User), // a piece of what else has the password in it
-		ClientIP: auth.ClientIP(r),
+		ClientIP: sender.IP(r),
 		Path:     r.URL.Path,
 		Upstream: backend.Upstream,
 		Drain:    time.Duration(h.Stream.Drain),
@@ -98,25 +99,29 @@ func (h *Handler) admitMessage(message []byte) (admitted bool, err error) {
 // 6455, section 4.2.1), and that it shows who is calling.
 func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) error {
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.ContentLength != 0 {
-		return &refusal{status: http.StatusBadRequest, reason: "handshake", detail: "a WebSocket opens with a GET of HTTP/1.1 without a body"}
+		return badHandshake("a WebSocket opens with a GET of HTTP/1.1 without a body")
 	}
 	// Neither field may stand twice (sections 11.3.1 and 11.3.5): the backend
 	// might take the other one.
 	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
-		return &refusal{
-			status: http.StatusUpgradeRequired,
-			reason: "handshake",
-			detail: "a version of the WebSocket protocol other than 13",
-			header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
+		return &auth.Refusal{
+			Status: http.StatusUpgradeRequired,
+			Reason: "handshake",
+			Header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
+			Cause:  errors.New("a version of the WebSocket protocol other than 13"),
 		}
 	}
 	if !validKey(r.Header["Sec-Websocket-Key"]) {
-		return &refusal{status: http.StatusBadRequest, reason: "handshake", detail: "a Sec-WebSocket-Key that is not 16 bytes in base64"}
+		return badHandshake("a Sec-WebSocket-Key that is not 16 bytes in base64")
 	}
 	if admission.BodySecret && !admission.Identified {
 		return h.BodySecretMissing()
 	}
 	return nil
+}
+
+func badHandshake(detail string) error {
+	return &auth.Refusal{Status: http.StatusBadRequest, Reason: "handshake", Cause: errors.New(detail)}
 }
 
 func validKey(values []string) bool {

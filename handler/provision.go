@@ -18,13 +18,13 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
 // What holds where the configuration says nothing.
 const (
-	defaultMaxBody      = 64 << 20
 	defaultMaxMessage   = 1 << 20
 	defaultPingInterval = 20 * time.Second
 	defaultPongTimeout  = 10 * time.Second
@@ -99,7 +99,7 @@ func (h *Handler) provisionLimits() error {
 	}
 	h.maxBody = h.MaxBody
 	if h.maxBody == 0 {
-		h.maxBody = defaultMaxBody
+		h.maxBody = auth.DefaultMaxBody
 	}
 
 	if err := h.provisionMethods(); err != nil {
@@ -319,7 +319,7 @@ var adviseOnce sync.Once
 func (h *Handler) adviseOnLogs() {
 	var fields []string
 	if h.DGToken != nil {
-		fields = append(fields, "request>headers>"+auth.TokenHeader)
+		fields = append(fields, "request>headers>"+sender.TokenHeader)
 	}
 	if h.QuerySecret != nil {
 		fields = append(fields, "request>uri (parameter "+h.QuerySecret.Parameter+")")

@@ -1,10 +1,12 @@
 package handler
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddy-deepgram/deepgram-callback/auth"
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 // checkTarget refuses a request whose target is nothing that a callback can be for (RFC 9112,
@@ -30,14 +32,13 @@ func checkTarget(r *http.Request) error {
 }
 
 func badTarget(detail string) error {
-	return &refusal{status: http.StatusBadRequest, reason: "target", detail: "the request's target cannot be a callback's: " + detail}
+	return &auth.Refusal{Status: http.StatusBadRequest, Reason: "target", Cause: errors.New("the request's target cannot be a callback's: " + detail)}
 }
 
 // calledBy reports whether a scheme is the one by which the sender called: that of the connection,
 // or what a trusted proxy in front says.
 func calledBy(r *http.Request, scheme string) bool {
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted &&
-		strings.EqualFold(scheme, r.Header.Get("X-Forwarded-Proto")) {
+	if sender.FromTrustedProxy(r) && strings.EqualFold(scheme, r.Header.Get("X-Forwarded-Proto")) {
 		return true
 	}
 	if r.TLS != nil {

@@ -5,11 +5,11 @@ import (
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
 const (
-	tokenHeader = "Dg-Token"
-
 	// redacted is what Caddy's own logs show in place of a credential.
 	redacted = "REDACTED"
 
@@ -23,7 +23,7 @@ const (
 // only those that every HTTP server knows. It is done here because header_up
 // operations come before, and have to see the token.
 func redactToken(r *http.Request) *http.Request {
-	token, ok := r.Header[tokenHeader]
+	token, ok := r.Header[sender.TokenHeader]
 	if !ok {
 		return r
 	}
@@ -36,7 +36,7 @@ func redactToken(r *http.Request) *http.Request {
 	}
 	sent := r.WithContext(r.Context())
 	sent.Header = maps.Clone(r.Header)
-	sent.Header[tokenHeader] = token
-	r.Header[tokenHeader] = []string{redacted}
+	sent.Header[sender.TokenHeader] = token
+	r.Header[sender.TokenHeader] = []string{redacted}
 	return sent
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -55,14 +56,13 @@ func Stored(r *http.Request) http.Header {
 	for _, name := range hopByHop {
 		delete(header, name)
 	}
-	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	header[storedHost] = []string{r.Host}
 	header[storedPeer] = []string{r.RemoteAddr}
-	header[storedClient] = []string{client}
+	header[storedClient] = []string{sender.IP(r)}
 	if r.TLS != nil {
 		header[storedScheme] = []string{"https"}
 	}
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
+	if sender.FromTrustedProxy(r) {
 		header[storedTrusted] = []string{"true"}
 	}
 	return header
@@ -111,8 +111,7 @@ func (s *Service) request(ctx context.Context, msg *spool.Message, body spool.Bo
 	}
 
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, backgroundServer)
-	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
-	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, trusted)
+	sender.Set(r.Context(), client, trusted)
 	return r, nil
 }
 
