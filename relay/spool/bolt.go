@@ -512,13 +512,11 @@ func (t *indexTx) scan(bucket, prefix, after []byte, fn func(key, value []byte) 
 func (t *indexTx) scanBack(bucket, prefix []byte, fn func(key, value []byte) bool) {
 	cursor := t.bucket(bucket).Cursor()
 	end := append(append(make([]byte, 0, 64), prefix...), bytes.Repeat([]byte{0xff}, idKeySize)...)
-	key, value := cursor.Seek(end) // no key is as long
-	if key == nil {
-		key, value = cursor.Last()
-	} else {
-		key, value = cursor.Prev()
+	before := cursor.Prev
+	if beyond, _ := cursor.Seek(end); beyond == nil { // no key is as long
+		before = cursor.Last
 	}
-	for ; key != nil && bytes.HasPrefix(key, prefix); key, value = cursor.Prev() {
+	for key, value := before(); key != nil && bytes.HasPrefix(key, prefix); key, value = cursor.Prev() {
 		if !fn(key, value) {
 			return
 		}

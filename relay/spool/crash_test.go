@@ -172,7 +172,9 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 		child.Stderr = os.Stderr
 		require.NoError(t, child.Start())
 
-		kill := time.AfterFunc(time.Duration(200+rand.IntN(600))*time.Millisecond, func() { _ = child.Process.Kill() })
+		kill := func() { _ = child.Process.Kill() }
+		stuck := time.AfterFunc(time.Minute, kill)
+		acks, enough := 0, 50+rand.IntN(1000) // so many before the end, however fast the machine is
 		lines := bufio.NewScanner(output)
 		for lines.Scan() {
 			var kind string
@@ -184,12 +186,15 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 			switch kind {
 			case "A":
 				log.ack(stream, n)
+				if acks++; acks == enough {
+					time.AfterFunc(time.Duration(rand.IntN(20))*time.Millisecond, kill)
+				}
 			case "D":
 				log.deliver(stream, n)
 			}
 		}
 		_ = child.Wait()
-		kill.Stop()
+		stuck.Stop()
 	}
 
 	log.newRound()
