@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -283,17 +284,19 @@ func BenchmarkForward(b *testing.B) {
 		_, _ = io.Copy(io.Discard, r.Body)
 	}))
 	defer service.Close()
-	body := strings.Repeat("x", 16<<10)
-	for name, transport := range transports {
-		b.Run(name, func(b *testing.B) {
-			p := newTestProxy(b, service.Listener.Addr().String(), transport)
-			b.ReportAllocs()
-			for b.Loop() {
-				w := httptest.NewRecorder()
-				if err := p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader(body))); err != nil {
-					b.Fatal(err)
+	for _, size := range []int{16 << 10, 1 << 20} {
+		body := strings.Repeat("x", size)
+		for name, transport := range transports {
+			b.Run(fmt.Sprintf("%s, %d KiB", name, size>>10), func(b *testing.B) {
+				p := newTestProxy(b, service.Listener.Addr().String(), transport)
+				b.ReportAllocs()
+				for b.Loop() {
+					w := httptest.NewRecorder()
+					if err := p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader(body))); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -19,10 +19,12 @@ type outgoing struct {
 	http.Request               // with the header that is sent
 	body         bodyReader    // reads the request's; without one, of no use
 	whole        *bytes.Buffer // all that has to be written; nil for a larger one
+	beginning    *bytes.Buffer // of a larger one's body
 	asksGzip     bool          // the client did, not the request
 }
 
-// memory holds small requests while they are written.
+// memory holds small requests, and the beginnings of larger ones, until they
+// are written.
 var memory = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // prepare reads the body of r, as far as it is small, and makes of it what is
@@ -43,14 +45,17 @@ func (c *Client) prepare(r *http.Request) (*outgoing, error) {
 		return o, o.writeWhole()
 	}
 
-	beginning := new(bytes.Buffer)
-	_, err := beginning.ReadFrom(io.LimitReader(r.Body, smallBody))
+	o.beginning = memory.Get().(*bytes.Buffer)
+	o.beginning.Reset()
+	o.beginning.Grow(smallBody + bytes.MinRead)
+	_, err := o.beginning.ReadFrom(io.LimitReader(r.Body, smallBody))
 	if err != nil {
 		o.abandon()
+		o.release()
 		return nil, &RequestError{err}
 	}
-	o.body.first = beginning.Bytes()
-	if beginning.Len() < smallBody {
+	o.body.first = o.beginning.Bytes()
+	if o.beginning.Len() < smallBody {
 		return o, o.writeWhole()
 	}
 	return o, nil
@@ -64,6 +69,7 @@ func (o *outgoing) writeWhole() error {
 	wire.Grow(int(max(o.ContentLength, 0)) + headSize)
 	if err := o.Write(wire); err != nil {
 		memory.Put(wire)
+		o.release()
 		if o.body.err != nil {
 			err = o.body.err // without what net/http wraps it in
 		}
@@ -75,9 +81,11 @@ func (o *outgoing) writeWhole() error {
 
 // release gives the memory back, of which nothing will be written any more.
 func (o *outgoing) release() {
-	if o.whole != nil {
-		memory.Put(o.whole)
-		o.whole = nil
+	for _, part := range []**bytes.Buffer{&o.whole, &o.beginning} {
+		if *part != nil {
+			memory.Put(*part)
+			*part = nil
+		}
 	}
 }
 
