@@ -594,6 +594,21 @@ func TestGoneMeansADeadLetterAtOnce(t *testing.T) {
 	})
 }
 
+// What header_up makes of a callback can be impossible to write. That says
+// nothing of the service, nor of other callbacks.
+func TestUnwritableMeansADeadLetterAtOnce(t *testing.T) {
+	backend := newService(t, nil)
+	dir := t.TempDir()
+	g := start(t, callback("", "anonymous\nrelay "+backend.addr+" {\nheader_up X-Caller {query.caller}\n}\n"+inbox(dir, "")))
+	bad := send(t, "POST", g.url+"?caller=a%0d%0aDg-Token:b", result("a", 1), nil)
+	letter := waitForLetter(t, dir, accepted(t, bad))
+	require.Equal(t, 1, letter.Attempts)
+	require.Contains(t, letter.LastError, "X-Caller")
+
+	accepted(t, send(t, "POST", g.url+"?caller=a", result("b", 1), nil))
+	require.Equal(t, "a", backend.next(t).Header.Get("X-Caller"))
+}
+
 func TestRefusedForTooLongMeansADeadLetter(t *testing.T) {
 	book := &ledger{answer: func(d delivered, _ int) int {
 		if d.n == 1 {

@@ -8,6 +8,7 @@ package deliver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -98,6 +99,9 @@ func (a *recorder) result(ctx context.Context, err error) spool.Result {
 	var failed caddyhttp.HandlerError
 	if errors.As(err, &failed) && failed.Err != nil {
 		err = failed.Err
+	}
+	if errors.Is(err, relay.ErrUnwritable) { // by what header_up or a rewrite makes of it
+		err = fmt.Errorf("%w: %w", spool.ErrUndeliverable, err)
 	}
 	var dialling reverseproxy.DialError
 	return spool.Result{Err: err, Unreachable: errors.As(err, &dialling)}
