@@ -15,6 +15,7 @@ type memoryStore struct {
 	mu       sync.Mutex
 	ids      idSource
 	messages map[ID]*memoryMessage
+	inOrder  []*memoryMessage // by rising id, with some that are gone
 	prints   map[Fingerprint]ID
 	watch    func(string)
 	closed   bool
@@ -58,6 +59,7 @@ func (s *memoryStore) Accept(_ context.Context, msg *Message, fingerprint Finger
 	m := &memoryMessage{Message: *msg, body: b}
 	m.ID, m.Size, m.State = s.ids.next(now), int64(len(b)), Pending
 	s.messages[m.ID] = m
+	s.inOrder = append(s.inOrder, m)
 	s.prints[fingerprint] = m.ID
 	s.watch(m.Route)
 	return Receipt{ID: m.ID, Size: m.Size}, nil
@@ -65,13 +67,15 @@ func (s *memoryStore) Accept(_ context.Context, msg *Message, fingerprint Finger
 
 // sorted returns messages by rising id.
 func (s *memoryStore) sorted(keep func(*memoryMessage) bool) []*memoryMessage {
+	if len(s.inOrder) > 2*len(s.messages) {
+		s.inOrder = slices.DeleteFunc(s.inOrder, func(m *memoryMessage) bool { return s.messages[m.ID] != m })
+	}
 	var all []*memoryMessage
-	for _, m := range s.messages {
-		if keep(m) {
+	for _, m := range s.inOrder {
+		if s.messages[m.ID] == m && keep(m) {
 			all = append(all, m)
 		}
 	}
-	slices.SortFunc(all, func(a, b *memoryMessage) int { return a.ID.Compare(b.ID) })
 	return all
 }
 
@@ -96,17 +100,15 @@ func (s *memoryStore) Lease(request LeaseRequest) (leased []*Message, next time.
 	if s.leaseErr != nil {
 		return nil, time.Time{}, s.leaseErr
 	}
-	heads := s.heads(request.Route)
-	slices.SortStableFunc(heads, func(a, b *memoryMessage) int {
-		if request.Newest {
-			a, b = b, a
-		}
-		return cmp.Or(a.NextAttemptAt.Compare(b.NextAttemptAt), a.ID.Compare(b.ID))
+	heads := slices.DeleteFunc(s.heads(request.Route), func(m *memoryMessage) bool {
+		return m.NextAttemptAt.IsZero() == request.Tried || request.Avoid.Has(m.Destination)
 	})
+	if request.Tried {
+		slices.SortStableFunc(heads, func(a, b *memoryMessage) int { return a.NextAttemptAt.Compare(b.NextAttemptAt) })
+	} else if request.Newest {
+		slices.Reverse(heads)
+	}
 	for _, m := range heads {
-		if m.NextAttemptAt.IsZero() == request.Tried || request.Avoid.Has(m.Destination) {
-			continue
-		}
 		if m.NextAttemptAt.After(request.Now) {
 			next = earlier(next, m.NextAttemptAt)
 			continue

@@ -111,7 +111,7 @@ func TestNobodyWaitsForBadNeighbours(t *testing.T) {
 		for layout, destination := range layouts {
 			for _, count := range []int{3, 10, 300} {
 				for _, concurrency := range []int{1, 4, 16} {
-					if testing.Short() && count == 300 && concurrency == 4 {
+					if (testing.Short() || raceEnabled) && count == 300 && concurrency == 4 {
 						continue
 					}
 					name := fmt.Sprintf("%s/%s/%d bad/%d at a time", trouble, layout, count, concurrency)
