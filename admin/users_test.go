@@ -24,9 +24,8 @@ func (g *gateway) from(user, path, route, uri string) spool.ID {
 // A leaked credential brought callbacks in of every state; those of others stay.
 func TestWhatAUserBroughtInCanBeDropped(t *testing.T) {
 	g, path := one(t)
-	var theirs []spool.ID
 	for range 300 {
-		theirs = append(theirs, g.from("leaked", path, "unconfigured", "/x"))
+		g.from("leaked", path, "unconfigured", "/x")
 	}
 	dead := g.from("leaked", path, "hooks", "/gone")
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
