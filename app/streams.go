@@ -163,6 +163,9 @@ func (r *Registry) Open(info StreamInfo, caller, backend stream.Endpoint, option
 // ended is called from a goroutine of the pair, where a panic would end the
 // process: whatever fails in counting and logging, the stream is over.
 func (r *Registry) ended(s *Stream, end stream.End, release func()) {
+	// A pair can be over before Open has it: what is read of s below waits until it has.
+	r.mu.Lock()
+	r.mu.Unlock() //nolint:staticcheck // SA2001: an empty critical section is what waits
 	ended := newEndedStream(s, end)
 	defer func() {
 		if value := recover(); value != nil {
