@@ -32,7 +32,8 @@ func New(conn net.Conn, read, write time.Duration) net.Conn {
 
 // Lift takes the limits off a connection that New made, or of one with TLS on
 // top of it, and says what they were: whoever took such a connection over keeps
-// them in a way of its own. Nothing may be reading or writing meanwhile.
+// them in a way of its own. A call that is still under way, as of a transport that
+// has its answer before it is done with writing, touches no deadline any more.
 func Lift(conn net.Conn) (free net.Conn, read, write time.Duration) {
 	secure, isTLS := conn.(*tls.Conn)
 	below := conn
@@ -43,8 +44,7 @@ func Lift(conn net.Conn) (free net.Conn, read, write time.Duration) {
 	if !ok {
 		return conn, 0, 0
 	}
-	read, write = c.reads.timeout, c.writes.timeout
-	c.reads.timeout, c.writes.timeout = 0, 0
+	read, write = c.reads.lift(), c.writes.lift()
 	if isTLS {
 		return conn, read, write
 	}
@@ -117,12 +117,13 @@ type limit struct {
 // vain at a deadline share one timeout: who looks at a silent connection every
 // now and then must not take it for a lively one.
 func (l *limit) hold(call func() (n int, err error)) error {
+	began := time.Now()
+	l.mu.Lock()
 	if l.timeout <= 0 {
+		l.mu.Unlock()
 		_, err := call()
 		return err
 	}
-	began := time.Now()
-	l.mu.Lock()
 	l.until = began.Add(l.timeout - l.waited)
 	err := l.set(l.effective())
 	l.mu.Unlock()
@@ -134,6 +135,9 @@ func (l *limit) hold(call func() (n int, err error)) error {
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.timeout <= 0 {
+		return err // lifted meanwhile: the deadlines are somebody else's
+	}
 	l.until = time.Time{}
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 		l.waited += time.Since(began)
@@ -142,6 +146,19 @@ func (l *limit) hold(call func() (n int, err error)) error {
 	}
 	_ = l.set(l.deadline) // fails only on a closed connection
 	return err
+}
+
+// lift ends the limit, also for a call under way, and returns what it was.
+func (l *limit) lift() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	timeout := l.timeout
+	l.timeout = 0
+	if !l.until.IsZero() {
+		l.until = time.Time{}
+		_ = l.set(l.deadline) // fails only on a closed connection
+	}
+	return timeout
 }
 
 func (l *limit) setDeadline(t time.Time) error {

@@ -184,3 +184,43 @@ func TestLiftedLimitsHoldNoMore(t *testing.T) {
 		require.Equal(t, time.Minute, time.Since(began))
 	})
 }
+
+// slowConn holds a write until it is released, and notes the deadline that it has.
+type slowConn struct {
+	net.Conn
+	writing, release chan struct{}
+	deadline         time.Time
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	close(c.writing)
+	<-c.release
+	return len(p), nil
+}
+
+func (c *slowConn) SetWriteDeadline(t time.Time) error {
+	c.deadline = t
+	return nil
+}
+
+// A transport can have its answer before it is done with writing the request: what it does then
+// must not take away the deadlines of whoever has the connection by now.
+func TestACallUnderWayLeavesTheDeadlinesAfterALiftAlone(t *testing.T) {
+	slow := &slowConn{writing: make(chan struct{}), release: make(chan struct{})}
+	conn := deadline.New(slow, time.Minute, time.Minute)
+	written := make(chan error)
+	go func() {
+		_, err := conn.Write([]byte("x"))
+		written <- err
+	}()
+	<-slow.writing
+	free, read, write := deadline.Lift(conn)
+	require.Equal(t, []time.Duration{time.Minute, time.Minute}, []time.Duration{read, write})
+	require.True(t, slow.deadline.IsZero(), "the limit of the call under way is lifted as well")
+
+	own := time.Now().Add(time.Second)
+	require.NoError(t, free.SetWriteDeadline(own))
+	close(slow.release)
+	require.NoError(t, <-written)
+	require.Equal(t, own, slow.deadline)
+}
