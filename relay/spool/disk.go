@@ -49,7 +49,7 @@ type DiskOptions struct {
 	// waits. Default 1ms; negative: none.
 	CommitDelay time.Duration
 
-	// Synced, if set, is called with the time that a group commit took.
+	// Synced, if set, is called with the time that a commit took: of a group, or of tidying up.
 	Synced func(time.Duration)
 
 	// Refusing, if set, is called when the store begins to refuse new messages, with the cause (nil for

@@ -110,6 +110,7 @@ func (d *Disk) clearSegment(number uint32) error {
 	}
 
 	c := d.newChange()
+	start := time.Now()
 	err = d.index.update(func(t *indexTx) error {
 		c.indexTx = t
 		for i, p := range places {
@@ -118,12 +119,13 @@ func (d *Disk) clearSegment(number uint32) error {
 			}
 		}
 		c.segments[number] = c.segment(number) // so that it is looked at
-		return c.finish(time.Now())
+		return c.finish(start)
 	})
 	if err != nil {
 		d.indexFailed(nil, err)
 		return nil
 	}
+	d.synced(start)
 	c.publish()
 	return nil
 }

@@ -427,10 +427,7 @@ func (d *Disk) commit(group []*operation) (taken bool) {
 		d.indexFailed(group, err)
 		return false
 	}
-	if d.options.Synced != nil {
-		d.options.Synced(time.Since(start))
-	}
-
+	d.synced(start)
 	c.publish()
 	for _, op := range group {
 		if a := op.accept; a != nil {
@@ -444,6 +441,13 @@ func (d *Disk) commit(group []*operation) (taken bool) {
 		op.finish(nil)
 	}
 	return true
+}
+
+// synced tells how long a commit took that began at start.
+func (d *Disk) synced(start time.Time) {
+	if d.options.Synced != nil {
+		d.options.Synced(time.Since(start))
+	}
 }
 
 // stage finds the duplicates in a group and writes the bodies of the others to the active
