@@ -24,8 +24,9 @@ type Recovery struct {
 	Pending int `json:"pending"`
 	Dead    int `json:"dead"`
 
-	// Uncertain is how many of them were found only on pages that nothing points to any more. They may have been
-	// delivered already; they have their old ids, by which a service can tell.
+	// Uncertain is how many of them were found only on pages that nothing points to any more, or under another id
+	// than their body. The former may have been delivered already; they have their old ids, by which a service
+	// can tell. The latter have the id that is stored with the body.
 	Uncertain int `json:"uncertain"`
 
 	// Lost are the messages of which something is left, but not enough to deliver them.
@@ -195,8 +196,11 @@ func (r *rescue) copyMessage(restoring *restoration, found *foundMessage) error 
 		r.lose(found, "", err)
 		return nil
 	}
+	uncertain := found.orphan
 	if m.where.segment == 0 {
 		r.usedFile[m.where.file] = true
+	} else if id, ok := r.segments.owner(m.where); ok && id != m.ID && !r.salvage.has(id) {
+		m.ID, uncertain = id, true // no checksum covers the key of a record
 	}
 	body, err := r.body(m)
 	if err != nil {
@@ -219,7 +223,7 @@ func (r *rescue) copyMessage(restoring *restoration, found *foundMessage) error 
 		return err
 	}
 	r.saved[m.ID] = true
-	if found.orphan {
+	if uncertain {
 		r.Uncertain++
 	}
 	if m.State == Dead {

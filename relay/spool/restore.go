@@ -78,7 +78,9 @@ func (a *acceptance) restore(c *change) error {
 	if err != nil {
 		return err
 	}
-	c.lastID = id
+	if id.Compare(c.lastID) > 0 {
+		c.lastID = id
+	}
 	c.accepted++
 	return c.retain(where, id)
 }

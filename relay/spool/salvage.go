@@ -158,6 +158,12 @@ func (s *salvage) add(m foundMessage) {
 	s.messages[i] = m
 }
 
+// has reports whether a record of a message was found.
+func (s *salvage) has(id ID) bool {
+	_, known := s.known[id]
+	return known
+}
+
 func (s *salvage) isWhole(m *foundMessage) bool {
 	_, err := s.message(m)
 	return err == nil

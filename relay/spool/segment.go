@@ -294,6 +294,22 @@ func (s *segments) read(where location) (*segmentBody, error) {
 	return &segmentBody{Reader: bytes.NewReader(b), buffer: buffer}, nil
 }
 
+// owner returns the id in the header before a body. It is not ok if there is no such header.
+func (s *segments) owner(where location) (id ID, ok bool) {
+	segment, err := s.acquire(where.segment)
+	if err != nil {
+		return id, false
+	}
+	defer s.release(segment)
+
+	var header [segmentHeader]byte
+	if _, err := segment.f.ReadAt(header[:], where.offset-segmentHeader); err != nil {
+		return id, false
+	}
+	return ID(header[16:]), binary.BigEndian.Uint32(header[:]) == segmentMark &&
+		binary.BigEndian.Uint32(header[4:]) == where.crc
+}
+
 // walk calls fn for every body in a segment, in order, until fn returns an
 // error. A header that is not one ends the walk with ErrDamaged.
 func (s *segments) walk(number uint32, size int64, fn func(route uint32, id ID, where location) error) error {
