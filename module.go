@@ -27,6 +27,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
 )
 
 func init() {
@@ -34,6 +35,7 @@ func init() {
 	caddy.RegisterModule(auth.Provider{})
 	caddy.RegisterModule(new(handler.Handler))
 	caddy.RegisterModule(new(handler.LeastStreams))
+	caddy.RegisterModule(new(disk.Module))
 	caddy.RegisterModule(admin.API{})
 
 	httpcaddyfile.RegisterHandlerDirective(caddyfile.Directive, caddyfile.Parse)

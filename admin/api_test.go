@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/admin"
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -325,7 +326,7 @@ func TestMoreDeadLettersThanGoAtOnceAreAllDropped(t *testing.T) {
 	g, path := one(t)
 	const many = 600
 	g.acceptMany(path, "hooks", "/gone", many)
-	require.Eventually(t, func() bool { return app.Inboxes()[path].Stats().Dead == many }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, app.Inboxes()[path]).Dead == many }, patience, 10*time.Millisecond)
 
 	require.JSONEq(t, fmt.Sprintf(`{"dropped":%d}`, many), string(g.do(http.MethodDelete, "/spool/messages?state=dead").body))
 	require.Empty(t, g.list(""))

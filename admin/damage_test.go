@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -18,8 +19,7 @@ import (
 func closedInbox(t *testing.T) (path string, ids []spool.ID) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "it's an inbox")
-	inbox, err := spool.Open(path, spool.Options{})
-	require.NoError(t, err)
+	inbox := caddytest.OpenInbox(t, path)
 	for _, uri := range []string{"/first", "/second", "/third"} {
 		receipt, err := inbox.Accept(t.Context(), spool.Envelope{Route: "away", Method: http.MethodPost, URI: uri, ContentLength: -1}, body())
 		require.NoError(t, err)

@@ -156,7 +156,7 @@ func startAt(t testing.TB, address string, inboxes map[string][]string, apps map
 	wanted = nil
 	for path, names := range inboxes {
 		for _, name := range names {
-			wanted = append(wanted, &app.Route{Path: path, Name: name, MaxSize: 1 << 30, Config: spool.RouteConfig{
+			wanted = append(wanted, &app.Route{Store: caddytest.DiskStore(t, path), Name: name, MaxSize: 1 << 30, Config: spool.RouteConfig{
 				Deliver:     deliveries.deliver,
 				RetryDelays: []time.Duration{time.Hour},
 			}})
@@ -256,7 +256,7 @@ func (g *gateway) held(path, route string) spool.ID {
 func (g *gateway) wait(path string, id spool.ID, ok func(*spool.Message) bool) {
 	g.t.Helper()
 	require.Eventually(g.t, func() bool {
-		m, err := app.Inboxes()[path].Get(id)
+		m, err := app.Inboxes()[path].Get(g.t.Context(), id)
 		return err == nil && ok(m)
 	}, patience, time.Millisecond)
 }
@@ -265,7 +265,7 @@ func (g *gateway) wait(path string, id spool.ID, ok func(*spool.Message) bool) {
 func (g *gateway) waitGone(path string, id spool.ID) {
 	g.t.Helper()
 	require.Eventually(g.t, func() bool {
-		_, err := app.Inboxes()[path].Get(id)
+		_, err := app.Inboxes()[path].Get(g.t.Context(), id)
 		return errors.Is(err, spool.ErrNotFound)
 	}, patience, time.Millisecond)
 }

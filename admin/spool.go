@@ -73,7 +73,10 @@ func (API) status(w http.ResponseWriter, r *http.Request) error {
 	}
 	all := status{Inboxes: make(map[string]spool.Stats, len(open))}
 	for _, in := range open {
-		stats := in.Stats()
+		stats, err := in.Stats(r.Context())
+		if err != nil {
+			return spoolFailure(fmt.Errorf("spool %s: %w", in.path, err))
+		}
 		all.Inboxes[in.path] = stats
 		all.add(stats)
 	}
@@ -155,7 +158,7 @@ func (API) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := []message{}
 	for _, in := range open {
-		messages, err := in.List(filter)
+		messages, err := in.List(r.Context(), filter)
 		if err != nil {
 			return spoolFailure(fmt.Errorf("spool %s: %w", in.path, err))
 		}
@@ -216,7 +219,7 @@ func find(r *http.Request) (inbox, *spool.Message, error) {
 		return inbox{}, nil, spoolFailure(missing)
 	}
 	for _, in := range open {
-		m, err := in.Get(id)
+		m, err := in.Get(r.Context(), id)
 		if err == nil {
 			return in, m, nil
 		}
@@ -244,7 +247,7 @@ func (API) body(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := in.Body(m.ID)
+	body, err := in.Body(r.Context(), m.ID)
 	if err != nil {
 		return spoolFailure(fmt.Errorf("body of %s: %w", m.ID, err))
 	}
@@ -340,7 +343,7 @@ type (
 func (API) replayDead(w http.ResponseWriter, r *http.Request) error {
 	var answer replayed
 	total, err := eachDead(r, func(in inbox, route string) (int, error) {
-		users, err := revoked(in, spool.Filter{State: spool.Dead, Route: route})
+		users, err := revoked(r.Context(), in, spool.Filter{State: spool.Dead, Route: route})
 		if err != nil {
 			return 0, err
 		}
@@ -416,7 +419,11 @@ func eachInbox(r *http.Request, change func(in inbox, route string) (int, error)
 func dropDead(ctx context.Context, in inbox, route string) (total int, err error) {
 	routes := []string{route}
 	if route == "" {
-		routes = slices.Collect(maps.Keys(in.Stats().Routes))
+		stats, err := in.Stats(ctx)
+		if err != nil {
+			return 0, err
+		}
+		routes = slices.Collect(maps.Keys(stats.Routes))
 	}
 	began := time.Now()
 	for _, route := range routes {

@@ -16,9 +16,9 @@ import (
 // revoked are the users of whom the configuration has no account any more, of all messages that a
 // filter selects. To send again what a credential brought in that was removed since is right, but
 // not without a word.
-func revoked(in inbox, filter spool.Filter) ([]string, error) {
+func revoked(ctx context.Context, in inbox, filter spool.Filter) ([]string, error) {
 	users := make(map[string]bool)
-	err := eachMessage(in, filter, func(page []*spool.Message) error {
+	err := eachMessage(ctx, in, filter, func(page []*spool.Message) error {
 		for _, m := range page {
 			if app.Revoked(in.path, m.Route, m.User) {
 				users[m.User] = true
@@ -30,10 +30,10 @@ func revoked(in inbox, filter spool.Filter) ([]string, error) {
 }
 
 // eachMessage goes through all messages that a filter selects, page by page.
-func eachMessage(in inbox, filter spool.Filter, do func([]*spool.Message) error) error {
+func eachMessage(ctx context.Context, in inbox, filter spool.Filter, do func([]*spool.Message) error) error {
 	filter.Limit = bulk
 	for {
-		page, err := in.List(filter)
+		page, err := in.List(ctx, filter)
 		if err != nil || len(page) == 0 {
 			return err
 		}
@@ -47,7 +47,7 @@ func eachMessage(in inbox, filter spool.Filter, do func([]*spool.Message) error)
 // dropOfUser forgets everything that a filter with a user selects: what its credential brought in.
 // What is being delivered is forgotten when that has ended.
 func dropOfUser(ctx context.Context, in inbox, filter spool.Filter) (total int, err error) {
-	err = eachMessage(in, filter, func(page []*spool.Message) error {
+	err = eachMessage(ctx, in, filter, func(page []*spool.Message) error {
 		failed := make([]error, len(page))
 		var dropping sync.WaitGroup
 		for i, m := range page { // at once, so that they share a group commit

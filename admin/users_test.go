@@ -42,7 +42,7 @@ func TestWhatAUserBroughtInCanBeDropped(t *testing.T) {
 	require.Equal(t, "dropped 2 of the user leaked\n", g.ok("spool", "drop", "--user", "leaked", "--route", "hooks"))
 	require.Equal(t, `{"dropped":300}`, strings.TrimSpace(g.ok("spool", "drop", "--user", "leaked", "--json")))
 	require.Equal(t, "dropped 0 of the user nobody\n", g.ok("spool", "drop", "--user", "nobody"))
-	left, err := app.Inboxes()[path].List(spool.Filter{})
+	left, err := app.Inboxes()[path].List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
 	require.Len(t, left, 2)
 	require.Equal(t, stays, left[0].ID)

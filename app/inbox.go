@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -26,10 +25,9 @@ const stopTimeout = 10 * time.Second
 // A Route is a handler's part in an inbox: callbacks are accepted under its
 // name and delivered as its configuration says.
 type Route struct {
-	// Path of the inbox's directory.
-	Path string
-	// MaxSize is how many bytes the inbox may take up on disk, over all its
-	// routes.
+	// Store is where callbacks are kept. Routes whose stores have one identity share an inbox.
+	Store spool.StoreModule
+	// MaxSize is how many bytes the inbox may take up, over all its routes.
 	MaxSize int64
 	// Name is what the messages of this route are stored under.
 	Name string
@@ -41,6 +39,7 @@ type Route struct {
 	// to share it.
 	Settings string
 
+	path   string        // the identity of the store
 	opened chan struct{} // closed when the inbox is open, or could not be opened
 	inbox  *spool.Inbox  // nil if it could not
 }
@@ -48,22 +47,18 @@ type Route struct {
 // AddRoute makes r part of this configuration. The inbox is opened when the
 // app starts, not before: validating a configuration must not touch it.
 func (a *App) AddRoute(r *Route) error {
-	path, err := filepath.Abs(r.Path)
-	if err != nil {
-		return err
-	}
-	r.Path = path
+	r.path = r.Store.Identity()
 	r.opened = make(chan struct{})
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, other := range a.routes {
 		switch {
-		case other.Path != r.Path:
+		case other.path != r.path:
 		case other.MaxSize != r.MaxSize:
-			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; it is one for all that share it", r.Path, other.MaxSize, r.MaxSize)
+			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; it is one for all that share it", r.path, other.MaxSize, r.MaxSize)
 		case other.Name == r.Name && other.Settings != r.Settings:
-			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two different ways; name the route of one of them otherwise", r.Path, r.Name)
+			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two different ways; name the route of one of them otherwise", r.path, r.Name)
 		}
 	}
 	a.routes = append(a.routes, r)
@@ -115,14 +110,17 @@ func (a *App) openInboxes() error {
 	}()
 	opened := make([]*spool.Inbox, len(a.routes))
 	for i, r := range a.routes {
-		pooled, _, err := inboxes.LoadOrNew(r.Path, func() (caddy.Destructor, error) {
-			inbox, err := spool.Open(r.Path, spool.Options{DiskOptions: spool.DiskOptions{MaxSize: r.MaxSize}, Hooks: hooks(r.Path)})
-			return openInbox{inbox}, err
+		pooled, _, err := inboxes.LoadOrNew(r.path, func() (caddy.Destructor, error) {
+			store, err := r.Store.Open(a.ctx, spool.Limits{MaxBytes: r.MaxSize}, storeEvents(r.path))
+			if err != nil {
+				return nil, err
+			}
+			return openInbox{spool.New(store, hooks(r.path))}, nil
 		})
 		if err != nil {
 			return fmt.Errorf("spool: %w", err) // which names the path
 		}
-		a.joined = append(a.joined, r.Path)
+		a.joined = append(a.joined, r.path)
 		opened[i] = pooled.(openInbox).Inbox
 	}
 	for i, r := range a.routes {
@@ -146,9 +144,7 @@ func (a *App) takeOver() {
 // setSizes limits the inboxes as this configuration says. a.mu is held.
 func (a *App) setSizes() {
 	for _, r := range a.routes {
-		if disk, ok := r.inbox.Store().(*spool.Disk); ok {
-			disk.SetMaxSize(r.MaxSize)
-		}
+		r.inbox.SetMaxSize(r.MaxSize)
 	}
 }
 
@@ -158,7 +154,12 @@ func (a *App) setSizes() {
 // that an older configuration still takes in come up when it has ended. a.mu is held.
 func (a *App) adoptRoutes() {
 	for path, routes := range a.routesByPath() {
-		for name, stats := range routes[0].inbox.Stats().Routes {
+		all, err := inboxStats(routes[0].inbox)
+		if err != nil {
+			a.logger.Warn("cannot see whether the inbox has callbacks of routes that are not configured", zap.String("path", path), zap.Error(err))
+			continue
+		}
+		for name, stats := range all.Routes {
 			if stats.Configured || stats.Pending+stats.Dead == 0 {
 				continue
 			}
@@ -177,8 +178,8 @@ func (a *App) adoptRoutes() {
 func (a *App) routesByPath() map[string][]*Route {
 	byPath := make(map[string][]*Route)
 	for _, r := range a.routes {
-		if !slices.ContainsFunc(byPath[r.Path], func(other *Route) bool { return other.Name == r.Name }) {
-			byPath[r.Path] = append(byPath[r.Path], r)
+		if !slices.ContainsFunc(byPath[r.path], func(other *Route) bool { return other.Name == r.Name }) {
+			byPath[r.path] = append(byPath[r.path], r)
 		}
 	}
 	return byPath
@@ -223,12 +224,26 @@ func (a *App) leaveInboxes() error {
 	return errors.Join(errs...)
 }
 
-// pending counts the callbacks that wait in an inbox.
+// pending counts the callbacks that wait in an inbox, as far as that can be known now.
 func pending(path string) int64 {
-	if inbox := Inboxes()[path]; inbox != nil {
-		return inbox.Stats().Pending
+	inbox := Inboxes()[path]
+	if inbox == nil {
+		return 0
 	}
-	return 0
+	stats, err := inboxStats(inbox)
+	if err != nil {
+		return 0
+	}
+	return stats.Pending
+}
+
+// statsTimeout is how long a store may take to say what it has, where something waits for that.
+const statsTimeout = 5 * time.Second
+
+func inboxStats(inbox *spool.Inbox) (spool.Stats, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
+	defer cancel()
+	return inbox.Stats(ctx)
 }
 
 // Inboxes are the open inboxes, by their paths.

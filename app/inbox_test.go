@@ -127,8 +127,8 @@ func nextEvent(t *testing.T, dir string) announcement {
 }
 
 // answering is a route whose service answers what its callbacks' URI asks for.
-func answering(dir, name string) *Route {
-	return &Route{Path: dir, Name: name, Config: spool.RouteConfig{
+func answering(t testing.TB, dir, name string) *Route {
+	return &Route{Store: caddytest.DiskStore(t, dir), Name: name, Config: spool.RouteConfig{
 		RetryDelays: []time.Duration{time.Millisecond},
 		Deliver: func(_ context.Context, msg *spool.Message, _ spool.Body) spool.Result {
 			if msg.Attempts > 0 && msg.URI != "/none" {
@@ -156,7 +156,7 @@ func accept(t *testing.T, r *Route, uri, body string) (spool.Receipt, error) {
 
 func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 	dir := t.TempDir()
-	route := answering(dir, "announced")
+	route := answering(t, dir, "announced")
 	route.MaxSize = 8 << 20
 	require.NoError(t, load("first", false, route))
 	stopAtEnd(t)
@@ -171,7 +171,7 @@ func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 		"attempts": 1, "last_error": "the service answered 410 Gone",
 	}, event.data)
 
-	small := answering(dir, "announced")
+	small := answering(t, dir, "announced")
 	small.MaxSize = 1 // byte: less than an empty inbox takes up
 	require.NoError(t, load("first", false, small))
 	_, err = accept(t, small, "/small", "x")
@@ -182,7 +182,7 @@ func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 		"path": dir, "reason": "inbox_full", "refusing": true,
 	}}, nextEvent(t, dir))
 
-	large := answering(dir, "announced")
+	large := answering(t, dir, "announced")
 	large.MaxSize = 8 << 20
 	require.NoError(t, load("first", false, large))
 	_, err = accept(t, large, "/small", "x")
@@ -197,17 +197,17 @@ func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 func TestAnnouncesToTheConfigurationThatRuns(t *testing.T) {
 	dir := t.TempDir()
 	stopAtEnd(t)
-	require.NoError(t, load("first", false, answering(dir, "r")))
+	require.NoError(t, load("first", false, answering(t, dir, "r")))
 	for i := range 10 { // apps start in any order
-		require.Error(t, load("fails", true, answering(dir, "r")))
-		route := answering(dir, "r")
+		require.Error(t, load("fails", true, answering(t, dir, "r")))
+		route := answering(t, dir, "r")
 		if i%2 == 0 {
 			name := fmt.Sprint("succeeds ", i)
 			require.NoError(t, load(name, false, route))
 			_, err := accept(t, route, "/gone", name)
 			require.NoError(t, err)
 			require.Equal(t, name, nextEvent(t, dir).to)
-			require.Error(t, load("fails", true, answering(dir, "r")))
+			require.Error(t, load("fails", true, answering(t, dir, "r")))
 			_, err = accept(t, route, "/gone", name+" still")
 			require.NoError(t, err)
 			require.Equal(t, name, nextEvent(t, dir).to)
@@ -225,15 +225,15 @@ func TestAnnouncesToTheConfigurationThatRuns(t *testing.T) {
 
 func TestFailedConfigurationLeavesSizeAndRoutes(t *testing.T) {
 	dir := t.TempDir()
-	route := answering(dir, "r")
+	route := answering(t, dir, "r")
 	route.MaxSize = 1 << 30
 	require.NoError(t, load("first", false, route))
 	stopAtEnd(t)
 	for range 10 {
-		other := answering(dir, "other")
+		other := answering(t, dir, "other")
 		other.MaxSize = 1 << 20
 		require.Error(t, load("fails", true, other))
-		stats := Inboxes()[dir].Stats()
+		stats := caddytest.Stats(t, Inboxes()[dir])
 		require.Equal(t, int64(1<<30), stats.MaxBytes)
 		require.True(t, stats.Routes["r"].Configured)
 	}
@@ -242,7 +242,7 @@ func TestFailedConfigurationLeavesSizeAndRoutes(t *testing.T) {
 func TestWaitsUntilItsInboxIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &App{logger: zap.NewNop()}
-		r := &Route{Path: "inbox"}
+		r := &Route{Store: caddytest.DiskStore(t, "inbox")}
 		require.NoError(t, a.AddRoute(r))
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -270,7 +270,7 @@ func TestStartThatFailsHalfWay(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(closed, nil, 0o600))
 	a := &App{logger: zap.NewNop()}
-	good, bad, rest := answering(t.TempDir(), "good"), answering(closed, "bad"), answering(t.TempDir(), "rest")
+	good, bad, rest := answering(t, t.TempDir(), "good"), answering(t, closed, "bad"), answering(t, t.TempDir(), "rest")
 	for _, r := range []*Route{good, bad, rest} {
 		require.NoError(t, a.AddRoute(r))
 	}
@@ -281,16 +281,15 @@ func TestStartThatFailsHalfWay(t *testing.T) {
 	}
 	require.NoError(t, a.Cleanup())
 	require.Empty(t, Inboxes())
-	inbox, err := spool.Open(good.Path, spool.Options{})
-	require.NoError(t, err, "it is still locked")
+	inbox := caddytest.OpenInbox(t, good.Store.Identity())
 	require.NoError(t, inbox.Close(t.Context()))
-	require.NoDirExists(t, filepath.Join(rest.Path, "segments"))
+	require.NoDirExists(t, filepath.Join(rest.Store.Identity(), "segments"))
 }
 
 func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
 	require.NoError(t, new(App).Cleanup())
 	a := &App{logger: zap.NewNop()}
-	require.NoError(t, a.AddRoute(answering(t.TempDir(), "r")))
+	require.NoError(t, a.AddRoute(answering(t, t.TempDir(), "r")))
 	require.NoError(t, a.Stop())
 	require.NoError(t, a.Cleanup())
 	require.NoError(t, a.Cleanup())
@@ -301,7 +300,7 @@ func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
 func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 	dir := t.TempDir()
 	a := &App{logger: zap.NewNop()}
-	r := answering(dir, "r")
+	r := answering(t, dir, "r")
 	require.NoError(t, a.AddRoute(r))
 	require.NoError(t, a.Start())
 	require.NoError(t, a.Stop())
@@ -311,10 +310,9 @@ func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 	_, err = accept(t, r, "/", "too late")
 	require.ErrorIs(t, err, spool.ErrClosed)
 
-	inbox, err := spool.Open(dir, spool.Options{})
-	require.NoError(t, err)
+	inbox := caddytest.OpenInbox(t, dir)
 	defer func() { require.NoError(t, inbox.Close(context.Background())) }()
-	body, err := inbox.Body(receipt.ID)
+	body, err := inbox.Body(t.Context(), receipt.ID)
 	require.NoError(t, err)
 	content, err := io.ReadAll(body)
 	require.NoError(t, err)
@@ -327,7 +325,7 @@ func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	dir := t.TempDir()
 	older, newer := &App{logger: zap.NewNop()}, &App{logger: zap.NewNop()}
-	from, to := answering(dir, "from"), answering(dir, "to")
+	from, to := answering(t, dir, "from"), answering(t, dir, "to")
 	require.NoError(t, older.AddRoute(from))
 	require.NoError(t, newer.AddRoute(to))
 	require.NoError(t, older.Start())
@@ -336,7 +334,7 @@ func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	_, err := accept(t, from, "/", "late")
 	require.NoError(t, err)
 	require.NoError(t, older.Cleanup())
-	require.Eventually(t, func() bool { return Inboxes()[dir].Stats().Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
 	require.NoError(t, newer.Stop())
 	require.NoError(t, newer.Cleanup())
 	require.Empty(t, Inboxes())
@@ -345,7 +343,7 @@ func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 func TestCountsWhatHappens(t *testing.T) {
 	dir := t.TempDir()
 	name := "counted in " + dir // the counts are those of the process
-	route := answering(dir, name)
+	route := answering(t, dir, name)
 	route.MaxSize = 8 << 20
 	require.NoError(t, load("counting", false, route))
 	stopAtEnd(t)
@@ -357,7 +355,7 @@ func TestCountsWhatHappens(t *testing.T) {
 	}
 	_, err := accept(t, route, "/", strings.Repeat("x", 9<<20))
 	require.Error(t, err)
-	require.Eventually(t, func() bool { return Inboxes()[dir].Stats().Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
 	CountRequest("batch", "admitted")
 
 	require.Equal(t, 4.0, testutil.ToFloat64(spoolAcceptedTotal.WithLabelValues(name)))
@@ -450,8 +448,8 @@ func TestMetricsDuringReloads(t *testing.T) {
 		}
 	})
 	for range 10 {
-		require.NoError(t, load("runs", false, answering(dir, "r")))
-		require.Error(t, load("fails", false, answering(dir, "r"), answering(closed, "r")))
+		require.NoError(t, load("runs", false, answering(t, dir, "r")))
+		require.Error(t, load("fails", false, answering(t, dir, "r"), answering(t, closed, "r")))
 		require.NoError(t, caddy.Stop())
 	}
 	close(done)

@@ -113,7 +113,10 @@ func (levels) Collect(metrics chan<- prometheus.Metric) {
 		gauge(streamsOpen, float64(open), route)
 	}
 	for path, inbox := range Inboxes() {
-		stats := inbox.Stats()
+		stats, err := inboxStats(inbox)
+		if err != nil {
+			continue // the inbox says so itself, and what is not known is not to look like zero
+		}
 		gauge(spoolDiskBytes, float64(stats.DiskBytes), path)
 		gauge(spoolMaxBytes, float64(stats.MaxBytes), path)
 		gauge(spoolRefusing, truth(stats.Refusing != ""), path)
@@ -191,6 +194,14 @@ func hooks(path string) spool.Hooks {
 				currentLogger().Info("service answers again", at, zap.String("route", route))
 			}
 		},
+		Problem: func(err error) { currentLogger().Error("inbox", at, zap.Error(err)) },
+	}
+}
+
+// storeEvents count, log and announce what happens in the store of the inbox at path.
+func storeEvents(path string) spool.StoreEvents {
+	at := zap.String("path", path)
+	return spool.StoreEvents{
 		Refusing: func(reason spool.Reason, refusing bool, cause error) {
 			if refusing {
 				currentLogger().Error("inbox refuses callbacks; what it accepted before is safe", at, zap.String("reason", string(reason)), zap.Error(cause))

@@ -13,7 +13,7 @@ func Revoked(path, route, user string) bool {
 	var configured bool
 	var elsewhere bool // in another route of the inbox, which may have taken this one's callbacks over
 	for _, r := range a.routes {
-		if r.Path != path {
+		if r.path != path {
 			continue
 		}
 		if r.Name == route {

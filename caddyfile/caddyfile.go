@@ -65,6 +65,7 @@ const Directive = "deepgram_callback"
 //		stream off
 //		spool {
 //			path <dir>
+//			store <engine> [<arguments...>]
 //			route <name>
 //			retry_delays <d...>
 //			retry_for <duration>

@@ -2,7 +2,12 @@ package caddyfile
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
@@ -20,7 +25,8 @@ func (p *parser) spool() error {
 // spoolOptions are the parsers of the options of spool, by name.
 func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
 	return map[string]func() error{
-		"path":             func() (err error) { config.Path, err = p.text("a directory"); return err },
+		"path":             p.path,
+		"store":            p.store,
 		"route":            func() (err error) { config.Route, err = p.text("a name"); return err },
 		"retry_delays":     p.retryDelays,
 		"retry_for":        func() (err error) { config.RetryFor, err = p.duration(); return err },
@@ -31,6 +37,47 @@ func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
 		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
 		"sign":             p.sign,
 	}
+}
+
+// storeNamespace is where the modules of stores are registered.
+const storeNamespace = "deepgram_callback.stores"
+
+// store has the module of the engine that is named read what follows.
+func (p *parser) store() error {
+	if !p.NextArg() {
+		return p.Errf("store needs the name of an engine: %s", engines())
+	}
+	engine := p.Val()
+	if _, err := caddy.GetModule(storeNamespace + "." + engine); err != nil {
+		return p.Errf("store: there is no engine %q in this build, but %s", engine, engines())
+	}
+	module, err := caddyfile.UnmarshalModule(p.Dispenser, storeNamespace+"."+engine)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", engine, err)
+	}
+	if p.config.Spool.Path != "" {
+		return p.Err("store: there is a path already, which is the short form of `store disk`")
+	}
+	p.config.Spool.StoreRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
+	return nil
+}
+
+// engines are the names of all stores that are built in.
+func engines() string {
+	var names []string
+	for _, module := range caddy.GetModules(storeNamespace) {
+		names = append(names, module.ID.Name())
+	}
+	return strings.Join(names, ", ")
+}
+
+// path reads the short form of `store disk`.
+func (p *parser) path() (err error) {
+	if p.config.Spool.StoreRaw != nil {
+		return p.Err("path: there is a store already, of which this is the short form")
+	}
+	p.config.Spool.Path, err = p.text("a directory")
+	return err
 }
 
 // text reads the one argument of the current subdirective, which is not to be

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -22,8 +23,7 @@ const indexPage = 4096
 func killedInbox(t *testing.T, callbacks int) (dir string) {
 	t.Helper()
 	ctx, running := context.Background(), filepath.Join(t.TempDir(), "running")
-	inbox, err := spool.Open(running, spool.Options{})
-	require.NoError(t, err)
+	inbox := caddytest.OpenInbox(t, running)
 	for i := range callbacks {
 		body := fmt.Sprintf(`{"metadata":{"request_id":"%d"}}`, i)
 		envelope := spool.Envelope{Route: "calls", Method: http.MethodPost, URI: "/hook", ContentLength: int64(len(body))}

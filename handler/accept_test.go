@@ -221,7 +221,7 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	waitUntilEmpty(t, dir)
 	require.Less(t, time.Since(began), 10*time.Second)
 	require.Equal(t, int32(2*len(answers)), requests.Load(), "each is delivered once")
-	require.Zero(t, openAt(t, dir).Stats().Dead)
+	require.Zero(t, caddytest.Stats(t, openAt(t, dir)).Dead)
 }
 
 // says answers with a text, and then does something else.

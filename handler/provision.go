@@ -58,7 +58,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionProxies(ctx); err != nil {
 		return err
 	}
-	if err := h.provisionSpool(loaded.(*app.App)); err != nil {
+	if err := h.provisionSpool(ctx, loaded.(*app.App)); err != nil {
 		return err
 	}
 	h.adviseOnLogs()

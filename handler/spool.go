@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -22,7 +21,10 @@ import (
 // Spool configures the inbox: batch callbacks are accepted onto disk, answered,
 // and delivered later through relay.
 type Spool struct {
-	// The directory of the inbox. Handlers that name the same one share it.
+	// Where callbacks are kept. Default: on disk, in the directory that path names.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=deepgram_callback.stores inline_key=engine"`
+
+	// The directory of an inbox on disk: the short form of a store `disk` with that dir.
 	// Default: deepgram_callback in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 
@@ -74,7 +76,7 @@ const (
 
 // provisionSpool makes this handler's route to its inbox part of the app,
 // which opens it.
-func (h *Handler) provisionSpool(a *app.App) error {
+func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
 	if h.Spool == nil {
 		return nil
 	}
@@ -100,15 +102,17 @@ func (h *Handler) provisionSpool(a *app.App) error {
 	if err := s.OrderBy.Check(); err != nil {
 		return fmt.Errorf("spool: order_by: %w", err)
 	}
-	path, err := spoolPath(s.Path)
+	store, err := s.loadStore(ctx)
 	if err != nil {
-		return fmt.Errorf("spool: path: %w", err)
+		return fmt.Errorf("spool: %w", err)
 	}
 	signer, err := newSigner(s.Sign)
 	if err != nil {
 		return fmt.Errorf("spool: sign: %w", err)
 	}
-	route := &app.Route{Path: path, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings, Users: h.Usernames()}
+	route := &app.Route{
+		Store: store, MaxSize: s.MaxSize, Name: s.Route, Settings: h.batchSettings, Users: h.Usernames(),
+	}
 	if route.MaxSize == 0 {
 		route.MaxSize = defaultMaxSize
 	}
@@ -152,7 +156,7 @@ func deliverySettings(h *Handler) (string, error) {
 		return "", nil
 	}
 	spool := *h.Spool
-	spool.Path, spool.Route, spool.MaxSize = "", "", 0 // which say where, not how
+	spool.StoreRaw, spool.Path, spool.Route, spool.MaxSize = nil, "", "", 0 // which say where, not how
 	settings, err := json.Marshal([]any{h.Relay, spool})
 	if err != nil {
 		return "", err
@@ -161,11 +165,35 @@ func deliverySettings(h *Handler) (string, error) {
 	return string(sum[:]), nil
 }
 
-func spoolPath(configured string) (string, error) {
-	if configured == "" {
-		return filepath.Join(caddy.AppDataDir(), "deepgram_callback"), nil
+// loadStore loads the module of the store.
+func (s *Spool) loadStore(ctx caddy.Context) (spool.StoreModule, error) {
+	if s.StoreRaw == nil {
+		dir, err := json.Marshal(map[string]string{"dir": s.Path})
+		if err != nil {
+			return nil, err
+		}
+		loaded, err := ctx.LoadModuleByID("deepgram_callback.stores.disk", dir)
+		if err != nil {
+			return nil, fmt.Errorf("path: %w", err)
+		}
+		return asStore(loaded)
 	}
-	return caddy.NewReplacer().ReplaceOrErr(configured, true, true)
+	if s.Path != "" {
+		return nil, errors.New("there is a path and a store; path is the short form of `store disk`")
+	}
+	loaded, err := ctx.LoadModule(s, "StoreRaw")
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return asStore(loaded)
+}
+
+func asStore(loaded any) (spool.StoreModule, error) {
+	store, ok := loaded.(spool.StoreModule)
+	if !ok {
+		return nil, fmt.Errorf("store: %T is no store of callbacks", loaded)
+	}
+	return store, nil
 }
 
 // newSigner resolves the placeholders of signing secrets. Its errors show none

@@ -131,7 +131,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	taken := book.waitFor(t, sum(sent))
 	waitUntilEmpty(t, dir)
 	requireOrder(t, taken, sent, 1)
-	require.Equal(t, int64(1000+reloads-1)<<20, openAt(t, dir).Stats().MaxBytes)
+	require.Equal(t, int64(1000+reloads-1)<<20, caddytest.Stats(t, openAt(t, dir)).MaxBytes)
 	require.Len(t, book.deliveries(), sum(sent))
 }
 
@@ -188,7 +188,7 @@ func TestTwoRoutesShareAnInbox(t *testing.T) {
 	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[second.addr].LastError != "" })
 	second.up()
 	require.Equal(t, "2", two.waitFor(t, 1)[0].key)
-	stats := openAt(t, dir).Stats()
+	stats := caddytest.Stats(t, openAt(t, dir))
 	require.Equal(t, int64(1), stats.Routes[gone.addr].Pending)
 	require.False(t, stats.Routes[gone.addr].Configured)
 
@@ -206,7 +206,7 @@ func TestIdenticalHandlersShareARoute(t *testing.T) {
 		accepted(t, send(t, "POST", g.url+path, nil, nil))
 		require.Equal(t, path, backend.next(t).URL.Path)
 	}
-	require.Len(t, openAt(t, dir).Stats().Routes, 1)
+	require.Len(t, caddytest.Stats(t, openAt(t, dir)).Routes, 1)
 }
 
 func TestHandlersThatDisagreeAboutAnInbox(t *testing.T) {
@@ -257,7 +257,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		g.port = port
 		require.ErrorContains(t, g.load("handle /one {\n"+spooled("127.0.0.1:1", dir, "max_size 2GiB")+"}\nhandle {\n"+spooled(service.addr, foreign, "")+"}\n", options{}), foreign)
 	}
-	require.Equal(t, int64(1)<<30, openAt(t, dir).Stats().MaxBytes)
+	require.Equal(t, int64(1)<<30, caddytest.Stats(t, openAt(t, dir)).MaxBytes)
 	sent := load.end()
 	for _, status := range load.refused {
 		require.Contains(t, status, "503", "the servers of a configuration that fails may have taken a callback meanwhile")
@@ -305,7 +305,7 @@ func TestValidatingTouchesNothing(t *testing.T) {
 		require.NoError(t, caddy.Validate(&config))
 	}
 	require.NoDirExists(t, filepath.Dir(other))
-	require.NotEqual(t, int64(100)<<20, openAt(t, dir).Stats().MaxBytes)
+	require.NotEqual(t, int64(100)<<20, caddytest.Stats(t, openAt(t, dir)).MaxBytes)
 	accepted(t, callbackOf(t, g, "a", 2))
 }
 

@@ -29,10 +29,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
 )
 
 // spooled is the directive with an inbox in dir, open to anyone.
+func TestAStoreOnDiskIsTheInboxOfItsPath(t *testing.T) {
+	service := newService(t, nil)
+	dir := t.TempDir()
+	g := start(t, callback(service.addr, "anonymous\nspool {\nstore disk "+dir+"\n}\n"))
+	accepted(t, send(t, "POST", g.url+"/a", strings.NewReader("a"), nil))
+	service.next(t)
+
+	g.reload(spooled(service.addr, dir, ""))
+	require.Len(t, app.Inboxes(), 1)
+	accepted(t, send(t, "POST", g.url+"/b", strings.NewReader("b"), nil))
+	service.next(t)
+}
+
 func spooled(upstreams, dir, inSpool string) string {
 	return callback(upstreams, "anonymous\n"+inbox(dir, inSpool))
 }
@@ -187,7 +202,7 @@ func openAt(t testing.TB, dir string) *spool.Inbox {
 func waitForStats(t testing.TB, dir string, what string, right func(spool.Stats) bool) {
 	t.Helper()
 	inbox := openAt(t, dir)
-	require.Eventually(t, func() bool { return right(inbox.Stats()) }, patience, 2*time.Millisecond, "%s", what)
+	require.Eventually(t, func() bool { return right(caddytest.Stats(t, inbox)) }, patience, 2*time.Millisecond, "%s", what)
 }
 
 func waitUntilEmpty(t testing.TB, dir string) {
@@ -211,16 +226,16 @@ func TestAnsweredOnlyOnceOnDisk(t *testing.T) {
 	lost := t.TempDir()
 	require.NoError(t, os.CopyFS(lost, os.DirFS(dir)))
 
-	store, err := spool.OpenDisk(lost, spool.DiskOptions{})
+	store, err := disk.Open(lost, disk.Options{})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, store.Close()) }()
-	messages, err := store.List(spool.Filter{})
+	defer func() { require.NoError(t, store.Close(t.Context())) }()
+	messages, err := store.List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
 	require.Len(t, messages, 2)
 	for i, want := range []string{small, large} {
 		require.Regexp(t, uuid7, ids[i])
 		require.Equal(t, ids[i], messages[i].ID.String())
-		body, err := store.Body(messages[i])
+		body, err := store.Body(t.Context(), messages[i].ID)
 		require.NoError(t, err)
 		content, err := io.ReadAll(body)
 		require.NoError(t, err)
@@ -250,7 +265,7 @@ func TestStoppedServiceGetsCallbacksWhenItIsBack(t *testing.T) {
 		}
 	}
 	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[service.addr].Down })
-	require.Equal(t, int64(6), openAt(t, dir).Stats().Pending)
+	require.Equal(t, int64(6), caddytest.Stats(t, openAt(t, dir)).Pending)
 
 	service.up()
 	taken := book.waitFor(t, 6)
@@ -570,7 +585,7 @@ func waitForLetter(t testing.TB, dir, id string) *spool.Message {
 	var found *spool.Message
 	inbox := openAt(t, dir) // not in the condition, which runs in a goroutine of its own
 	require.Eventually(t, func() bool {
-		letters, _ := inbox.List(spool.Filter{State: spool.Dead})
+		letters, _ := inbox.List(t.Context(), spool.Filter{State: spool.Dead})
 		for _, letter := range letters {
 			if letter.ID.String() == id {
 				found = letter
@@ -774,7 +789,7 @@ func TestNothingIsStoredOfWhatIsRefused(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn)
 		require.NoError(t, conn.Close())
 	}
-	stats := openAt(t, dir).Stats()
+	stats := caddytest.Stats(t, openAt(t, dir))
 	require.Zero(t, stats.Pending+stats.Dead)
 	require.Empty(t, backend.requests)
 	files := 0
@@ -865,7 +880,7 @@ func TestDeliveriesFinishBeforeTheEnd(t *testing.T) {
 	require.Len(t, book.deliveries(), 1)
 
 	g.reload(site)
-	require.Zero(t, openAt(t, dir).Stats().Pending)
+	require.Zero(t, caddytest.Stats(t, openAt(t, dir)).Pending)
 }
 
 func TestNoSecretOfTheInboxIsShown(t *testing.T) {
@@ -912,7 +927,7 @@ func TestNoSecretOfTheInboxIsShown(t *testing.T) {
 	}
 
 	// on disk there is the token, which the service is to see, and nothing else of them
-	letters, err := openAt(t, dir).List(spool.Filter{})
+	letters, err := openAt(t, dir).List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
 	stored := fmt.Sprint(letters[0].URI, letters[0].Header, letters[0].LastError)
 	for _, secret := range []string{secretPassword, secretQuery, signing} {

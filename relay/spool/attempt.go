@@ -47,7 +47,8 @@ const (
 
 // attempt is one that is under way.
 type attempt struct {
-	msg      *Message
+	lease    *Lease
+	msg      *Message // the lease's
 	kind     kind
 	newest   bool // it was looked for from the newest end
 	began    time.Time
@@ -214,7 +215,7 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 	r.mu.Unlock()
 
 	for range 2 {
-		leased, again, err := r.in.store.Lease(request)
+		leased, again, err := r.in.store.Lease(r.in.ctx, request)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -289,7 +290,7 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 	r.mu.Unlock()
 
 	for _, request := range searches {
-		leased, again, err := r.in.store.Lease(request)
+		leased, again, err := r.in.store.Lease(r.in.ctx, request)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -323,9 +324,9 @@ func (r *route) searches(now time.Time, tried bool) []LeaseRequest {
 }
 
 // search makes the requests until one finds a message, and returns which.
-func (r *route) search(searches []LeaseRequest) (leased []*Message, found int, err error) {
+func (r *route) search(searches []LeaseRequest) (leased []*Lease, found int, err error) {
 	for found, request := range searches {
-		leased, _, err := r.in.store.Lease(request)
+		leased, _, err := r.in.store.Lease(r.in.ctx, request)
 		if err != nil || len(leased) > 0 {
 			return leased, found, err
 		}
@@ -334,9 +335,10 @@ func (r *route) search(searches []LeaseRequest) (leased []*Message, found int, e
 }
 
 // start makes attempts to deliver. Where that takes one that hangs, it is given up.
-func (r *route) start(g *registration, leased []*Message, template attempt, now time.Time) {
-	for _, msg := range leased {
-		a := &attempt{msg: msg, kind: template.kind, newest: template.newest, began: now, done: make(chan struct{})}
+func (r *route) start(g *registration, leased []*Lease, template attempt, now time.Time) {
+	for _, lease := range leased {
+		msg := lease.Message
+		a := &attempt{lease: lease, msg: msg, kind: template.kind, newest: template.newest, began: now, done: make(chan struct{})}
 		var ctx context.Context
 		ctx, a.cancel = context.WithCancel(g.ctx)
 		r.mu.Lock()
@@ -378,7 +380,7 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 	result, settled := r.deliver(ctx, g, a)
 	if !settled {
 		// It was given back without an attempt.
-		r.in.store.Settle(msg.ID, Settlement{Verdict: Return})
+		r.in.store.Settle(a.lease, Settlement{Verdict: Return})
 		r.ended(g, a, result, false)
 		return
 	}
@@ -387,7 +389,7 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 		r.in.hooks.Attempted(msg, result, now.Sub(began))
 	}
 	settlement := r.judge(g.config, msg, result, now)
-	r.in.store.Settle(msg.ID, settlement)
+	r.in.store.Settle(a.lease, settlement)
 	r.announce(msg, result, settlement)
 	if expire := r.ended(g, a, result, true); expire {
 		r.expire(g.config, now, result.String())
@@ -398,7 +400,7 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 // or its service.
 func (r *route) deliver(ctx context.Context, g *registration, a *attempt) (result Result, settled bool) {
 	msg := a.msg
-	body, err := r.in.store.Body(msg)
+	body, err := r.in.store.Body(ctx, msg.ID)
 	switch {
 	case errors.Is(err, ErrNotFound): // dropped meanwhile
 		return Result{Err: err}, false
@@ -473,7 +475,7 @@ func (r *route) announce(msg *Message, result Result, settlement Settlement) {
 		if hooks.Died != nil {
 			dead := *msg
 			dead.State, dead.Attempts, dead.DiedAt = Dead, msg.Attempts+1, settlement.At
-			dead.LastError, dead.NextAttemptAt = clip(result.String(), maxLastError), time.Time{}
+			dead.LastError, dead.NextAttemptAt = ClipError(result.String()), time.Time{}
 			hooks.Died(&dead)
 		}
 	}

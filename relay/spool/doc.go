@@ -1,9 +1,9 @@
-// Package spool is the durable inbox: it accepts callbacks onto disk, so that
-// they can be answered at once, and delivers them when their service can take
-// them, in order and at least once. It knows nothing of Caddy; what a
+// Package spool is the inbox: it keeps callbacks safe, so that they can be
+// answered at once, and delivers them when their service can take them, in
+// order and at least once. It knows no HTTP server and no engine that stores anything; what a
 // delivery is, is a function that its user provides.
 //
-//	inbox, err := spool.Open(dir, spool.Options{})
+//	inbox := spool.New(store, spool.Hooks{})
 //	release := inbox.SetRoute("calls", spool.RouteConfig{Deliver: deliver})
 //	receipt, err := inbox.Accept(ctx, spool.Envelope{Route: "calls", …}, body)
 //	…
@@ -13,100 +13,31 @@
 // There are two layers. [Inbox] decides when and whether to deliver:
 // schedules, jitter, probes, dead letters (attempt.go, health.go), the handover
 // between configurations (inbox.go, route.go). A [Store] keeps messages safe, in order,
-// and apart from their duplicates; its contract is in store.go. [Disk] is the
-// store for one process on one file system, and the rest of this page is about
-// it.
+// and apart from their duplicates. Its contract is in store.go, the tests of the contract in the
+// package storetest; the package disk is the store where none is named.
 //
-// # What is on disk
+// # How to write a store
 //
-//	inbox.lock            locked for as long as the inbox is open
-//	inbox.db              the index, a bbolt database: everything but the bodies
-//	segments/….segment    bodies up to 64 KiB, many in each file, only ever appended to
-//	bodies/….body         larger bodies, one in each file, streamed there as they arrive
-//	ballast               2 MiB to be given up when the disk is full
+// Write a type with the methods of [Store], and hold it to the contract with one call in its tests:
 //
-// In the index (bolt.go, record.go) a pending message is either fresh, if it
-// was never tried, or parked, if an attempt has failed or it waits behind one
-// of which that is so. The fresh ones are a plain list in order of acceptance:
-// accepting appends a record there, and a fingerprint to another such list,
-// and touches nothing else but a few totals. Only what failed gets into the
-// indexes by order key and by time. So accepting costs the same with a million
-// pending as with none.
+//	storetest.Model(t, place)
 //
-// # What is synced when
+// Then register a Caddy module in the namespace deepgram_callback.stores that implements
+// [StoreModule]. `store <name> …` in a Caddyfile hands it what follows, if it implements
+// caddyfile.Unmarshaler, and everything else (sharing the store between directives and
+// over reloads, metrics, the admin API, the commands) finds it by its [StoreModule] alone.
 //
-// One goroutine, the writer (writer.go), makes all changes, in groups. For each
-// group it appends the small bodies to the active segment and syncs it (large
-// ones were synced by whoever brought them, file and directory); then it
-// commits one bbolt transaction with everything that points to them, in which
-// bbolt syncs the changed pages and then the root. Only then are the senders
-// answered. The file of a segment or a body that is no longer needed is removed
-// after the commit that says so. At every moment, therefore, what the index
-// points to is on disk, and what is not pointed to is rubbish that the next
-// open sweeps away.
+// # Terms
 //
-// When there are many senders, the writer waits up to a millisecond for most of
-// them to be in a group, since a group costs much the same however large it is.
-// What is settled is not synced by itself: it goes along with the next group,
-// or 20 ms later. After a crash, what was delivered in that time is delivered
-// again.
-//
-// The list of free pages is not part of a commit; it is written when the inbox
-// is closed, and found by looking at all pages when it was not.
-//
-// # Order
-//
-// Messages that have to be delivered in the order in which they came have the same order key
-// (identity.go). The queue of a route (queue.go) reads the fresh list from
-// its front, and remembers between the front and its cursor what is leased,
-// ready or held back behind another of its key, within fixed bounds; what does
-// not fit is parked. Of every key, the parked ones come before the fresh ones:
-// that one rule is what the order stands on, also over a restart, when the
-// queue begins at the front again.
-//
-// # Duplicates
-//
-// The writer looks up each fingerprint in a table in memory (prints.go), 8
-// bytes for each, and proves a hit with the whole fingerprint in the index. The
-// same message twice in one group is answered with the outcome of the first. A
-// fingerprint is in the same transaction as its message, so neither is there
-// without the other.
-//
-// # Leases
-//
-// A lease is in memory only: the lock file sees to it that there is one
-// process, and when that ends, its leases do. What is settled takes effect in
-// memory at once, so the next of its key can go while the disk is still to hear
-// of it; it is written in the same order, so the state after a crash is one
-// that was there before.
-//
-// # When the disk fails
-//
-// After a failed write or sync of a segment or body file it is not written to
-// again. After a failed commit the index is closed, its two roots are written
-// once more and synced through a fresh descriptor (see rewriteRoots for why that
-// is enough), and it is opened and read anew; what was settled but not written
-// stays in memory and is written then. Meanwhile, and until a probe has written
-// and synced a new file and a transaction, messages are refused with a
-// [RefusedError]. On a full disk the ballast makes room for recording
-// deliveries, which in turn makes room for everything else.
-//
-// # When the disk lies
-//
-// No byte on disk is believed. Before bbolt opens the index, all pages of it are
-// looked at by bounded reads (check.go, pages.go, roots.go): bbolt has the file as memory
-// and panics, in goroutines of its own too, where a page is not as it should be. What the index says
-// twice is compared on the way, and what can be counted is counted. After
-// that, whatever panics or faults in bbolt is caught on the goroutine that called it
-// (index.guard), a commit that fails is broken off before bbolt looks for its free pages
-// (commitLogger), and the index is broken: messages are refused until all of it could be looked at
-// again. Records and bodies have checksums of their own; a message of which one is wrong becomes a dead
-// letter. [Recover] saves what is whole of an inbox that cannot be opened.
-//
-// The directory is held open, nothing in it is opened over a symbolic link, and what belongs to
-// another user, or is open to all, is refused (files.go).
-//
-// Between groups the writer tidies up (maintain.go): segments of which little is
-// needed any more are cleared, and an index that is mostly free pages is
-// copied.
+//	inbox          what accepts callbacks and delivers them later; `spool` in the grammar and in metrics
+//	message        one accepted callback: its request without credentials, its body, and what became of it
+//	route          the name under which a directive accepts messages and delivers them
+//	store          what keeps messages; engine: a kind of store
+//	lease          the right to deliver a message, which one holder has at a time
+//	attempt        one try to deliver a message, which its service answers or not
+//	settle         to say how a lease ended: delivered, to be tried again, dead
+//	order key      equal for messages of a route that must be delivered in the order in which they came
+//	destination    where a message goes: a host and a path. What was learned of it decides when to try again
+//	fingerprint    what two copies of one callback have in common
+//	dead letter    a message that is not tried any more, until somebody replays it
 package spool

@@ -142,7 +142,7 @@ func (h *health) lookNow(now time.Time) {
 // failed notes that an attempt found the service unavailable; silent says that it was by giving no answer.
 func (h *health) failed(config RouteConfig, a *attempt, result Result, silent bool, now time.Time) {
 	msg := a.msg
-	h.lastError = clip(result.String(), maxLastError)
+	h.lastError = ClipError(result.String())
 	h.unreachable = result.Unreachable
 	if !h.avoid.Has(msg.Destination) && (h.streak == 0 || h.last != msg.ID) {
 		h.streak++

@@ -59,23 +59,23 @@ func compareUint64(a, b uint64) int {
 	return 0
 }
 
-// idSource makes rising ids. It is not safe for concurrent use.
-type idSource struct {
+// IDSource makes rising ids. It is not safe for concurrent use.
+type IDSource struct {
 	millis  uint64 // of the last id
 	counter uint64 // of the last id, the 12 bits called rand_a in RFC 9562
 }
 
-// resume continues after an id made earlier, by this process or one before.
-func (s *idSource) resume(last ID) {
+// Resume continues after an id made earlier, by this process or one before.
+func (s *IDSource) Resume(last ID) {
 	millis, counter := last.high()>>16, last.high()&0xfff
 	if millis > s.millis || millis == s.millis && counter > s.counter {
 		s.millis, s.counter = millis, counter
 	}
 }
 
-// next returns an id greater than every one before. Within a millisecond, and
+// Next returns an id greater than every one before. Within a millisecond, and
 // while the clock is behind the last id, it counts (RFC 9562, section 6.2, method 1).
-func (s *idSource) next(now time.Time) ID {
+func (s *IDSource) Next(now time.Time) ID {
 	if millis := uint64(max(now.UnixMilli(), 0)); millis > s.millis {
 		s.millis, s.counter = millis, 0
 	} else if s.counter++; s.counter > 0xfff {

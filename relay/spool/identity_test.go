@@ -1,8 +1,6 @@
 package spool
 
 import (
-	"context"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,41 +66,4 @@ func TestDestinationsAreOfAHostAndAPath(t *testing.T) {
 	require.NotEqual(t, d, destinationOf("i", "/c"))
 	require.Equal(t, d.Host(), destinationOf("h", "/d").Host())
 	require.NotEqual(t, d.Host(), destinationOf("i", "/c").Host())
-}
-
-// What has no request id is an event of its own, however equal its bytes.
-func TestWhatDoesNotSayWhoItIsIsNoDuplicate(t *testing.T) {
-	in := openTestInbox(t, tempDir(t), Options{})
-	for body, duplicate := range map[string]bool{
-		`{"type":"UtteranceEnd","last_word_end":1.175}`: false,
-		"RIFF":                              false,
-		"":                                  false,
-		`{"err_code":"E","request_id":"r"}`: true,
-	} {
-		first, second := accept(t, in, body), accept(t, in, body)
-		require.Equal(t, duplicate, second.Duplicate, body)
-		require.Equal(t, duplicate, first.ID == second.ID, body)
-	}
-	require.Equal(t, 1, in.Stats().Fingerprints, "nothing is kept for what is never compared")
-}
-
-// The message is on its way to the disk, so it would be wrong to say that it was refused.
-func TestTheEndOfItsContextDoesNotUndoAMessageThatCameWhole(t *testing.T) {
-	in := openTestInbox(t, tempDir(t), Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 50 {
-		_, err := in.Accept(ctx, Envelope{Route: "r", Method: "POST", URI: "/"}, strings.NewReader("x"))
-		require.NoError(t, err)
-	}
-	require.Equal(t, int64(50), in.Stats().Pending)
-}
-
-func TestTheUserIsKept(t *testing.T) {
-	in := openTestInbox(t, tempDir(t), Options{})
-	receipt, err := in.Accept(t.Context(), Envelope{Route: "r", Method: "POST", URI: "/", User: "deepgram"}, strings.NewReader("x"))
-	require.NoError(t, err)
-	msg, err := in.Get(receipt.ID)
-	require.NoError(t, err)
-	require.Equal(t, "deepgram", msg.User)
 }

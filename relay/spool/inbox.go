@@ -25,13 +25,6 @@ const (
 	lateGrace = 10 * time.Second
 )
 
-// Options configures [Open].
-type Options struct {
-	DiskOptions
-
-	Hooks Hooks
-}
-
 // Hooks are told what happens, for metrics, events and logs. Each may be nil. They are called
 // from many goroutines, must not block, and must not change the messages they
 // are given.
@@ -59,12 +52,6 @@ type Hooks struct {
 
 	// Down: the service of a route was found to be down (or overloaded), or to be up again. cause is why it is down.
 	Down func(route string, down bool, cause string)
-
-	// Refusing: the inbox has begun to refuse messages, or accepts them again.
-	Refusing func(reason Reason, refusing bool, cause error)
-
-	// Synced: a group commit took so long.
-	Synced func(took time.Duration)
 
 	// Problem: something failed in the background that an operator should know of.
 	Problem func(err error)
@@ -111,29 +98,11 @@ type Inbox struct {
 	ctx    context.Context // ends when the inbox closes
 	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	routes map[string]*route
-	closed bool
-	work   sync.WaitGroup // goroutines, other than deliveries
-}
-
-// Open opens the inbox in a directory on disk, see [OpenDisk].
-func Open(path string, options Options) (*Inbox, error) {
-	hooks := options.Hooks
-	if options.DiskOptions.Synced == nil {
-		options.DiskOptions.Synced = hooks.Synced
-	}
-	if options.DiskOptions.Refusing == nil {
-		options.DiskOptions.Refusing = hooks.Refusing
-	}
-	if options.DiskOptions.Damaged == nil {
-		options.DiskOptions.Damaged = hooks.Problem
-	}
-	store, err := OpenDisk(path, options.DiskOptions)
-	if err != nil {
-		return nil, err
-	}
-	return New(store, hooks), nil
+	mu      sync.Mutex
+	routes  map[string]*route
+	closed  bool
+	maxSize int64
+	work    sync.WaitGroup // goroutines, other than deliveries
 }
 
 // New makes an inbox of a store, which it owns from then on.
@@ -145,7 +114,7 @@ func New(store Store, hooks Hooks) *Inbox {
 	return in
 }
 
-// Store returns what the inbox is made of, for [Disk.SetMaxSize] and the like.
+// Store returns what the inbox is made of.
 func (in *Inbox) Store() Store { return in.store }
 
 // wake has a route look for what it can deliver.
@@ -189,7 +158,7 @@ func (in *Inbox) Accept(ctx context.Context, envelope Envelope, body io.Reader) 
 
 func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
 	now := time.Now()
-	writer, err := in.store.NewBody(envelope.ContentLength)
+	writer, err := in.store.NewBody(ctx, envelope.ContentLength)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -303,8 +272,11 @@ type RouteStats struct {
 }
 
 // Stats returns what there is, without looking at every message.
-func (in *Inbox) Stats() Stats {
-	counts := in.store.Counts()
+func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
+	counts, err := in.store.Counts(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
 	stats := Stats{
 		DiskBytes:     counts.DiskBytes,
 		MaxBytes:      counts.MaxBytes,
@@ -328,7 +300,7 @@ func (in *Inbox) Stats() Stats {
 		r.describe(&s)
 		stats.Routes[r.name] = s
 	}
-	return stats
+	return stats, nil
 }
 
 func (in *Inbox) allRoutes() []*route {
@@ -342,19 +314,15 @@ func (in *Inbox) allRoutes() []*route {
 }
 
 // List returns messages by rising id, see [Filter].
-func (in *Inbox) List(filter Filter) ([]*Message, error) { return in.store.List(filter) }
+func (in *Inbox) List(ctx context.Context, filter Filter) ([]*Message, error) {
+	return in.store.List(ctx, filter)
+}
 
 // Get returns one message, or [ErrNotFound].
-func (in *Inbox) Get(id ID) (*Message, error) { return in.store.Get(id) }
+func (in *Inbox) Get(ctx context.Context, id ID) (*Message, error) { return in.store.Get(ctx, id) }
 
 // Body opens the body of a message.
-func (in *Inbox) Body(id ID) (Body, error) {
-	msg, err := in.store.Get(id)
-	if err != nil {
-		return nil, err
-	}
-	return in.store.Body(msg)
-}
+func (in *Inbox) Body(ctx context.Context, id ID) (Body, error) { return in.store.Body(ctx, id) }
 
 // Replay makes a message due now, with a fresh schedule and the same id: a dead
 // letter, or a pending one that waits. If its service is down, it is probed at once.
@@ -362,7 +330,7 @@ func (in *Inbox) Replay(ctx context.Context, id ID) error {
 	if err := in.store.Replay(ctx, id); err != nil {
 		return err
 	}
-	msg, err := in.store.Get(id)
+	msg, err := in.store.Get(ctx, id)
 	if err != nil {
 		return nil // delivered already
 	}
@@ -461,5 +429,5 @@ func (in *Inbox) Close(ctx context.Context) error {
 	for _, r := range in.allRoutes() {
 		r.drain(ctx)
 	}
-	return in.store.Close()
+	return in.store.Close(ctx)
 }

@@ -80,9 +80,6 @@ type Message struct {
 
 	// Destination is where the message goes.
 	Destination Destination `json:"-"`
-
-	// where is for the engine on disk to find the body.
-	where location
 }
 
 // Body is the stored body of a message, read while it is delivered. Reading

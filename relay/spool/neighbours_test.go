@@ -1,4 +1,4 @@
-package spool
+package spool_test
 
 import (
 	"context"
@@ -13,19 +13,23 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/race"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // neighbourhood is a service that takes good messages and does something else with bad ones.
 type neighbourhood struct {
 	mu       sync.Mutex
-	bad      func(ctx context.Context) Result
+	bad      func(ctx context.Context) spool.Result
 	taken    map[string]time.Time
 	attempts []time.Time
 	active   int
 	peak     int
 }
 
-func (s *neighbourhood) deliver(ctx context.Context, _ *Message, body Body) Result {
+func (s *neighbourhood) deliver(ctx context.Context, _ *spool.Message, body spool.Body) spool.Result {
 	b, _ := io.ReadAll(body)
 	s.mu.Lock()
 	s.attempts = append(s.attempts, time.Now())
@@ -40,7 +44,7 @@ func (s *neighbourhood) deliver(ctx context.Context, _ *Message, body Body) Resu
 	select {
 	case <-time.After(5 * time.Millisecond):
 	case <-ctx.Done():
-		return Result{Err: context.Cause(ctx)}
+		return spool.Result{Err: context.Cause(ctx)}
 	}
 	if strings.HasPrefix(string(b), "bad") {
 		return s.bad(ctx)
@@ -48,7 +52,7 @@ func (s *neighbourhood) deliver(ctx context.Context, _ *Message, body Body) Resu
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken[string(b)] = time.Now()
-	return Result{Status: http.StatusOK}
+	return spool.Result{Status: http.StatusOK}
 }
 
 // tries counts the attempts within the last time.
@@ -64,27 +68,27 @@ func (s *neighbourhood) tries(within time.Duration) int {
 	return n
 }
 
-func silence(ctx context.Context) Result {
+func silence(ctx context.Context) spool.Result {
 	select {
 	case <-time.After(5 * time.Minute):
-		return Result{Err: errors.New("no answer in five minutes")}
+		return spool.Result{Err: errors.New("no answer in five minutes")}
 	case <-ctx.Done():
-		return Result{Err: context.Cause(ctx)}
+		return spool.Result{Err: context.Cause(ctx)}
 	}
 }
 
-func always(result Result) func(context.Context) Result {
-	return func(context.Context) Result { return result }
+func always(result spool.Result) func(context.Context) spool.Result {
+	return func(context.Context) spool.Result { return result }
 }
 
-var troubles = map[string]func(context.Context) Result{
-	"503":                  always(Result{Status: http.StatusServiceUnavailable}),
-	"429":                  always(Result{Status: http.StatusTooManyRequests}),
-	"429 with Retry-After": always(Result{Status: http.StatusTooManyRequests, RetryAfter: time.Hour}),
-	"resets":               always(Result{Err: errors.New("connection reset by peer")}),
-	"no connection":        always(Result{Err: errConnect, Unreachable: true}),
-	"500":                  always(Result{Status: http.StatusInternalServerError}),
-	"no request":           always(Result{Err: ErrUndeliverable}),
+var troubles = map[string]func(context.Context) spool.Result{
+	"503":                  always(spool.Result{Status: http.StatusServiceUnavailable}),
+	"429":                  always(spool.Result{Status: http.StatusTooManyRequests}),
+	"429 with Retry-After": always(spool.Result{Status: http.StatusTooManyRequests, RetryAfter: time.Hour}),
+	"resets":               always(spool.Result{Err: errors.New("connection reset by peer")}),
+	"no connection":        always(spool.Result{Err: errConnect, Unreachable: true}),
+	"500":                  always(spool.Result{Status: http.StatusInternalServerError}),
+	"no request":           always(spool.Result{Err: spool.ErrUndeliverable}),
 	"silence":              silence,
 }
 
@@ -98,9 +102,9 @@ var layouts = map[string]func(n int) (host, uri string){
 // places are where good messages go, among them exactly where the bad ones do.
 var places = [][2]string{{"good.example", "/"}, {"bad.example", "/good"}, {"bad.example", "/bad"}}
 
-func put(t *testing.T, in *Inbox, host, uri, body string) {
+func put(t *testing.T, in *spool.Inbox, host, uri, body string) {
 	t.Helper()
-	_, err := in.Accept(t.Context(), Envelope{Route: "r", Method: "POST", Host: host, URI: uri, ContentLength: -1}, strings.NewReader(body))
+	_, err := in.Accept(t.Context(), spool.Envelope{Route: "r", Method: "POST", Host: host, URI: uri, ContentLength: -1}, strings.NewReader(body))
 	require.NoError(t, err)
 }
 
@@ -111,7 +115,7 @@ func TestNobodyWaitsForBadNeighbours(t *testing.T) {
 		for layout, destination := range layouts {
 			for _, count := range []int{3, 10, 300} {
 				for _, concurrency := range []int{1, 4, 16} {
-					if (testing.Short() || raceEnabled) && count == 300 && (concurrency != 16 || layout != "many URIs") {
+					if (testing.Short() || race.Enabled) && count == 300 && (concurrency != 16 || layout != "many URIs") {
 						continue // they take most of the time, and no other way through the code
 					}
 					name := fmt.Sprintf("%s/%s/%d bad/%d at a time", trouble, layout, count, concurrency)
@@ -126,15 +130,15 @@ func TestNobodyWaitsForBadNeighbours(t *testing.T) {
 	}
 }
 
-func goodAmongBad(t *testing.T, bad func(context.Context) Result, destination func(int) (host, uri string), count, concurrency int, trouble string) {
+func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destination func(int) (host, uri string), count, concurrency int, trouble string) {
 	bound := 15 * time.Second
 	if trouble == "silence" {
 		bound = time.Minute
 	}
 	service := &neighbourhood{bad: bad, taken: make(map[string]time.Time)}
-	config := RouteConfig{Deliver: service.deliver, Concurrency: concurrency}
-	store := newMemoryStore()
-	in := New(store, Hooks{})
+	config := spool.RouteConfig{Deliver: service.deliver, Concurrency: concurrency}
+	store := storetest.NewMemory()
+	in := spool.New(store, spool.Hooks{})
 	release := in.SetRoute("r", config)
 
 	came := make(map[string]time.Time)
@@ -183,9 +187,9 @@ func goodAmongBad(t *testing.T, bad func(context.Context) Result, destination fu
 	check()
 
 	// A restart knows nothing of what it finds.
-	in.cancel()
-	in.work.Wait()
-	in = New(store, Hooks{})
+	require.NoError(t, in.Close(cancelled))
+	store.Reopen()
+	in = spool.New(store, spool.Hooks{})
 	good("before the restart")
 	release = in.SetRoute("r", config)
 	good("after the restart")
@@ -207,24 +211,24 @@ func TestAServiceThatIsDownIsNotHammered(t *testing.T) {
 		"silence":              {200, 200},
 	} {
 		for layout, destination := range layouts {
-			if (testing.Short() || raceEnabled) && layout != "many URIs" {
+			if (testing.Short() || race.Enabled) && layout != "many URIs" {
 				continue
 			}
 			t.Run(trouble+"/"+layout, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					service := &neighbourhood{bad: troubles[trouble], taken: make(map[string]time.Time)}
-					in := New(newMemoryStore(), Hooks{})
+					in := spool.New(storetest.NewMemory(), spool.Hooks{})
 					for n := range 1000 {
 						host, uri := destination(n)
 						put(t, in, host, uri, fmt.Sprint("bad ", n))
 					}
-					release := in.SetRoute("r", RouteConfig{Deliver: service.deliver})
+					release := in.SetRoute("r", spool.RouteConfig{Deliver: service.deliver})
 					wait(15 * time.Second)
 					require.LessOrEqual(t, service.tries(time.Hour), most[0])
 					wait(2 * time.Minute)
 					require.LessOrEqual(t, service.tries(time.Minute), most[1])
 					require.Positive(t, service.tries(time.Minute), "it is asked at least once a minute")
-					require.True(t, in.Stats().Routes["r"].Down)
+					require.True(t, stats(t, in).Routes["r"].Down)
 					cancelled, cancel := context.WithCancel(t.Context())
 					cancel()
 					release(cancelled)
@@ -242,24 +246,24 @@ func TestWhatWaitedIsDeliveredSoonWhenTheServiceIsBack(t *testing.T) {
 			continue // these have a time of their own, or none
 		}
 		for layout, destination := range layouts {
-			if (testing.Short() || raceEnabled) && layout != "many URIs" {
+			if (testing.Short() || race.Enabled) && layout != "many URIs" {
 				continue
 			}
 			t.Run(trouble+"/"+layout, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					service := &neighbourhood{bad: bad, taken: make(map[string]time.Time)}
-					in := New(newMemoryStore(), Hooks{})
-					release := in.SetRoute("r", RouteConfig{Deliver: service.deliver})
+					in := spool.New(storetest.NewMemory(), spool.Hooks{})
+					release := in.SetRoute("r", spool.RouteConfig{Deliver: service.deliver})
 					for n := range 500 {
 						host, uri := destination(n)
 						put(t, in, host, uri, fmt.Sprint("bad ", n))
 					}
 					wait(5 * time.Minute)
 					service.mu.Lock()
-					service.bad = always(Result{Status: http.StatusOK})
+					service.bad = always(spool.Result{Status: http.StatusOK})
 					service.mu.Unlock()
-					wait(maxDelayWhileDown*6/5 + maxPatience)
-					require.Zero(t, in.Stats().Pending)
+					wait(spool.MaxDelayWhileDown*6/5 + spool.MaxPatience)
+					require.Zero(t, stats(t, in).Pending)
 					release(t.Context())
 					require.NoError(t, in.Close(t.Context()))
 				})
@@ -271,15 +275,15 @@ func TestWhatWaitedIsDeliveredSoonWhenTheServiceIsBack(t *testing.T) {
 // A service that answers, if slowly, is not taken for one that never does, and gets each message once.
 func TestASlowServiceGetsEachMessageOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 9 * time.Second
-		in := New(newMemoryStore(), Hooks{})
-		release := in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 2})
+		in := spool.New(storetest.NewMemory(), spool.Hooks{})
+		release := in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 2})
 		for n := range 20 {
 			put(t, in, "h", "/", fmt.Sprint(n))
 		}
 		wait(2 * time.Minute)
-		require.Zero(t, in.Stats().Pending)
+		require.Zero(t, stats(t, in).Pending)
 		require.Equal(t, 20, log.tries())
 		release(t.Context())
 		require.NoError(t, in.Close(t.Context()))
@@ -289,13 +293,13 @@ func TestASlowServiceGetsEachMessageOnce(t *testing.T) {
 // While nobody waits, an attempt has all the time that a delivery takes.
 func TestAnAttemptThatNobodyWaitsForIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 4 * time.Minute
-		in := New(newMemoryStore(), Hooks{})
-		release := in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		in := spool.New(storetest.NewMemory(), spool.Hooks{})
+		release := in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		put(t, in, "h", "/", "slow")
 		wait(5 * time.Minute)
-		require.Zero(t, in.Stats().Pending)
+		require.Zero(t, stats(t, in).Pending)
 		require.Equal(t, 1, log.tries())
 		release(t.Context())
 		require.NoError(t, in.Close(t.Context()))

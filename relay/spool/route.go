@@ -19,6 +19,7 @@ const (
 	defaultRetryFor       = 72 * time.Hour
 	defaultConcurrency    = 16
 	defaultDeadLetterKeep = 30 * 24 * time.Hour
+	defaultDedupeWindow   = 24 * time.Hour
 )
 
 func defaultRetryDelays() []time.Duration {
@@ -130,7 +131,7 @@ func (in *Inbox) SetRoute(name string, config RouteConfig) (release func(ctx con
 	r.mu.Unlock()
 	in.mu.Unlock()
 
-	in.keepFingerprints()
+	in.setLimits()
 	r.signal()
 	var once sync.Once
 	return func(ctx context.Context) {
@@ -138,14 +139,29 @@ func (in *Inbox) SetRoute(name string, config RouteConfig) (release func(ctx con
 	}
 }
 
-// keepFingerprints tells the store the longest window.
-func (in *Inbox) keepFingerprints() {
-	longest := time.Duration(0)
-	for _, r := range in.allRoutes() {
-		_, window := r.acceptance()
-		longest = max(longest, window)
+// SetMaxSize bounds what the inbox may take up, in bytes. 0: no limit.
+func (in *Inbox) SetMaxSize(bytes int64) {
+	in.mu.Lock()
+	in.maxSize = bytes
+	in.mu.Unlock()
+	in.setLimits()
+}
+
+// setLimits tells the store its limits: of the windows that the routes have, the longest one.
+func (in *Inbox) setLimits() {
+	var limits Limits
+	routes := in.allRoutes()
+	if len(routes) == 0 {
+		limits.Fingerprints = defaultDedupeWindow // nothing is known yet
 	}
-	in.store.KeepFingerprints(longest)
+	for _, r := range routes {
+		_, window := r.acceptance()
+		limits.Fingerprints = max(limits.Fingerprints, window)
+	}
+	in.mu.Lock()
+	limits.MaxBytes = in.maxSize
+	in.mu.Unlock()
+	in.store.SetLimits(limits)
 }
 
 // release ends a registration, if it is one still.

@@ -147,3 +147,16 @@ func FuzzRequestIDScanner(f *testing.F) {
 		require.Equal(t, want, got)
 	})
 }
+
+func BenchmarkRequestIDAtTheEnd(b *testing.B) {
+	body := []byte(`{"channel":{"alternatives":[{"words":[` + strings.Repeat(`{"word":"the","start":17.72,"end":17.88,"confidence":0.999},`, 250) +
+		`{}]}]},"metadata":{"request_id":"4b21fb93-0ece-46c8-a7c8-05709"}}`)
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		var s requestIDScanner
+		_, _ = s.Write(body)
+		if s.RequestID() == "" {
+			b.Fatal("not found")
+		}
+	}
+}

@@ -1,4 +1,4 @@
-package spool
+package spool_test
 
 import (
 	"context"
@@ -14,6 +14,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // attemptLog notes when which body was tried, and answers as it is told.
@@ -23,17 +26,17 @@ type attemptLog struct {
 	times  map[string][]time.Duration
 	order  []string
 	starts []time.Duration
-	answer func(body string, attempt int) Result
+	answer func(body string, attempt int) spool.Result
 	takes  time.Duration
 	active int
 	peak   int
 }
 
-func newAttemptLog(answer func(body string, attempt int) Result) *attemptLog {
+func newAttemptLog(answer func(body string, attempt int) spool.Result) *attemptLog {
 	return &attemptLog{start: time.Now(), times: make(map[string][]time.Duration), answer: answer}
 }
 
-func (l *attemptLog) deliver(ctx context.Context, _ *Message, body Body) Result {
+func (l *attemptLog) deliver(ctx context.Context, _ *spool.Message, body spool.Body) spool.Result {
 	b := make([]byte, body.Size())
 	_, _ = body.Read(b)
 	text := string(b)
@@ -42,7 +45,7 @@ func (l *attemptLog) deliver(ctx context.Context, _ *Message, body Body) Result 
 		select {
 		case <-time.After(takes):
 		case <-ctx.Done():
-			return Result{Err: ctx.Err()}
+			return spool.Result{Err: ctx.Err()}
 		}
 	}
 	l.mu.Lock()
@@ -77,10 +80,10 @@ func (l *attemptLog) change(f func()) {
 }
 
 // inBubble runs a test on an inbox with a made-up time.
-func inBubble(t *testing.T, test func(t *testing.T, in *Inbox)) {
+func inBubble(t *testing.T, test func(t *testing.T, in *spool.Inbox)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		in := New(newMemoryStore(), Hooks{})
+		in := spool.New(storetest.NewMemory(), spool.Hooks{})
 		defer func() { assert.NoError(t, in.Close(context.Background())) }()
 		test(t, in)
 	})
@@ -97,9 +100,9 @@ func within(t *testing.T, want, got time.Duration) {
 }
 
 func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 500} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, RetryDelays: []time.Duration{time.Second, 10 * time.Second}, RetryFor: time.Minute})
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 500} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryDelays: []time.Duration{time.Second, 10 * time.Second}, RetryFor: time.Minute})
 		accept(t, in, "a")
 		wait(2 * time.Minute)
 
@@ -110,7 +113,7 @@ func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 		}
 		require.Equal(t, time.Minute, times[len(times)-1], "one last time when its time is over")
 
-		dead, err := in.List(Filter{State: Dead})
+		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead})
 		require.NoError(t, err)
 		require.Len(t, dead, 1)
 		require.Equal(t, len(times), dead[0].Attempts)
@@ -119,12 +122,12 @@ func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 }
 
 func TestGoneDiesAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(string, int) Result { return Result{Status: http.StatusGone} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: http.StatusGone} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 		accept(t, in, "a")
 		wait(time.Millisecond)
-		require.Equal(t, int64(1), in.Stats().Dead)
+		require.Equal(t, int64(1), stats(t, in).Dead)
 		wait(time.Hour)
 		require.Len(t, log.times["a"], 1)
 	})
@@ -136,14 +139,14 @@ func TestRetryAfterIsHonouredButNotBeyondTheEndOfTheMessage(t *testing.T) {
 		time.Millisecond: 0, // the schedule is later
 		24 * time.Hour:   time.Hour,
 	} {
-		inBubble(t, func(t *testing.T, in *Inbox) {
-			log := newAttemptLog(func(_ string, attempt int) Result {
+		inBubble(t, func(t *testing.T, in *spool.Inbox) {
+			log := newAttemptLog(func(_ string, attempt int) spool.Result {
 				if attempt == 1 {
-					return Result{Status: 500, RetryAfter: asked}
+					return spool.Result{Status: 500, RetryAfter: asked}
 				}
-				return Result{Status: 200}
+				return spool.Result{Status: 200}
 			})
-			in.SetRoute("r", RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+			in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 			accept(t, in, "a")
 			wait(2 * time.Hour)
 			require.Len(t, log.times["a"], 2)
@@ -157,29 +160,29 @@ func TestRetryAfterIsHonouredButNotBeyondTheEndOfTheMessage(t *testing.T) {
 }
 
 func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		up := false
-		log := newAttemptLog(func(string, int) Result {
+		log := newAttemptLog(func(string, int) spool.Result {
 			if !up {
-				return Result{Err: errConnect, Unreachable: true}
+				return spool.Result{Err: errConnect, Unreachable: true}
 			}
-			return Result{Status: 200}
+			return spool.Result{Status: 200}
 		})
 		var downs []bool
-		in.hooks.Down = func(_ string, down bool, _ string) { downs = append(downs, down) }
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+		in.TestHooks().Down = func(_ string, down bool, _ string) { downs = append(downs, down) }
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 		for i := range 1000 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
 		wait(10 * time.Minute)
 		require.Less(t, log.tries(), 1000, "attempts while the service is down")
-		require.True(t, in.Stats().Routes["r"].Down)
-		require.Equal(t, "connection refused", in.Stats().Routes["r"].LastError)
+		require.True(t, stats(t, in).Routes["r"].Down)
+		require.Equal(t, "connection refused", stats(t, in).Routes["r"].LastError)
 		probes := log.tries()
 
 		log.change(func() { up = true })
-		wait(maxDelayWhileDown * 6 / 5)
-		require.Zero(t, in.Stats().Pending, "all is delivered within a minute or so")
+		wait(spool.MaxDelayWhileDown * 6 / 5)
+		require.Zero(t, stats(t, in).Pending, "all is delivered within a minute or so")
 		require.GreaterOrEqual(t, log.tries(), 1000)
 		require.LessOrEqual(t, log.tries(), probes+1000)
 		require.Equal(t, []bool{true, false}, downs)
@@ -187,15 +190,15 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 }
 
 func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		up := false
-		log := newAttemptLog(func(string, int) Result {
+		log := newAttemptLog(func(string, int) spool.Result {
 			if up {
-				return Result{Status: 200}
+				return spool.Result{Status: 200}
 			}
-			return Result{Err: errConnect, Unreachable: true}
+			return spool.Result{Err: errConnect, Unreachable: true}
 		})
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
 		for i := range 100 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -203,7 +206,7 @@ func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 		log.change(func() { up, log.takes, log.peak = true, time.Second, 0 })
 		began := log.tries()
 		wait(time.Minute)
-		require.Zero(t, in.Stats().Pending)
+		require.Zero(t, stats(t, in).Pending)
 
 		perSecond := make(map[time.Duration]int)
 		var first time.Duration
@@ -221,27 +224,27 @@ func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 }
 
 func TestOneBadMessageDoesNotHoldUpOthers(t *testing.T) {
-	for name, bad := range map[string]Result{
+	for name, bad := range map[string]spool.Result{
 		"that the service rejects":           {Status: 500},
 		"that makes it drop the connection":  {Err: errConnect},
 		"that makes something before it 502": {Status: 502},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, in *Inbox) {
-				log := newAttemptLog(func(body string, _ int) Result {
+			inBubble(t, func(t *testing.T, in *spool.Inbox) {
+				log := newAttemptLog(func(body string, _ int) spool.Result {
 					if strings.Contains(body, "bad") {
 						return bad
 					}
-					return Result{Status: 200}
+					return spool.Result{Status: 200}
 				})
-				in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+				in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 				accept(t, in, result("1", "bad"))
 				wait(time.Hour)
 				for i := range 20 {
 					accept(t, in, result(fmt.Sprint("good", i), "x"))
 					wait(time.Millisecond)
 				}
-				require.Equal(t, int64(1), in.Stats().Pending, "only the bad one is left")
+				require.Equal(t, int64(1), stats(t, in).Pending, "only the bad one is left")
 			})
 		})
 	}
@@ -249,21 +252,21 @@ func TestOneBadMessageDoesNotHoldUpOthers(t *testing.T) {
 
 // A Retry-After is about the message that it was said of, and moves no other one.
 func TestARetryAfterDoesNotStopTheRoute(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(_ string, attempt int) Result {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		log := newAttemptLog(func(_ string, attempt int) spool.Result {
 			if attempt == 1 {
-				return Result{Status: http.StatusTooManyRequests, RetryAfter: 40 * time.Second}
+				return spool.Result{Status: http.StatusTooManyRequests, RetryAfter: 40 * time.Second}
 			}
-			return Result{Status: 200}
+			return spool.Result{Status: 200}
 		})
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		for i := range 20 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
 		wait(39 * time.Second)
 		require.Equal(t, 20, log.tries(), "each was tried, and none a second time")
 		wait(time.Minute)
-		require.Zero(t, in.Stats().Pending)
+		require.Zero(t, stats(t, in).Pending)
 		for _, times := range log.times {
 			require.GreaterOrEqual(t, times[1]-times[0], 40*time.Second)
 		}
@@ -271,11 +274,11 @@ func TestARetryAfterDoesNotStopTheRoute(t *testing.T) {
 }
 
 func TestWhatWaitsBehindADeadServiceDiesWithAProbe(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		var died atomic.Int64
-		in.hooks.Died = func(*Message) { died.Add(1) }
-		log := newAttemptLog(func(string, int) Result { return Result{Err: errConnect} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+		in.TestHooks().Died = func(*spool.Message) { died.Add(1) }
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Err: errConnect} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 		for i := range 600 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -284,44 +287,44 @@ func TestWhatWaitsBehindADeadServiceDiesWithAProbe(t *testing.T) {
 		late := accept(t, in, result("late", "x"))
 		wait(35 * time.Minute)
 		require.Equal(t, int64(600), died.Load())
-		dead, err := in.List(Filter{State: Dead, Limit: 1000})
+		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead, Limit: 1000})
 		require.NoError(t, err)
 		for _, m := range dead {
 			require.Equal(t, "connection refused", m.LastError)
 		}
-		msg, err := in.Get(late.ID)
+		msg, err := in.Get(context.Background(), late.ID)
 		require.NoError(t, err)
-		require.Equal(t, Pending, msg.State)
+		require.Equal(t, spool.Pending, msg.State)
 	})
 }
 
 func TestNothingDiesOnlyBecauseTheInboxWasOffForLong(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		accept(t, in, "a")
 		wait(100 * time.Hour)
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 		wait(time.Millisecond)
-		require.Zero(t, in.Stats().Pending)
-		require.Zero(t, in.Stats().Dead)
+		require.Zero(t, stats(t, in).Pending)
+		require.Zero(t, stats(t, in).Dead)
 	})
 }
 
 func TestOrderHoldsOverFailures(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		var delivered []string
 		log := newAttemptLog(nil)
-		log.answer = func(body string, attempt int) Result {
+		log.answer = func(body string, attempt int) spool.Result {
 			switch {
 			case strings.Contains(body, "dies"):
-				return Result{Status: 410}
+				return spool.Result{Status: 410}
 			case strings.Contains(body, "twice") && attempt < 3:
-				return Result{Status: 400}
+				return spool.Result{Status: 400}
 			}
 			delivered = append(delivered, body)
-			return Result{Status: 200}
+			return spool.Result{Status: 200}
 		}
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 		a := []string{result("a", "1 twice"), result("a", "2"), result("a", "3 dies"), result("a", "4 twice"), result("a", "5")}
 		for _, body := range a {
 			accept(t, in, body)
@@ -335,10 +338,10 @@ func TestOrderHoldsOverFailures(t *testing.T) {
 }
 
 func TestMessagesWithoutRequestIDKeepTheOrderOfTheirURI(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = time.Second
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 		for i := range 5 {
 			accept(t, in, fmt.Sprintf(`{"type":"UtteranceEnd","last_word_end":%d}`, i))
 		}
@@ -349,70 +352,70 @@ func TestMessagesWithoutRequestIDKeepTheOrderOfTheirURI(t *testing.T) {
 }
 
 func TestAReplayedLetterGetsAFreshScheduleAndTheSameID(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		var ids []ID
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		var ids []spool.ID
 		var status atomic.Int64
 		status.Store(410)
-		in.SetRoute("r", RouteConfig{Deliver: func(_ context.Context, m *Message, _ Body) Result {
+		in.SetRoute("r", spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
 			ids = append(ids, m.ID)
 			assert.Zero(t, m.Attempts)
-			return Result{Status: int(status.Load())}
+			return spool.Result{Status: int(status.Load())}
 		}})
 		receipt := accept(t, in, "a")
 		wait(time.Hour)
 		status.Store(200)
 		require.NoError(t, in.Replay(t.Context(), receipt.ID))
 		wait(time.Millisecond)
-		require.Equal(t, []ID{receipt.ID, receipt.ID}, ids)
-		require.ErrorIs(t, in.Replay(t.Context(), receipt.ID), ErrNotFound)
-		require.Zero(t, in.Stats().Dead+in.Stats().Pending)
+		require.Equal(t, []spool.ID{receipt.ID, receipt.ID}, ids)
+		require.ErrorIs(t, in.Replay(t.Context(), receipt.ID), spool.ErrNotFound)
+		require.Zero(t, stats(t, in).Dead+stats(t, in).Pending)
 	})
 }
 
 func TestReplayingAllTheDeadProbesAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		status := 503
-		log := newAttemptLog(func(string, int) Result { return Result{Status: status} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, RetryFor: time.Minute})
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: status} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Minute})
 		for i := range 600 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
 		wait(5 * time.Minute)
-		require.Equal(t, int64(600), in.Stats().Dead)
+		require.Equal(t, int64(600), stats(t, in).Dead)
 		log.change(func() { status = 200 })
 		n, err := in.ReplayDead(t.Context(), "r")
 		require.NoError(t, err)
 		require.Equal(t, 600, n)
 		wait(time.Millisecond)
-		require.Zero(t, in.Stats().Dead+in.Stats().Pending)
+		require.Zero(t, stats(t, in).Dead+stats(t, in).Pending)
 	})
 }
 
 func TestDeadLettersAreDroppedAfterTheirTime(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		dropped := 0
-		in.hooks.Dropped = func(*Message) { dropped++ }
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 410} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, DeadLetterKeep: time.Hour})
+		in.TestHooks().Dropped = func(*spool.Message) { dropped++ }
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 410} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, DeadLetterKeep: time.Hour})
 		accept(t, in, "a")
 		wait(59 * time.Minute)
-		require.Equal(t, int64(1), in.Stats().Dead)
+		require.Equal(t, int64(1), stats(t, in).Dead)
 		wait(3 * time.Minute)
-		require.Zero(t, in.Stats().Dead)
+		require.Zero(t, stats(t, in).Dead)
 		require.Equal(t, 1, dropped)
 	})
 }
 
 func TestAReloadHandsTheRouteOver(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		old := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		old := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		old.takes = 5 * time.Second
-		releaseOld := in.SetRoute("r", RouteConfig{Deliver: old.deliver, Concurrency: 1})
+		releaseOld := in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver, Concurrency: 1})
 		accept(t, in, result("1", "old"))
 		wait(time.Second)
 
-		fresh := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		releaseFresh := in.SetRoute("r", RouteConfig{Deliver: fresh.deliver, Concurrency: 1})
+		fresh := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		releaseFresh := in.SetRoute("r", spool.RouteConfig{Deliver: fresh.deliver, Concurrency: 1})
 		accept(t, in, result("2", "new"))
 		began := time.Now()
 		releaseOld(t.Context())
@@ -424,21 +427,21 @@ func TestAReloadHandsTheRouteOver(t *testing.T) {
 		releaseFresh(t.Context())
 		accept(t, in, result("3", "nobody"))
 		wait(time.Hour)
-		require.Equal(t, int64(1), in.Stats().Pending, "what nobody delivers stays")
-		require.False(t, in.Stats().Routes["r"].Configured)
+		require.Equal(t, int64(1), stats(t, in).Pending, "what nobody delivers stays")
+		require.False(t, stats(t, in).Routes["r"].Configured)
 
-		again := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		in.SetRoute("r", RouteConfig{Deliver: again.deliver})
+		again := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: again.deliver})
 		wait(time.Millisecond)
 		require.Len(t, again.order, 1)
 	})
 }
 
 func TestGivingUpANewConfigurationBringsBackTheOldOne(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		old := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		in.SetRoute("r", RouteConfig{Deliver: old.deliver})
-		release := in.SetRoute("r", RouteConfig{Deliver: func(context.Context, *Message, Body) Result { panic("not this one") }})
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		old := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver})
+		release := in.SetRoute("r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("not this one") }})
 		release(t.Context())
 		release(t.Context())
 		accept(t, in, "a")
@@ -448,23 +451,23 @@ func TestGivingUpANewConfigurationBringsBackTheOldOne(t *testing.T) {
 }
 
 func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		old := newAttemptLog(nil)
 		old.takes = time.Hour
-		old.answer = func(string, int) Result { return Result{Status: 200} }
-		release := in.SetRoute("r", RouteConfig{Deliver: old.deliver})
+		old.answer = func(string, int) spool.Result { return spool.Result{Status: 200} }
+		release := in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver})
 		receipt := accept(t, in, "a")
 		wait(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		release(ctx)
 		wait(time.Second)
-		msg, err := in.Get(receipt.ID)
+		msg, err := in.Get(context.Background(), receipt.ID)
 		require.NoError(t, err)
 		require.Zero(t, msg.Attempts, "a cancelled attempt does not count")
 
-		next := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		in.SetRoute("r", RouteConfig{Deliver: next.deliver})
+		next := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: next.deliver})
 		wait(time.Millisecond)
 		require.Len(t, next.order, 1)
 	})
@@ -472,29 +475,29 @@ func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) 
 
 func TestClosingLetsDeliveriesFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := newMemoryStore()
-		in := New(store, Hooks{})
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
+		store := storetest.NewMemory()
+		in := spool.New(store, spool.Hooks{})
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 3 * time.Second
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		accept(t, in, result("1", "x"))
 		accept(t, in, result("2", "x"))
 		wait(time.Second)
 		began := time.Now()
 		require.NoError(t, in.Close(t.Context()))
 		require.Equal(t, 2*time.Second, time.Since(began))
-		require.Len(t, store.messages, 1, "one was delivered, the other not begun")
-		_, err := in.Accept(t.Context(), Envelope{Route: "r"}, strings.NewReader("x"))
-		require.ErrorIs(t, err, ErrClosed)
+		require.Equal(t, int64(1), stats(t, in).Pending, "one was delivered, the other not begun")
+		_, err := in.Accept(t.Context(), spool.Envelope{Route: "r"}, strings.NewReader("x"))
+		require.ErrorIs(t, err, spool.ErrClosed)
 	})
 }
 
 func TestADeliveryThatPanicsIsAFailedAttempt(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		in.SetRoute("r", RouteConfig{Deliver: func(context.Context, *Message, Body) Result { panic("oh") }, RetryFor: time.Second})
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		in.SetRoute("r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("oh") }, RetryFor: time.Second})
 		accept(t, in, "a")
 		wait(time.Minute)
-		dead, err := in.List(Filter{State: Dead})
+		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead})
 		require.NoError(t, err)
 		require.Len(t, dead, 1)
 		require.Equal(t, "delivery panicked: oh", dead[0].LastError)
@@ -503,18 +506,16 @@ func TestADeliveryThatPanicsIsAFailedAttempt(t *testing.T) {
 
 func TestAStoreThatCannotLeaseIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := newMemoryStore()
+		store := storetest.NewMemory()
 		problems := 0
-		in := New(store, Hooks{Problem: func(error) { problems++ }})
-		store.leaseErr = errConnect
-		log := newAttemptLog(func(string, int) Result { return Result{Status: 200} })
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver})
+		in := spool.New(store, spool.Hooks{Problem: func(error) { problems++ }})
+		store.FailLease(errConnect)
+		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
 		accept(t, in, "a")
 		wait(10 * time.Second)
 		require.InDelta(t, 10, problems, 3)
-		store.mu.Lock()
-		store.leaseErr = nil
-		store.mu.Unlock()
+		store.FailLease(nil)
 		wait(2 * time.Second)
 		require.Len(t, log.order, 1)
 		require.NoError(t, in.Close(t.Context()))
@@ -533,26 +534,26 @@ func TestParseRetryAfter(t *testing.T) {
 		"Sun, 01 Nov 2026 12:00:30 GMT": 30 * time.Second,
 		"Sun, 01 Nov 2026 11:00:30 GMT": 0,
 	} {
-		require.Equal(t, want, ParseRetryAfter(value, now), value)
+		require.Equal(t, want, spool.ParseRetryAfter(value, now), value)
 	}
 }
 
 func TestWhatCannotBeMadeARequestDiesAtOnceAndSaysNothingOfTheService(t *testing.T) {
-	inBubble(t, func(t *testing.T, in *Inbox) {
-		log := newAttemptLog(func(body string, _ int) Result {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		log := newAttemptLog(func(body string, _ int) spool.Result {
 			if strings.Contains(body, "bad") {
-				return Result{Err: fmt.Errorf("%w: stored URI", ErrUndeliverable)}
+				return spool.Result{Err: fmt.Errorf("%w: stored URI", spool.ErrUndeliverable)}
 			}
-			return Result{Status: 200}
+			return spool.Result{Status: 200}
 		})
-		in.hooks.Down = func(string, bool, string) { t.Error("the service was found to be down") }
-		in.SetRoute("r", RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		in.TestHooks().Down = func(string, bool, string) { t.Error("the service was found to be down") }
+		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		for i := range 10 {
 			accept(t, in, result(fmt.Sprint(i), "bad"))
 		}
 		accept(t, in, result("good", "x"))
 		wait(time.Millisecond)
-		stats := in.Stats()
+		stats := stats(t, in)
 		require.Zero(t, stats.Pending)
 		require.Equal(t, int64(10), stats.Dead)
 		require.Equal(t, 11, log.tries())

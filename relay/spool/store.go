@@ -40,7 +40,7 @@ import (
 type Store interface {
 	// NewBody starts a body that is to be accepted. The hint is its expected
 	// size, negative if unknown. It fails with a *RefusedError.
-	NewBody(sizeHint int64) (BodyWriter, error)
+	NewBody(ctx context.Context, sizeHint int64) (BodyWriter, error)
 
 	// Accept makes a message durable together with its body and fingerprint, and
 	// takes over msg and body whatever happens. The id comes with the receipt.
@@ -53,22 +53,22 @@ type Store interface {
 	// fewer than asked for, next is the time at which the earliest of
 	// the waiting ones is due, or zero if none waits for a time. It may return fewer than
 	// there are; then the function given to Watch is called when it is worth asking again.
-	Lease(request LeaseRequest) (leased []*Message, next time.Time, err error)
+	Lease(ctx context.Context, request LeaseRequest) (leased []*Lease, next time.Time, err error)
 
 	// Settle ends a lease. It takes effect at once for what is leased next, and gets to
 	// disk soon, in the order of the calls. It never fails: what cannot be written
 	// now is written when that is possible again.
-	Settle(id ID, settlement Settlement)
+	Settle(lease *Lease, settlement Settlement)
 
 	// Body opens the body of a message that exists: ErrNotFound otherwise, ErrDamaged if
 	// the bytes are there no more.
-	Body(msg *Message) (Body, error)
+	Body(ctx context.Context, id ID) (Body, error)
 
 	// Get returns one message, or ErrNotFound.
-	Get(id ID) (*Message, error)
+	Get(ctx context.Context, id ID) (*Message, error)
 
 	// List returns messages by rising id.
-	List(filter Filter) ([]*Message, error)
+	List(ctx context.Context, filter Filter) ([]*Message, error)
 
 	// Replay makes a message due now with a fresh schedule, a dead letter pending again. It
 	// returns ErrNotFound, or ErrInFlight for one that is leased.
@@ -91,22 +91,52 @@ type Store interface {
 	// them, and returns them.
 	DropDead(ctx context.Context, route string, diedBefore time.Time, limit int) ([]*Message, error)
 
-	// KeepFingerprints says how far back fingerprints are needed.
-	KeepFingerprints(window time.Duration)
+	// SetLimits says how much there may be, and how far back fingerprints are needed.
+	SetLimits(limits Limits)
 
 	// Watch has f called with the name of a route whenever messages of it may have become leasable
 	// otherwise than by the passing of time. f must not block nor call the store.
 	Watch(f func(route string))
 
 	// Counts returns how much is there, without looking at every message.
-	Counts() Counts
+	Counts(ctx context.Context) (Counts, error)
 
 	// Flush waits until everything settled before the call is on disk.
 	Flush(ctx context.Context) error
 
 	// Close writes what is left to be written and closes the store. Leases that are not
 	// settled end with it.
-	Close() error
+	Close(ctx context.Context) error
+}
+
+// StoreModule makes a store from configuration. It is a Caddy module in the namespace
+// deepgram_callback.stores, with the inline key `engine`, and in a Caddyfile what follows `store <engine>`,
+// where it implements caddyfile.Unmarshaler. It is provisioned for every configuration that is loaded or
+// only validated, so provisioning touches nothing that is stored.
+type StoreModule interface {
+	// Identity names what is stored, over all configurations: modules of one identity stand for one store, which
+	// is opened once and shared between directives and over reloads. It is shown to operators, in logs and metrics,
+	// and so has no secret in it.
+	Identity() string
+
+	// Open opens the store, with limits that may change later ([Store.SetLimits]). ctx bounds the opening alone. Its error names what it is about
+	// and what to do. An engine whose store can be away for a time opens all the same, and refuses messages.
+	Open(ctx context.Context, limits Limits, events StoreEvents) (Store, error)
+}
+
+// StoreEvents are what a store tells by itself, for metrics, events and logs. Each may be nil. They are
+// called from any goroutine and must not block.
+type StoreEvents struct {
+	// Refusing: the store has begun to refuse new messages, with the cause (nil for [ReasonFull]), or
+	// accepts them again.
+	Refusing func(reason Reason, refusing bool, cause error)
+
+	// Synced: a group commit took so long.
+	Synced func(took time.Duration)
+
+	// Problem: something that is stored cannot be read, or something failed in the background, and an
+	// operator should know of it.
+	Problem func(err error)
 }
 
 // BodyWriter takes a body as it comes in and keeps at most a small part of it in memory.
@@ -127,6 +157,28 @@ type Receipt struct {
 
 	// Size of the body in bytes.
 	Size int64
+}
+
+// Limits bound a store. They may change while it is open.
+type Limits struct {
+	// MaxBytes is how much the store may take up. 0: no limit. Beyond it, messages are refused.
+	MaxBytes int64
+
+	// Fingerprints is how far back fingerprints are needed.
+	Fingerprints time.Duration
+}
+
+// Lease is a message that its holder alone may deliver, until the lease is settled or lost.
+type Lease struct {
+	// Message is the holder's own copy.
+	Message *Message
+
+	// Lost is closed when the store has found that it could not renew the lease in time, so that another
+	// may have the message by now. It is nil where that cannot happen.
+	Lost <-chan struct{}
+
+	// Token is for the store, to tell this lease of the message from a later one.
+	Token any
 }
 
 // LeaseRequest says which messages [Store.Lease] is to hand out.
@@ -199,7 +251,8 @@ type Filter struct {
 	Limit int
 }
 
-const defaultListLimit = 100
+// DefaultListLimit is how many messages [Store.List] returns at most where a [Filter] does not say.
+const DefaultListLimit = 100
 
 // Counts says how much a store holds.
 type Counts struct {
@@ -234,15 +287,25 @@ type RouteCounts struct {
 	OldestPending time.Time
 }
 
-const maxLastError = 512
+// MaxErrorSize is how many bytes are kept of the text of an error.
+const MaxErrorSize = 512
 
-// clip bounds an error text without cutting through a character.
-func clip(text string, limit int) string {
-	if len(text) <= limit {
+// ClipError bounds the text of an error to [MaxErrorSize] without cutting through a character.
+func ClipError(text string) string {
+	if len(text) <= MaxErrorSize {
 		return text
 	}
-	for limit > 0 && text[limit]&0xc0 == 0x80 { // a continuation byte of UTF-8
-		limit--
+	size := MaxErrorSize
+	for size > 0 && text[size]&0xc0 == 0x80 { // a continuation byte of UTF-8
+		size--
 	}
-	return text[:limit]
+	return text[:size]
+}
+
+// earlier returns the earlier of two times, of which a zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }

@@ -1,0 +1,34 @@
+package disk
+
+import (
+	"os"
+	"testing"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
+)
+
+// modelPlace is a directory, of which little or much is kept in memory.
+type modelPlace struct {
+	dir    string
+	limits queueLimits
+}
+
+func (p modelPlace) Open() (spool.Store, error) {
+	return Open(p.dir, Options{segmentSize: 8 << 10, limits: p.limits})
+}
+
+func (p modelPlace) Remove() error { return os.RemoveAll(p.dir) }
+
+func TestTheStoreDoesWhatTheModelDoes(t *testing.T) {
+	parent := tempDir(t)
+	storetest.Model(t, func(variant int) (storetest.Place, error) {
+		place := modelPlace{}
+		if variant == 1 {
+			place.limits = queueLimits{ready: 2, followers: 1, chunk: 2, transit: 3}
+		}
+		var err error
+		place.dir, err = os.MkdirTemp(parent, "model")
+		return place, err
+	})
+}

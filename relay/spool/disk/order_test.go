@@ -1,0 +1,42 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// A backlog of one stream is longer than memory holds, behind a message that had to be tried again, while other
+// streams come and go.
+func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
+	const backlog = 500
+	in := openTestInbox(t, tempDir(t), inboxOptions{Options: Options{
+		limits: queueLimits{ready: 4, followers: 20, chunk: 8, transit: 16},
+	}})
+	firstID := accept(t, in, result("long", "0")).ID
+	for i := 1; i < backlog; i++ {
+		accept(t, in, result("long", fmt.Sprint(i)))
+	}
+	accept(t, in, result("other", "0"))
+
+	svc := newService()
+	overtaken := make(chan struct{})
+	deliver := func(ctx context.Context, msg *spool.Message, body spool.Body) spool.Result {
+		switch {
+		case msg.RequestID == "other":
+			close(overtaken)
+		case msg.ID == firstID && msg.Attempts < 2:
+			return spool.Result{Status: http.StatusInternalServerError}
+		case msg.ID == firstID:
+			<-overtaken // the other one comes all the same
+		}
+		return svc.deliver(ctx, msg, body)
+	}
+	defer in.SetRoute("r", spool.RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}})(context.Background())
+	requireOrder(t, svc.waitFor(t, backlog+1))
+	requireNothingPending(t, in)
+}

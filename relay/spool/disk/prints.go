@@ -1,0 +1,105 @@
+// The fingerprints of the dedupe window, found in memory and proven on disk.
+
+package disk
+
+import (
+	"encoding/binary"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// printTable finds fingerprints. It holds 8 bytes for each: a part of the
+// fingerprint, and the number under which the index has all of it. A hit here is therefore
+// only a candidate, which the caller compares with the index.
+//
+// The table is in parts so that growing is never a long pause.
+type printTable struct {
+	parts [256]printPart
+	count int
+}
+
+// printPart is a hash table with linear probing.
+type printPart struct {
+	slots []printSlot
+	count int
+}
+
+// printSlot is empty where sequence is 0.
+type printSlot struct{ hash, sequence uint32 }
+
+func printHash(f *spool.Fingerprint) uint32 { return binary.BigEndian.Uint32(f[1:]) }
+
+func (t *printTable) part(f *spool.Fingerprint) *printPart { return &t.parts[f[0]] }
+
+// find calls same for every candidate until that returns true, and reports whether it did.
+func (t *printTable) find(f *spool.Fingerprint, same func(sequence uint32) bool) bool {
+	p, hash := t.part(f), printHash(f)
+	if len(p.slots) == 0 {
+		return false
+	}
+	mask := len(p.slots) - 1
+	for i := int(hash) & mask; p.slots[i].sequence != 0; i = (i + 1) & mask {
+		if p.slots[i].hash == hash && same(p.slots[i].sequence) {
+			return true
+		}
+	}
+	return false
+}
+
+// add enters a fingerprint; sequence is not 0.
+func (t *printTable) add(f *spool.Fingerprint, sequence uint32) {
+	p := t.part(f)
+	if 4*(p.count+1) > 3*len(p.slots) {
+		p.grow()
+	}
+	p.insert(printSlot{hash: printHash(f), sequence: sequence})
+	p.count++
+	t.count++
+}
+
+func (p *printPart) grow() {
+	old := p.slots
+	p.slots = make([]printSlot, max(2*len(old), 16))
+	for _, slot := range old {
+		if slot.sequence != 0 {
+			p.insert(slot)
+		}
+	}
+}
+
+func (p *printPart) insert(slot printSlot) {
+	mask := len(p.slots) - 1
+	i := int(slot.hash) & mask
+	for p.slots[i].sequence != 0 {
+		i = (i + 1) & mask
+	}
+	p.slots[i] = slot
+}
+
+// remove takes a fingerprint out, if it is there.
+func (t *printTable) remove(f *spool.Fingerprint, sequence uint32) {
+	p := t.part(f)
+	if len(p.slots) == 0 {
+		return
+	}
+	mask := len(p.slots) - 1
+	hole := int(printHash(f)) & mask
+	for p.slots[hole].sequence != sequence {
+		if p.slots[hole].sequence == 0 {
+			return
+		}
+		hole = (hole + 1) & mask
+	}
+	p.count--
+	t.count--
+
+	// Close the gap: an entry moves back unless that would put it before where its search begins.
+	for i := (hole + 1) & mask; p.slots[i].sequence != 0; i = (i + 1) & mask {
+		home := int(p.slots[i].hash) & mask
+		if (i-home)&mask >= (i-hole)&mask {
+			p.slots[hole] = p.slots[i]
+			hole = i
+		}
+	}
+	p.slots[hole] = printSlot{}
+}

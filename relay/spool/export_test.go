@@ -1,0 +1,10 @@
+package spool
+
+// For the tests outside of the package.
+const (
+	MaxDelayWhileDown = maxDelayWhileDown
+	MaxPatience       = maxPatience
+)
+
+// TestHooks lets a test listen to an inbox that exists already, before it does anything.
+func (in *Inbox) TestHooks() *Hooks { return &in.hooks }
