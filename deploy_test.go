@@ -83,7 +83,8 @@ func requireKnownMetrics(t *testing.T, text string) {
 	groups := grouping.FindAllStringSubmatch(text, -1)
 	for _, use := range usedMetric.FindAllStringSubmatch(text, -1) {
 		known, found := labels[use[1]]
-		if base := ofHistogram.ReplaceAllString(use[1], ""); !found && strings.HasSuffix(base, "_seconds") {
+		base := ofHistogram.ReplaceAllString(use[1], "")
+		if !found && strings.HasSuffix(base, "_seconds") {
 			known, found = labels[base]
 		}
 		require.True(t, found, "no metric is called %s", use[1])
@@ -102,7 +103,8 @@ var valuesOf = regexp.MustCompile(`\breason(?:=~|!~)"([^"]*)"`)
 
 // A misspelt value matches nothing, and says nothing of it.
 func TestReasonsAreThoseOfStreams(t *testing.T) {
-	reasons := []string{stream.EndClosed, stream.EndDropped, stream.EndSilent, stream.EndStalled, stream.EndViolation,
+	reasons := []string{stream.EndClosed, stream.EndDropped, stream.EndSilent, stream.EndStalled,
+		stream.EndViolation,
 		stream.EndRefused, stream.EndShutdown, stream.EndFault}
 	texts := []string{readFile(t, alertRules)}
 	for _, expressions := range dashboardExpressions(t) {
@@ -148,7 +150,8 @@ func TestEveryAlertHasItsSection(t *testing.T) {
 		require.Equal(t, metricsPage, page)
 		require.Contains(t, anchorsOf(texts[page]), section, name)
 		require.Regexp(t, "(?m)^\\|.*`"+name+"`.*\\(#"+section+"\\) \\|$", texts[page])
-		require.Contains(t, readFile(t, alertTests), "alertname: "+name+"\n", "no test has this alert come")
+		require.Contains(t, readFile(t, alertTests), "alertname: "+name+"\n",
+			"no test has this alert come")
 	}
 }
 
@@ -177,11 +180,16 @@ func TestPromtoolTakesTheDashboardsExpressions(t *testing.T) {
 	var rules []rule
 	for _, expressions := range dashboardExpressions(t) {
 		for _, expression := range expressions {
-			rules = append(rules, rule{Record: "a:b:c", Expr: strings.ReplaceAll(expression, "$__rate_interval", "5m")})
+			rules = append(rules, rule{
+				Record: "a:b:c",
+				Expr:   strings.ReplaceAll(expression, "$__rate_interval", "5m"),
+			})
 		}
 	}
 	slices.SortFunc(rules, func(a, b rule) int { return strings.Compare(a.Expr, b.Expr) })
-	text, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	text, err := json.Marshal(map[string]any{
+		"groups": []any{map[string]any{"name": "dashboard", "rules": rules}},
+	})
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "rules.yml") // JSON is YAML
 	require.NoError(t, os.WriteFile(file, text, 0o600))

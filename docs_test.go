@@ -106,7 +106,10 @@ func furnish(t *testing.T, config string) string {
 	return certificateFile.ReplaceAllStringFunc(config, func(string) string {
 		server := httptest.NewTLSServer(nil)
 		defer server.Close()
-		certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+		certificate := pem.EncodeToMemory(&pem.Block{
+			Type:  "CERTIFICATE",
+			Bytes: server.Certificate().Raw,
+		})
 		file := folder + "/certificate.pem"
 		require.NoError(t, os.WriteFile(file, certificate, 0o600))
 		return file
@@ -116,7 +119,8 @@ func furnish(t *testing.T, config string) string {
 // adapt makes JSON of a Caddyfile that has nothing to be warned of.
 func adapt(t *testing.T, config string) []byte {
 	t.Helper()
-	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config),
+		map[string]any{"filename": "Caddyfile"})
 	require.NoError(t, err)
 	require.Empty(t, warnings)
 	return adapted
@@ -153,7 +157,9 @@ func TestEveryQuotedCaddyfileIsWholeAndValid(t *testing.T) {
 func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
 	for file, text := range documents(t) {
 		for line, config := range fences(text, "json") {
-			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) { validate(t, []byte(furnish(t, config))) })
+			t.Run(file+":"+strconv.Itoa(line), func(t *testing.T) {
+				validate(t, []byte(furnish(t, config)))
+			})
 		}
 	}
 	require.NotEmpty(t, fences(documents(t)["docs/json.md"], "json"))
@@ -164,7 +170,8 @@ func exampleFiles(t *testing.T) map[string]string {
 	t.Helper()
 	texts := make(map[string]string)
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || entry.Name() != "Caddyfile" && filepath.Ext(path) != ".Caddyfile" {
+		if err != nil || entry.IsDir() ||
+			entry.Name() != "Caddyfile" && filepath.Ext(path) != ".Caddyfile" {
 			return err
 		}
 		text, err := os.ReadFile(path)
@@ -285,7 +292,8 @@ func TestTheGrammarHasEveryOptionAndNoOther(t *testing.T) {
 func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
 	require.NoError(t, err)
-	module, err := ctx.LoadModuleByID("http.handlers.deepgram_callback", json.RawMessage(`{"anonymous": true, "relay": {"upstreams": [{"dial": "127.0.0.1:9000"}]}}`))
+	module, err := ctx.LoadModuleByID("http.handlers.deepgram_callback",
+		json.RawMessage(`{"anonymous": true, "relay": {"upstreams": [{"dial": "127.0.0.1:9000"}]}}`))
 	require.NoError(t, err)
 	stream := module.(*handler.Handler).Stream
 	defaults := map[string]any{
@@ -317,9 +325,11 @@ func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 
 func TestXcaddyMdListsTheModules(t *testing.T) {
 	modules := slices.DeleteFunc(caddy.Modules(), func(id string) bool {
-		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator") // imported here, not by the gateway
+		// imported here, not by the gateway
+		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator")
 	})
-	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))), strings.Join(modules, "\n")+"\n")
+	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))),
+		strings.Join(modules, "\n")+"\n")
 }
 
 var versionRow = regexp.MustCompile(`(?m)^\| (Caddy|Go) \| ([\d.]+) \|`)
@@ -330,7 +340,10 @@ func TestTheTestedVersionsAreThoseOfGoMod(t *testing.T) {
 	rows := versionRow.FindAllStringSubmatch(documents(t)["xcaddy.md"], -1)
 	require.Len(t, rows, 2)
 	for _, row := range rows {
-		line := map[string]string{"Caddy": "github.com/caddyserver/caddy/v2 v", "Go": "toolchain go"}[row[1]] + row[2]
+		line := map[string]string{
+			"Caddy": "github.com/caddyserver/caddy/v2 v",
+			"Go":    "toolchain go",
+		}[row[1]] + row[2]
 		require.Regexp(t, `(?m)^\s*`+regexp.QuoteMeta(line)+`$`, string(requirements))
 	}
 }
@@ -343,7 +356,9 @@ type metric struct {
 
 // described is how a description of a metric writes itself; nothing else of it
 // is exported.
-var described = regexp.MustCompile(`fqName: "caddy_deepgram_callback_(\w+)".* variableLabels: \{([^}]*)\}`)
+var described = regexp.MustCompile(
+	`fqName: "caddy_deepgram_callback_(\w+)".* variableLabels: \{([^}]*)\}`,
+)
 
 // registeredMetrics are those of the module.
 func registeredMetrics(t *testing.T) []metric {
@@ -370,7 +385,9 @@ func TestTheTableHasEveryMetricWithItsLabels(t *testing.T) {
 	_, section, found := strings.Cut(documents(t)[metricsPage], "\n## Metrics\n")
 	require.True(t, found)
 	section, _, _ = strings.Cut(section, "\n## ")
-	list := func(cell string) []string { return strings.Split(strings.ReplaceAll(cell, "`", ""), ", ") }
+	list := func(cell string) []string {
+		return strings.Split(strings.ReplaceAll(cell, "`", ""), ", ")
+	}
 	var documented []metric
 	for line := range strings.Lines(section) {
 		if row := metricRow.FindStringSubmatch(line); row != nil {

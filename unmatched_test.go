@@ -48,7 +48,9 @@ func receivers(t *testing.T, config []byte) map[string]*caddyhttp.Server {
 	require.NoError(t, json.Unmarshal(parsed.AppsRaw["http"], &configured))
 	parsed.Admin = &caddy.AdminConfig{Disabled: true}
 	parsed.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)}},
+		caddy.DefaultLoggerName: {
+			BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
+		},
 	}}
 	ctx, err := caddy.ProvisionContext(parsed)
 	require.NoError(t, err)
@@ -92,7 +94,8 @@ func unanswered(t *testing.T, server *caddyhttp.Server) []string {
 			request := httptest.NewRequest(method, "/no/route/has/this", nil)
 			request.Host = host
 			local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}
-			request = request.WithContext(context.WithValue(request.Context(), http.LocalAddrContextKey, local))
+			request = request.WithContext(context.WithValue(request.Context(),
+				http.LocalAddrContextKey, local))
 			answer := httptest.NewRecorder()
 			server.ServeHTTP(answer, request)
 			if answer.Code == http.StatusOK {

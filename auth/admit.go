@@ -68,7 +68,9 @@ func (p *Policy) Admit(r *http.Request) (Admission, error) {
 
 // admitAll wants every configured credential to be right, and hashes a password
 // only when everything else in the request is.
-func (j *judge) admitAll(r *http.Request, token, query, basic verdict, login login) (Admission, error) {
+func (j *judge) admitAll(
+	r *http.Request, token, query, basic verdict, login login,
+) (Admission, error) {
 	if token == absent && j.token.ifPresent {
 		token = notConfigured
 	}
@@ -86,7 +88,9 @@ func (j *judge) admitAll(r *http.Request, token, query, basic verdict, login log
 
 // admitAny is content with one right credential. When none in header and query
 // is, the one in the body decides, if it is configured.
-func (j *judge) admitAny(r *http.Request, token, query, basic verdict, login login) (Admission, error) {
+func (j *judge) admitAny(
+	r *http.Request, token, query, basic verdict, login login,
+) (Admission, error) {
 	if basic == right {
 		return Admission{User: login.username, Identified: true}, nil
 	}
@@ -115,7 +119,11 @@ func (j *judge) hash(r *http.Request, login login) *Refusal {
 	case "":
 		return nil
 	case ReasonGuessLimit, ReasonHashQueue:
-		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: outcome.retryAfter, Reason: outcome.reason}
+		return &Refusal{
+			Status:     http.StatusTooManyRequests,
+			RetryAfter: outcome.retryAfter,
+			Reason:     outcome.reason,
+		}
 	default:
 		refusal := j.refuse(outcome.reason)
 		refusal.Cause = outcome.cause
@@ -138,7 +146,11 @@ func (j *judge) refuseHeaders(r *http.Request, reason string) *Refusal {
 // refuseGuess refuses a wrong secret, or because there were too many of them.
 func (j *judge) refuseGuess(address netip.Prefix, reason string, tried digest) *Refusal {
 	if retryAfter, tooMany := j.secrets.count(address, tried); tooMany {
-		return &Refusal{Status: http.StatusTooManyRequests, RetryAfter: retryAfter, Reason: ReasonGuessLimit}
+		return &Refusal{
+			Status:     http.StatusTooManyRequests,
+			RetryAfter: retryAfter,
+			Reason:     ReasonGuessLimit,
+		}
 	}
 	return j.refuse(reason)
 }

@@ -115,7 +115,9 @@ type outcome struct {
 	refused bool
 }
 
-func newHashedAccounts(ctx caddy.Context, repl *caddy.Replacer, config *BasicAuth, limit *GuessLimit) (*hashedAccounts, error) {
+func newHashedAccounts(
+	ctx caddy.Context, repl *caddy.Replacer, config *BasicAuth, limit *GuessLimit,
+) (*hashedAccounts, error) {
 	if len(config.Accounts) == 0 {
 		return nil, errors.New("no account is configured")
 	}
@@ -165,7 +167,9 @@ func (h *hashedAccounts) add(repl *caddy.Replacer, index int, configured caddyau
 	if !strings.HasPrefix(text, "$") {
 		// as in Caddy's own basic_auth, a hash may be wrapped in base64
 		if account.stored, err = base64.StdEncoding.DecodeString(text); err != nil {
-			return fmt.Errorf("account %q: password: it is not a hash; make one with caddy hash-password", username)
+			return fmt.Errorf(
+				"account %q: password: it is not a hash; make one with caddy hash-password", username,
+			)
 		}
 	}
 	if err := validateHash(h.algorithm, account.stored); err != nil {
@@ -262,7 +266,10 @@ func (h *hashedAccounts) compare(who login) (result outcome) {
 	defer func() {
 		// nobody else would catch it, and the process would end
 		if bug := recover(); bug != nil {
-			result = outcome{reason: ReasonBasicAuthError, cause: fmt.Errorf("the hash module panicked: %v", bug)}
+			result = outcome{
+				reason: ReasonBasicAuthError,
+				cause:  fmt.Errorf("the hash module panicked: %v", bug),
+			}
 		}
 	}()
 	known, exists := h.accounts[who.username]

@@ -36,7 +36,11 @@ func (c *countingComparer) Compare(_, plaintext []byte) (bool, error) {
 	c.calls.Add(1)
 	running := c.running.Add(1)
 	defer c.running.Add(-1)
-	for most := c.most.Load(); running > most && !c.most.CompareAndSwap(most, running); most = c.most.Load() {
+	for {
+		most := c.most.Load()
+		if running <= most || c.most.CompareAndSwap(most, running) {
+			break
+		}
 	}
 	if c.takes > 0 {
 		time.Sleep(c.takes)
@@ -86,7 +90,8 @@ func policyWithHash(t testing.TB, hash, more string) (*Policy, *countingComparer
 	if more != "" {
 		more = "," + more
 	}
-	p := mustProvision(t, `{"basic_auth":{"accounts":[{"username":"alice","password":"`+hash+`"}]}`+more+`}`)
+	p := mustProvision(t,
+		`{"basic_auth":{"accounts":[{"username":"alice","password":"`+hash+`"}]}`+more+`}`)
 	comparer := new(countingComparer)
 	p.judge.basic.hashed.comparer = comparer
 	p.judge.basic.hashed.queue = newHashQueue(1, hashQueueLength, hashQueueWait)
@@ -141,7 +146,8 @@ func TestRecognitionOutlivesAConfigurationUnlessTheHashChanged(t *testing.T) {
 	before, _ := policyWithHash(t, hash, "")
 	require.NoError(t, logIn(before, client, "alice", "right"))
 
-	same, comparer := policyWithHash(t, hash, `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}`)
+	same, comparer := policyWithHash(t, hash,
+		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}`)
 	require.NoError(t, logIn(same, client, "alice", "right"))
 	require.Zero(t, comparer.calls.Load())
 
@@ -180,21 +186,26 @@ func TestOnlyWrongGuessesCount(t *testing.T) {
 		require.EqualValues(t, 4, comparer.calls.Load(), "a throttled guess was hashed")
 
 		require.NoError(t, logIn(p, client, "alice", "right"), "who is recognised passes")
-		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "wrong 2")).Reason, "what is known to be wrong is told so")
-		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, "192.0.2.2", "alice", "wrong 4")).Reason, "another address has its own limit")
+		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "wrong 2")).Reason,
+			"what is known to be wrong is told so")
+		require.Equal(t, ReasonBasicAuthWrong,
+			refusal(t, logIn(p, "192.0.2.2", "alice", "wrong 4")).Reason,
+			"another address has its own limit")
 
 		time.Sleep(30*time.Second - time.Millisecond - time.Nanosecond)
 		refused = refusal(t, logIn(p, client, "alice", "wrong 5"))
 		require.Equal(t, ReasonGuessLimit, refused.Reason)
 		require.Equal(t, time.Nanosecond, refused.RetryAfter)
 		time.Sleep(time.Nanosecond)
-		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "wrong 5")).Reason, "the first guess has left the window")
+		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "wrong 5")).Reason,
+			"the first guess has left the window")
 		require.Equal(t, ReasonGuessLimit, refusal(t, logIn(p, client, "alice", "wrong 6")).Reason)
 	})
 }
 
 func TestThrottledUnderAnyTheBodyStillDecides(t *testing.T) {
-	p, _ := countingPolicy(t, `"require":"any","callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1,"window":60000000000}`)
+	p, _ := countingPolicy(t,
+		`"require":"any","callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1,"window":60000000000}`)
 	for _, password := range []string{"wrong 1", "wrong 2"} {
 		r := request("POST", "/")
 		r.SetBasicAuth("alice", password)
@@ -228,7 +239,8 @@ func TestAFloodOfGuessesHashesNoMoreThanTheLimitAndDelaysNobodyRecognised(t *tes
 		})
 	}
 	// all slots are hashing, and none of them ends
-	require.Eventually(t, func() bool { return comparer.running.Load() == 4 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return comparer.running.Load() == 4 },
+		10*time.Second, time.Millisecond)
 	for range 1000 {
 		require.NoError(t, logIn(p, client, "alice", "right"))
 	}
@@ -345,7 +357,8 @@ func TestAFailingHashModuleIsARefusalOfItsOwn(t *testing.T) {
 	require.Equal(t, ReasonBasicAuthError, refused.Reason)
 	require.NotEmpty(t, refused.Challenges)
 	require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "nobody", "right")).Reason)
-	require.Equal(t, ReasonGuessLimit, refusal(t, logIn(p, client, "alice", "right")).Reason, "it counts: nothing says that it was cheap")
+	require.Equal(t, ReasonGuessLimit, refusal(t, logIn(p, client, "alice", "right")).Reason,
+		"it counts: nothing says that it was cheap")
 
 	comparer.err = nil
 	require.NoError(t, logIn(p, "192.0.2.2", "alice", "right"), "a failure is not remembered")
@@ -371,13 +384,17 @@ func TestBcryptRefusesWhatItWouldReadOnlyInPart(t *testing.T) {
 		password = "0123456789ab0123456789ab0123456789ab0123456789ab0123456789ab0123456789ab" // 72 bytes
 		hash     = "$2a$04$MAMohYqpRH6Jv1pZAwgMWOpSqn1vYQKoXHhbzv3sTx09SAXw3.ZMm"
 	)
-	p := mustProvision(t, `{"basic_auth":{"accounts":[{"username":"alice","password":"`+hash+`"},{"username":"bob","password":"`+bcryptHash+`"}]},
+	p := mustProvision(t,
+		`{"basic_auth":{"accounts":[{"username":"alice","password":"`+hash+
+			`"},{"username":"bob","password":"`+bcryptHash+`"}]},
 		"guess_limit":{"guesses":1,"window":60000000000}}`)
 	require.NoError(t, logIn(p, client, "alice", password))
 	for range 3 {
 		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", password+"x")).Reason)
-		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", password+strings.Repeat("x", 1000))).Reason)
-		require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "bob", "correct horse\x00correct horse")).Reason)
+		require.Equal(t, ReasonBasicAuthWrong,
+			refusal(t, logIn(p, client, "alice", password+strings.Repeat("x", 1000))).Reason)
+		require.Equal(t, ReasonBasicAuthWrong,
+			refusal(t, logIn(p, client, "bob", "correct horse\x00correct horse")).Reason)
 	}
 	require.NoError(t, logIn(p, client, "bob", "correct horse"))
 }
@@ -392,10 +409,13 @@ func TestHashesOfEveryKindAreUnderstood(t *testing.T) {
 		"argon2id":          {argon2idHash, `"hash":{"algorithm":"argon2id"},`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := mustProvision(t, `{"basic_auth":{`+test.algorithm+`"accounts":[{"username":"alice","password":"`+test.hash+`"}]}}`)
+			p := mustProvision(t,
+				`{"basic_auth":{`+test.algorithm+`"accounts":[{"username":"alice","password":"`+
+					test.hash+`"}]}}`)
 			for range 2 {
 				require.NoError(t, logIn(p, client, "alice", "correct horse"))
-				require.Equal(t, ReasonBasicAuthWrong, refusal(t, logIn(p, client, "alice", "incorrect horse")).Reason)
+				require.Equal(t, ReasonBasicAuthWrong,
+					refusal(t, logIn(p, client, "alice", "incorrect horse")).Reason)
 			}
 		})
 	}
@@ -457,7 +477,8 @@ func TestADigesterKeepsNothingOfWhatItDigested(t *testing.T) {
 
 func TestDigestsOfDifferentFieldsDiffer(t *testing.T) {
 	seen := make(map[digest][]string)
-	for _, fields := range [][]string{{}, {""}, {"", ""}, {"ab"}, {"a", "b"}, {"ab", ""}, {"", "ab"}, {"\x01a", "b"}, {"a\x01b"}} {
+	for _, fields := range [][]string{{}, {""}, {"", ""}, {"ab"}, {"a", "b"}, {"ab", ""}, {"", "ab"},
+		{"\x01a", "b"}, {"a\x01b"}} {
 		require.NotContains(t, seen, digestOf(fields...), "%q", fields)
 		seen[digestOf(fields...)] = fields
 		require.Equal(t, digestOf(fields...), digestOf(fields...))

@@ -52,7 +52,8 @@ func BenchmarkAdmitToken(b *testing.B) {
 }
 
 func BenchmarkAdmitEverythingInHeaderAndQuery(b *testing.B) {
-	p, _ := countingPolicy(b, `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},"query_secret":{"parameter":"token","secrets":["`+longPassword+`"]}`)
+	p, _ := countingPolicy(b,
+		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},"query_secret":{"parameter":"token","secrets":["`+longPassword+`"]}`)
 	r := request("POST", "/?a=b&token="+longPassword)
 	r.Header.Set("dg-token", "51f1ad0b-4c3f-4d0e-9f61-0123456789a1")
 	r.SetBasicAuth("alice", "right")
@@ -111,9 +112,13 @@ func (b *repeatedBody) Close() error { return nil }
 func BenchmarkVerifyBody(b *testing.B) {
 	p := mustProvision(b, `{"callback_secret":["a-secret-of-2025"]}`)
 	for name, text := range map[string][]byte{
-		"16KB,first": []byte(`{"metadata":{"request_id":"1","extra":{"callback_secret":"a-secret-of-2025"}},` + filler(16_000) + `"end":1}`),
-		"16KB,last":  []byte(`{` + filler(16_000) + `"metadata":{"extra":{"callback_secret":"a-secret-of-2025"}}}`),
-		"1MB,last":   transcript("a-secret-of-2025"),
+		"16KB,first": []byte(
+			`{"metadata":{"request_id":"1","extra":{"callback_secret":"a-secret-of-2025"}},` +
+				filler(16_000) + `"end":1}`,
+		),
+		"16KB,last": []byte(`{` + filler(16_000) +
+			`"metadata":{"extra":{"callback_secret":"a-secret-of-2025"}}}`),
+		"1MB,last": transcript("a-secret-of-2025"),
 	} {
 		b.Run(name, func(b *testing.B) {
 			body := &repeatedBody{text: text}
@@ -144,8 +149,10 @@ func transcript(secret string) []byte {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, `{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
+		fmt.Fprintf(&b,
+			`{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
 	}
-	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`, secret)
+	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`,
+		secret)
 	return b.Bytes()
 }

@@ -70,7 +70,8 @@ func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 		"metadata last, as memory holds": `{` + filler(maxBodyMemory-80) + rightMetadata + `}`,
 		"metadata last, one file":        `{` + filler(maxBodyMemory+1000) + rightMetadata + `}`,
 		"metadata last, long":            `{` + filler(1_000_000) + rightMetadata + `}` + "\n",
-		"metadata in the middle":         `{` + filler(500_000) + rightMetadata + `,` + filler(500_000) + `"end":1}`,
+		"metadata in the middle": `{` + filler(500_000) + rightMetadata + `,` +
+			filler(500_000) + `"end":1}`,
 	} {
 		for reader, wrap := range map[string]func(io.Reader) io.Reader{
 			"whole":    func(r io.Reader) io.Reader { return r },
@@ -97,7 +98,8 @@ func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 
 func TestVerifyBodyByteByByte(t *testing.T) {
 	body := `{` + filler(10_000) + rightMetadata + `}`
-	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(iotest.OneByteReader(strings.NewReader(body))))
+	verified, err := verifyBody(bodyPolicy(t),
+		io.NopCloser(iotest.OneByteReader(strings.NewReader(body))))
 	require.NoError(t, err)
 	require.NoError(t, iotest.TestReader(verified, []byte(body)))
 }
@@ -116,18 +118,24 @@ func TestVerifyBodyReadsNoFurtherThanTheSecret(t *testing.T) {
 func TestVerifyBodyRefuses(t *testing.T) {
 	p := bodyPolicy(t)
 	for name, test := range map[string]struct{ body, reason string }{
-		"nothing":                   {"", ReasonCallbackSecretMissing},
-		"only whitespace":           {" \r\n", ReasonCallbackSecretMissing},
-		"no secret":                 {`{"metadata":{"request_id":"1"},"results":{}}`, ReasonCallbackSecretMissing},
-		"a wrong secret":            {`{"metadata":{"extra":{"callback_secret":"sesame"}}}`, ReasonCallbackSecretWrong},
-		"an empty secret":           {`{"metadata":{"extra":{"callback_secret":""}}}`, ReasonCallbackSecretWrong},
-		"a secret that begins so":   {`{"metadata":{"extra":{"callback_secret":"old-secret-of-202"}}}`, ReasonCallbackSecretWrong},
-		"a secret and more":         {`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025 "}}}`, ReasonCallbackSecretWrong},
-		"a secret that is a number": {`{"metadata":{"extra":{"callback_secret":1}}}`, ReasonCallbackSecretWrong},
-		"not JSON":                  {"RIFF....WAVE", ReasonCallbackSecretNotJSON},
-		"truncated":                 {`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025`, ReasonCallbackSecretNotJSON},
-		"a large body without":      {`{` + filler(1_000_000) + `"end":1}`, ReasonCallbackSecretMissing},
-		"a large body, truncated":   {`{` + filler(1_000_000), ReasonCallbackSecretNotJSON},
+		"nothing":         {"", ReasonCallbackSecretMissing},
+		"only whitespace": {" \r\n", ReasonCallbackSecretMissing},
+		"no secret":       {`{"metadata":{"request_id":"1"},"results":{}}`, ReasonCallbackSecretMissing},
+		"a wrong secret": {`{"metadata":{"extra":{"callback_secret":"sesame"}}}`,
+			ReasonCallbackSecretWrong},
+		"an empty secret": {`{"metadata":{"extra":{"callback_secret":""}}}`, ReasonCallbackSecretWrong},
+		"a secret that begins so": {`{"metadata":{"extra":{"callback_secret":"old-secret-of-202"}}}`,
+			ReasonCallbackSecretWrong},
+		"a secret and more": {
+			`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025 "}}}`, ReasonCallbackSecretWrong,
+		},
+		"a secret that is a number": {`{"metadata":{"extra":{"callback_secret":1}}}`,
+			ReasonCallbackSecretWrong},
+		"not JSON": {"RIFF....WAVE", ReasonCallbackSecretNotJSON},
+		"truncated": {`{"metadata":{"extra":{"callback_secret":"old-secret-of-2025`,
+			ReasonCallbackSecretNotJSON},
+		"a large body without":    {`{` + filler(1_000_000) + `"end":1}`, ReasonCallbackSecretMissing},
+		"a large body, truncated": {`{` + filler(1_000_000), ReasonCallbackSecretNotJSON},
 	} {
 		t.Run(name, func(t *testing.T) {
 			original := &trackedBody{Reader: strings.NewReader(test.body)}
@@ -151,8 +159,10 @@ func TestVerifyBodyRefuses(t *testing.T) {
 func TestVerifyMessage(t *testing.T) {
 	p := bodyPolicy(t)
 	require.NoError(t, p.VerifyMessage([]byte(`{"type":"Results",`+rightMetadata+`}`)))
-	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"\u006fld-secret-of-2025"}}}`)))
-	require.Equal(t, ReasonCallbackSecretMissing, refusal(t, p.VerifyMessage([]byte(`{"type":"UtteranceEnd"}`))).Reason)
+	require.NoError(t,
+		p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"\u006fld-secret-of-2025"}}}`)))
+	require.Equal(t, ReasonCallbackSecretMissing,
+		refusal(t, p.VerifyMessage([]byte(`{"type":"UtteranceEnd"}`))).Reason)
 }
 
 func TestWithoutACallbackSecretBodiesAreLeftAlone(t *testing.T) {
@@ -167,7 +177,8 @@ func TestWithoutACallbackSecretBodiesAreLeftAlone(t *testing.T) {
 
 func TestVerifyBodyWrapsTheErrorOfTheBody(t *testing.T) {
 	p := bodyPolicy(t)
-	limited := http.MaxBytesReader(httptest.NewRecorder(), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)), 100_000)
+	limited := http.MaxBytesReader(httptest.NewRecorder(),
+		io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)), 100_000)
 	_, err := verifyBody(p, limited)
 	tooLarge, ok := errors.AsType[*http.MaxBytesError](err)
 	require.True(t, ok, "%v", err)
@@ -175,7 +186,8 @@ func TestVerifyBodyWrapsTheErrorOfTheBody(t *testing.T) {
 	require.Zero(t, bodyRoom.used())
 
 	broken := errors.New("broken")
-	_, err = verifyBody(p, io.NopCloser(io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken))))
+	_, err = verifyBody(p,
+		io.NopCloser(io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken))))
 	require.ErrorIs(t, err, broken)
 
 	_, err = verifyBody(p, io.NopCloser(noProgress{}))
@@ -192,7 +204,8 @@ func TestAnErrorAfterTheSecretComesWhereItCame(t *testing.T) {
 	for name, reader := range map[string]io.Reader{
 		"only once":      &onceBroken{text: text, err: broken},
 		"after the data": io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken)),
-		"with the data":  iotest.DataErrReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))),
+		"with the data": iotest.DataErrReader(io.MultiReader(strings.NewReader(text),
+			iotest.ErrReader(broken))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			verified, err := verifyBody(bodyPolicy(t), io.NopCloser(reader))
@@ -221,7 +234,8 @@ func (b *onceBroken) Read(p []byte) (int, error) {
 }
 
 func TestTheFileOfABodyIsReleasedOnceItIsRead(t *testing.T) {
-	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
+	verified, err := verifyBody(bodyPolicy(t),
+		io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
 	require.NoError(t, err)
 	require.Positive(t, bodyRoom.used())
 	_, err = io.Copy(io.Discard, verified)
@@ -242,7 +256,8 @@ func temporaryFolder(t *testing.T) string {
 
 func TestTheFileOfABodyIsGoneOnceItIsOpen(t *testing.T) {
 	folder := temporaryFolder(t)
-	verified, err := verifyBody(bodyPolicy(t), io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
+	verified, err := verifyBody(bodyPolicy(t),
+		io.NopCloser(strings.NewReader(`{`+filler(200_000)+rightMetadata+`}`)))
 	require.NoError(t, err)
 	require.Positive(t, bodyRoom.used())
 	entries, err := os.ReadDir(folder)
@@ -305,7 +320,8 @@ func TestVerifyBodyOfRealCallbacks(t *testing.T) {
 			require.Equal(t, ReasonCallbackSecretMissing, refusal(t, err).Reason)
 			start := bytes.Index(body, []byte(`"metadata"`))
 			brace := start + bytes.IndexByte(body[start:], '{') + 1
-			spliced := string(body[:brace]) + ` "extra" : { "callback_secret": "old-secret-of-2025" },` + string(body[brace:])
+			spliced := string(body[:brace]) +
+				` "extra" : { "callback_secret": "old-secret-of-2025" },` + string(body[brace:])
 			verified, err := verifyBody(p, io.NopCloser(strings.NewReader(spliced)))
 			require.NoError(t, err)
 			got, err := io.ReadAll(verified)

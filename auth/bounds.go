@@ -36,7 +36,9 @@ var bodyRoom = newRoom(roomSize)
 
 var (
 	errNoRoom  = errors.New("too much is kept of bodies that are being searched for their secret")
-	errNoShare = errors.New("too much is kept of this address's bodies that are being searched for their secret")
+	errNoShare = errors.New(
+		"too much is kept of this address's bodies that are being searched for their secret",
+	)
 )
 
 // share is what one body holds of the room.

@@ -138,11 +138,12 @@ func TestABodyThatIsNotAdmittedYetHasToComeAtALeastRate(t *testing.T) {
 		pause   time.Duration
 		longest time.Duration // or 0, where it is admitted
 	}{
-		"one byte in 30 s":                {slow(1, 1000), 30 * time.Second, stretch},
-		"one byte in a second":            {slow(1, 1000), time.Second, stretch},
-		"nothing at all":                  {[]string{""}, time.Hour, stretch},
-		"4 KiB/s":                         {slow(4<<10, 10_000), time.Second, stretch},
-		"8 MiB at once, then a byte":      {append(slow(8<<20, 1)[:2], slow(1, 100)...), time.Minute, stretch},
+		"one byte in 30 s":     {slow(1, 1000), 30 * time.Second, stretch},
+		"one byte in a second": {slow(1, 1000), time.Second, stretch},
+		"nothing at all":       {[]string{""}, time.Hour, stretch},
+		"4 KiB/s":              {slow(4<<10, 10_000), time.Second, stretch},
+		"8 MiB at once, then a byte": {append(slow(8<<20, 1)[:2], slow(1, 100)...),
+			time.Minute, stretch},
 		"32 KiB/s for two minutes":        {slow(32<<10, 120), time.Second, 0},
 		"pauses of 15 s, 256 KiB between": {slow(256<<10, 20), 15 * time.Second, 0},
 	} {

@@ -73,7 +73,9 @@ type reservation struct {
 // many of these as the limit: many callers can share an address, so who guesses
 // at one account must not shut out the first login of another. All this goes by
 // usernames as they are sent, so it does not tell which of them exist.
-func (l *guessLimiter) reserve(address netip.Prefix, name uint64) (made reservation, retryAfter time.Duration, ok bool) {
+func (l *guessLimiter) reserve(
+	address netip.Prefix, name uint64,
+) (made reservation, retryAfter time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -147,7 +149,9 @@ func newSecretGuesses(limit *GuessLimit) (*secretGuesses, error) {
 // count counts a wrong guess, and says how long the address is refused if it has
 // made too many. One that was made before is not counted again: a sender repeats
 // its callbacks, and one with an old secret has many.
-func (g *secretGuesses) count(address netip.Prefix, tried digest) (retryAfter time.Duration, tooMany bool) {
+func (g *secretGuesses) count(
+	address netip.Prefix, tried digest,
+) (retryAfter time.Duration, tooMany bool) {
 	if _, known := g.wrong.Get(tried); known {
 		return 0, false
 	}

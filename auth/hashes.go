@@ -27,7 +27,9 @@ const (
 var bcryptFormat = regexp.MustCompile(`^\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}$`)
 
 // argon2idParameters are those of the PHC string format.
-var argon2idParameters = regexp.MustCompile(`^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([^$]*)\$([^$]*)$`)
+var argon2idParameters = regexp.MustCompile(
+	`^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([^$]*)\$([^$]*)$`,
+)
 
 // validateHash finds a hash with which every login would fail, panic or succeed.
 // What other modules' hashes look like is theirs to know.
@@ -58,17 +60,23 @@ func validateBcrypt(stored []byte) error {
 func validateArgon2id(stored []byte) error {
 	match := argon2idParameters.FindSubmatch(stored)
 	if match == nil {
-		return errors.New("it is not an argon2id hash; make one with caddy hash-password --algorithm argon2id")
+		return errors.New(
+			"it is not an argon2id hash; make one with caddy hash-password --algorithm argon2id",
+		)
 	}
 	if _, _, err := caddyauth.DecodeHash(stored); err != nil {
-		return errors.New("it is not an argon2id hash: a parameter is out of range, or the salt or the tag is not in base64")
+		return errors.New(
+			"it is not an argon2id hash: a parameter is out of range, or the salt or the tag is not in base64",
+		)
 	}
 	passes, _ := strconv.Atoi(string(match[2]))
 	threads, _ := strconv.Atoi(string(match[3]))
 	salt := base64.RawStdEncoding.DecodedLen(len(match[4]))
 	tag := base64.RawStdEncoding.DecodedLen(len(match[5]))
 	if passes < 1 || threads < 1 || salt < 8 || tag < 16 {
-		return errors.New("it is not an argon2id hash that can be used: it needs t and p of at least 1, a salt of at least 8 bytes and a tag of at least 16")
+		return errors.New(
+			"it is not an argon2id hash that can be used: it needs t and p of at least 1, a salt of at least 8 bytes and a tag of at least 16",
+		)
 	}
 	return nil
 }
@@ -119,7 +127,8 @@ func (h *hashedAccounts) duration() time.Duration {
 		}
 	}
 	const limit = 1000 * time.Hour
-	return time.Duration(min(sum, limit.Seconds()) * float64(time.Second)).Round(100 * time.Millisecond)
+	bounded := time.Duration(min(sum, limit.Seconds()) * float64(time.Second))
+	return bounded.Round(100 * time.Millisecond)
 }
 
 // trial is how much of an algorithm is tried, which takes a few milliseconds.
@@ -130,12 +139,16 @@ const (
 
 // bcryptUnit is how many seconds one of the 2^cost rounds takes here.
 func bcryptUnit() float64 {
-	return fastest(func() { _, _ = bcrypt.GenerateFromPassword([]byte("trial"), trialBcryptCost) }) / (1 << trialBcryptCost)
+	return fastest(func() {
+		_, _ = bcrypt.GenerateFromPassword([]byte("trial"), trialBcryptCost)
+	}) / (1 << trialBcryptCost)
 }
 
 // argon2idUnit is how many seconds one pass over one KiB takes here.
 func argon2idUnit() float64 {
-	return fastest(func() { argon2.IDKey([]byte("trial"), []byte("trial of argon2"), 1, trialArgon2Memory, 1, 32) }) / trialArgon2Memory
+	return fastest(func() {
+		argon2.IDKey([]byte("trial"), []byte("trial of argon2"), 1, trialArgon2Memory, 1, 32)
+	}) / trialArgon2Memory
 }
 
 // argon2idWork is how many KiB are passed over, as far as that is not done at the

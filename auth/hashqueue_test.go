@@ -16,7 +16,9 @@ import (
 
 // guessUntil has one caller guess at an account without a pause, each time
 // another password.
-func guessUntil(done <-chan struct{}, callers *sync.WaitGroup, p *Policy, address, username string) {
+func guessUntil(
+	done <-chan struct{}, callers *sync.WaitGroup, p *Policy, address, username string,
+) {
 	number := new(atomic.Int64)
 	callers.Go(func() {
 		for {
@@ -64,12 +66,17 @@ func TestAFirstLoginGetsItsTurnWhileOthersGuess(t *testing.T) {
 		otherPolicy             bool
 		within                  time.Duration
 	}{
-		"from another address, at the same account":            {muchGuessing, "198.51.100.1", "alice", false, 200 * time.Millisecond},
-		"from an address that guesses at another account":      {muchGuessing, "192.0.2.3", "bob", false, 5 * time.Second},
-		"from an address that guesses elsewhere":               {muchGuessing, "192.0.2.3", "alice", true, 5 * time.Second},
-		"from an address over its limit for another account":   {"", "192.0.2.3", "bob", false, 5 * time.Second},
-		"from an address over its limit elsewhere":             {"", "192.0.2.3", "alice", true, 5 * time.Second},
-		"from another address, where all guess within a limit": {"", "198.51.100.1", "alice", false, 200 * time.Millisecond},
+		"from another address, at the same account": {muchGuessing, "198.51.100.1", "alice",
+			false, 200 * time.Millisecond},
+		"from an address that guesses at another account": {muchGuessing, "192.0.2.3", "bob",
+			false, 5 * time.Second},
+		"from an address that guesses elsewhere": {muchGuessing, "192.0.2.3", "alice",
+			true, 5 * time.Second},
+		"from an address over its limit for another account": {"", "192.0.2.3", "bob", false,
+			5 * time.Second},
+		"from an address over its limit elsewhere": {"", "192.0.2.3", "alice", true, 5 * time.Second},
+		"from another address, where all guess within a limit": {"", "198.51.100.1", "alice", false,
+			200 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -109,7 +116,8 @@ func TestASuspectAddressIsNotShutOutByOthers(t *testing.T) {
 						return
 					default:
 					}
-					_ = logIn(p, fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255), "alice", "wrong "+strconv.FormatInt(n, 10))
+					_ = logIn(p, fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255), "alice",
+						"wrong "+strconv.FormatInt(n, 10))
 				}
 			})
 		}
@@ -168,7 +176,10 @@ func TestTurnsAreSharedByAddressAndThenByAccount(t *testing.T) {
 func TestPlacesAreTakenFromWhoHasTheMost(t *testing.T) {
 	q := newHashQueue(1, 4, time.Minute)
 	join := func(last byte) *hasher {
-		h := &hasher{address: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), 32), turn: make(chan bool, 1)}
+		h := &hasher{
+			address: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), 32),
+			turn:    make(chan bool, 1),
+		}
 		q.join(h)
 		return h
 	}
@@ -204,7 +215,9 @@ func TestAccountsAreNotToldApartByTime(t *testing.T) {
 		account := func(name, cost string) string {
 			return `{"username":"` + name + `","password":"$2a$` + cost + `$` + salted + `"}`
 		}
-		p := mustProvision(t, `{"basic_auth":{"accounts":[`+account("cheap", "04")+`,`+account("dear", "12")+`,`+account("other", "12")+`,`+account("middle", "10")+`]}}`)
+		p := mustProvision(t,
+			`{"basic_auth":{"accounts":[`+account("cheap", "04")+`,`+account("dear", "12")+`,`+
+				account("other", "12")+`,`+account("middle", "10")+`]}}`)
 		h := p.judge.basic.hashed
 		h.comparer, h.queue = new(costComparer), newHashQueue(1, hashQueueLength, hashQueueWait)
 		took := make(map[string]time.Duration)
@@ -212,7 +225,8 @@ func TestAccountsAreNotToldApartByTime(t *testing.T) {
 			for _, password := range []string{"wrong", "right"} {
 				start := time.Now()
 				err := logIn(p, client, username, password)
-				require.Equal(t, password == "right" && h.accounts[username].stored != nil, err == nil, "%s %s", username, password)
+				require.Equal(t, password == "right" && h.accounts[username].stored != nil, err == nil,
+					"%s %s", username, password)
 				took[username+" "+password] = time.Since(start)
 			}
 		}
@@ -232,12 +246,17 @@ func TestAnExpensiveHashIsEstimatedWithoutHashingIt(t *testing.T) {
 	require.Greater(t, cost("20").duration(), slowHash)
 	require.Greater(t, cost("31").duration(), time.Hour)
 	argon := &hashedAccounts{algorithm: argon2idAlgorithm}
-	argon.effortOf([]byte("$argon2id$v=19$m=4194304,t=100,p=1$MDEyMzQ1Njc4OWFiY2RlZg$MjZP1+1U9JUbDWvDvtLyEsZiNXOKEUxfi6O2oe46uxA"))
+	argon.effortOf([]byte("$argon2id$v=19$m=4194304,t=100,p=1$" +
+		"MDEyMzQ1Njc4OWFiY2RlZg$MjZP1+1U9JUbDWvDvtLyEsZiNXOKEUxfi6O2oe46uxA"))
 	require.Greater(t, argon.duration(), slowHash)
 	require.Less(t, time.Since(start), 5*time.Second)
 
 	require.Less(t, cost("04").duration(), slowHash)
-	require.Zero(t, (&hashedAccounts{algorithm: "http.authentication.hashes.other", efforts: []effort{{}}}).duration())
+	other := &hashedAccounts{
+		algorithm: "http.authentication.hashes.other",
+		efforts:   []effort{{}},
+	}
+	require.Zero(t, other.duration())
 }
 
 func TestAUsernameHasOneGuessBeyondTheLimitOfItsAddress(t *testing.T) {
@@ -248,7 +267,8 @@ func TestAUsernameHasOneGuessBeyondTheLimitOfItsAddress(t *testing.T) {
 		}
 		return all
 	}
-	require.Equal(t, []string{ReasonBasicAuthWrong, ReasonBasicAuthWrong, ReasonGuessLimit}, reasons("alice", "1", "2", "3"))
+	require.Equal(t, []string{ReasonBasicAuthWrong, ReasonBasicAuthWrong, ReasonGuessLimit},
+		reasons("alice", "1", "2", "3"))
 	require.Equal(t, []string{ReasonBasicAuthWrong, ReasonGuessLimit}, reasons("bob", "1", "2"))
 	require.Equal(t, []string{ReasonBasicAuthWrong, ReasonGuessLimit}, reasons("carol", "1", "2"))
 	require.Equal(t, []string{ReasonGuessLimit}, reasons("dave", "1"), "as many of these as the limit")
@@ -266,28 +286,35 @@ func TestWrongSecretsAreLimitedByAddressAndRightOnesNever(t *testing.T) {
 			call   func(p *Policy, address, value string) error
 			right  string
 		}{
-			"dg_token": {`{"dg_token":{"key_ids":["` + token + `"]},"guess_limit":{"guesses":3,"window":60000000000}}`, func(p *Policy, address, value string) error {
-				r := request(http.MethodPost, "/")
-				r.RemoteAddr = address
-				r.Header.Set("dg-token", value)
-				_, err := p.Admit(r)
-				return err
-			}, token},
-			"query_secret": {`{"query_secret":{"parameter":"t","secrets":["` + secret + `"]},"guess_limit":{"guesses":3,"window":60000000000}}`, func(p *Policy, address, value string) error {
-				r := request(http.MethodPost, "/?t="+value)
-				r.RemoteAddr = address
-				_, err := p.Admit(r)
-				return err
-			}, secret},
-			"callback_secret": {`{"callback_secret":["` + secret + `"],"guess_limit":{"guesses":3,"window":60000000000}}`, func(p *Policy, address, value string) error {
-				return callWithBody(p, address, `{"metadata":{"extra":{"callback_secret":"`+value+`"}}}`)
-			}, secret},
+			"dg_token": {`{"dg_token":{"key_ids":["` + token +
+				`"]},"guess_limit":{"guesses":3,"window":60000000000}}`,
+				func(p *Policy, address, value string) error {
+					r := request(http.MethodPost, "/")
+					r.RemoteAddr = address
+					r.Header.Set("dg-token", value)
+					_, err := p.Admit(r)
+					return err
+				}, token},
+			"query_secret": {`{"query_secret":{"parameter":"t","secrets":["` + secret +
+				`"]},"guess_limit":{"guesses":3,"window":60000000000}}`,
+				func(p *Policy, address, value string) error {
+					r := request(http.MethodPost, "/?t="+value)
+					r.RemoteAddr = address
+					_, err := p.Admit(r)
+					return err
+				}, secret},
+			"callback_secret": {`{"callback_secret":["` + secret +
+				`"],"guess_limit":{"guesses":3,"window":60000000000}}`,
+				func(p *Policy, address, value string) error {
+					return callWithBody(p, address, `{"metadata":{"extra":{"callback_secret":"`+value+`"}}}`)
+				}, secret},
 		} {
 			p := mustProvision(t, test.config)
 			here, neighbour, elsewhere := "[2001:db8:1:2::1]:1", "[2001:db8:1:2::2]:1", "[2001:db8:1:3::1]:1"
 			for i := range 3 {
 				for range 20 { // an old secret comes again and again
-					require.Equal(t, http.StatusUnauthorized, refusal(t, test.call(p, here, "wrong-"+strconv.Itoa(i))).Status, kind)
+					require.Equal(t, http.StatusUnauthorized,
+						refusal(t, test.call(p, here, "wrong-"+strconv.Itoa(i))).Status, kind)
 				}
 			}
 			refused := refusal(t, test.call(p, neighbour, "wrong-3"))
@@ -295,8 +322,10 @@ func TestWrongSecretsAreLimitedByAddressAndRightOnesNever(t *testing.T) {
 			require.Equal(t, ReasonGuessLimit, refused.Reason, kind)
 			require.Equal(t, time.Minute, refused.RetryAfter, kind)
 			require.NoError(t, test.call(p, here, test.right), kind)
-			require.Equal(t, http.StatusUnauthorized, refusal(t, test.call(p, here, "wrong-0")).Status, "a known one is told so")
-			require.Equal(t, http.StatusUnauthorized, refusal(t, test.call(p, elsewhere, "wrong-4")).Status, kind)
+			require.Equal(t, http.StatusUnauthorized, refusal(t, test.call(p, here, "wrong-0")).Status,
+				"a known one is told so")
+			require.Equal(t, http.StatusUnauthorized,
+				refusal(t, test.call(p, elsewhere, "wrong-4")).Status, kind)
 
 			time.Sleep(time.Minute)
 			require.Equal(t, http.StatusUnauthorized, refusal(t, test.call(p, here, "wrong-3")).Status, kind)

@@ -223,11 +223,14 @@ func (p *Policy) Check() error {
 	if err := p.GuessLimit.check(); err != nil {
 		return fmt.Errorf("guess_limit: %w", err)
 	}
-	required := p.BasicAuth != nil || p.BasicAuthPlain != nil || p.CallbackSecret != nil || p.QuerySecret != nil ||
+	required := p.BasicAuth != nil || p.BasicAuthPlain != nil || p.CallbackSecret != nil ||
+		p.QuerySecret != nil ||
 		(p.DGToken != nil && !p.DGToken.IfPresent)
 	switch {
 	case p.Anonymous && required:
-		return errors.New("anonymous: it lets everyone in, so it cannot stand beside a credential that is required; remove one of them")
+		return errors.New(
+			"anonymous: it lets everyone in, so it cannot stand beside a credential that is required; remove one of them",
+		)
 	case p.Anonymous || required:
 		return nil
 	case p.DGToken != nil:
@@ -252,7 +255,9 @@ func (l *GuessLimit) check() error {
 	return nil
 }
 
-func (p *Policy) provisionBasic(ctx caddy.Context, repl *caddy.Replacer, limit *GuessLimit) (*basicCheck, error) {
+func (p *Policy) provisionBasic(
+	ctx caddy.Context, repl *caddy.Replacer, limit *GuessLimit,
+) (*basicCheck, error) {
 	if p.BasicAuth == nil && p.BasicAuthPlain == nil {
 		return nil, nil
 	}
@@ -282,7 +287,9 @@ func (p *Policy) challenges(j *judge) ([]string, error) {
 	}
 	if p.BasicAuthPlain != nil && p.BasicAuthPlain.Realm != "" {
 		if realm != "" && realm != p.BasicAuthPlain.Realm {
-			return nil, errors.New("basic_auth_plain: realm: it differs from that of basic_auth, but a caller is asked for one")
+			return nil, errors.New(
+				"basic_auth_plain: realm: it differs from that of basic_auth, but a caller is asked for one",
+			)
 		}
 		realm = p.BasicAuthPlain.Realm
 	}
@@ -375,11 +382,13 @@ func resolve(repl *caddy.Replacer, configured string) (string, error) {
 		subject = "the placeholder " + configured
 	}
 	if _, err := repl.ReplaceOrErr(configured, false, true); err != nil {
-		return "", errors.New(subject + ` is not known when the configuration is loaded; write a brace of the value itself as \{ or \}`)
+		return "", errors.New(subject +
+			` is not known when the configuration is loaded; write a brace of the value itself as \{ or \}`)
 	}
 	value, err := repl.ReplaceOrErr(configured, true, true)
 	if err != nil {
-		return "", errors.New(subject + " is empty: is the environment variable set, can the file be read?")
+		return "", errors.New(subject +
+			" is empty: is the environment variable set, can the file be read?")
 	}
 	switch {
 	case value == "":
@@ -389,7 +398,9 @@ func resolve(repl *caddy.Replacer, configured string) (string, error) {
 	case !utf8.ValidString(value):
 		return "", errors.New("it is not valid UTF-8")
 	case strings.ContainsFunc(value, unicode.IsControl):
-		return "", errors.New("it has a control character in it, such as a line break at the end of a file")
+		return "", errors.New(
+			"it has a control character in it, such as a line break at the end of a file",
+		)
 	}
 	return value, nil
 }

@@ -49,62 +49,125 @@ func mustProvision(t testing.TB, config string) *Policy {
 
 func TestProvisionRefusesWhatCannotBeRight(t *testing.T) {
 	plain := func(password string) string {
-		return fmt.Sprintf(`{"basic_auth_plain":{"accounts":[{"username":"alice","password":%q}]}}`, password)
+		return fmt.Sprintf(`{"basic_auth_plain":{"accounts":[{"username":"alice","password":%q}]}}`,
+			password)
 	}
 	hashed := func(algorithm, hash string) string {
-		return fmt.Sprintf(`{"basic_auth":{"hash":{"algorithm":%q},"accounts":[{"username":"alice","password":%q}]}}`, algorithm, hash)
+		return fmt.Sprintf(
+			`{"basic_auth":{"hash":{"algorithm":%q},"accounts":[{"username":"alice","password":%q}]}}`,
+			algorithm, hash,
+		)
 	}
 	t.Setenv("AUTH_TEST_EMPTY", "")
 	t.Setenv("AUTH_TEST_SHORT", "short")
 	for name, test := range map[string]struct{ config, message string }{
-		"nothing":                         {`{}`, "no credential is configured"},
-		"anonymous and a credential":      {`{"anonymous":true,"callback_secret":["a-secret-of-2025"]}`, "anonymous: it lets everyone in"},
-		"anonymous and a required token":  {`{"anonymous":true,"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}}`, "anonymous: it lets everyone in"},
-		"only a token that may be absent": {`{"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}}`, "a caller that carries nothing would be let in; remove if_present, or configure another credential"},
-		"unknown require":                 {`{"callback_secret":["a-secret-of-2025"],"require":"some"}`, `require: "some" is neither "all" nor "any"`},
-		"no guesses":                      {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":0,"window":1000}}`, "guess_limit: the number of guesses (0)"},
-		"too many guesses":                {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":100001,"window":1000}}`, "guess_limit: 100001 guesses are no limit"},
-		"short callback secret":           {`{"callback_secret":["a-secret-of-2025","fifteen-letters"]}`, "callback_secret: secret 2: it has 15 characters, but needs at least 16"},
-		"short in characters":             {`{"callback_secret":["ééééééééé"]}`, "it has 9 characters"},
-		"short once it is known":          {`{"callback_secret":["{env.AUTH_TEST_SHORT}"]}`, "callback_secret: secret 1: it has 5 characters"},
-		"short query secret":              {`{"query_secret":{"parameter":"p","secrets":["x"]}}`, "query_secret: secret 1: it has 1 characters"},
-		"negative guesses":                {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":-1,"window":1000}}`, "guess_limit: "},
-		"no window":                       {`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1}}`, "guess_limit: "},
-		"token without identifiers":       {`{"dg_token":{}}`, "dg_token: no API key identifier is configured"},
-		"empty token":                     {`{"dg_token":{"key_ids":["k",""]}}`, "dg_token: API key identifier 2: it is empty"},
-		"no callback secret":              {`{"callback_secret":[]}`, "callback_secret: no secret is configured"},
-		"empty callback secret":           {`{"callback_secret":[""]}`, "callback_secret: secret 1: it is empty"},
-		"callback secret too long":        {`{"callback_secret":["` + strings.Repeat("x", maxCredential+1) + `"]}`, "callback_secret: secret 1: it has more than 4096 bytes"},
-		"callback secret and line break":  {`{"callback_secret":["a-secret-of-2025\n"]}`, "callback_secret: secret 1: it has a control character in it"},
-		"query without parameter":         {`{"query_secret":{"secrets":["a-secret-of-2025"]}}`, "query_secret: parameter: it is empty"},
-		"query without secrets":           {`{"query_secret":{"parameter":"p"}}`, "query_secret: no secret is configured"},
-		"empty query secret":              {`{"query_secret":{"parameter":"p","secrets":[""]}}`, "query_secret: secret 1: it is empty"},
-		"no plain accounts":               {`{"basic_auth_plain":{}}`, "basic_auth_plain: no account is configured"},
-		"plain without username":          {`{"basic_auth_plain":{"accounts":[{"password":"` + longPassword + `"}]}}`, "basic_auth_plain: account 1: username: it is empty"},
-		"username with a colon":           {`{"basic_auth_plain":{"accounts":[{"username":"a:b","password":"` + longPassword + `"}]}}`, "basic_auth_plain: account 1: username: Basic Auth cannot carry a colon"},
-		"plain password of 31":            {plain(longPassword[:31]), `basic_auth_plain: account "alice": password: it has 31 characters, but what is not hashed needs at least 32`},
-		"plain password of 16 é":          {plain(strings.Repeat("é", 16)), "it has 16 characters"},
-		"unset variable":                  {plain("{env.AUTH_TEST_UNSET}"), `account "alice": password: the placeholder {env.AUTH_TEST_UNSET} is empty`},
-		"empty variable":                  {plain("{env.AUTH_TEST_EMPTY}"), `account "alice": password: the placeholder {env.AUTH_TEST_EMPTY} is empty`},
-		"no such file":                    {plain("{file./no/such/file}"), `account "alice": password: the placeholder {file./no/such/file} is empty`},
-		"placeholder of a request":        {plain("{http.request.host}"), `account "alice": password: a placeholder in it is not known`},
-		"unset variable in a secret":      {plain("sesame{env.AUTH_TEST_UNSET}"), `account "alice": password: a placeholder in it is empty`},
-		"no hashed accounts":              {`{"basic_auth":{}}`, "basic_auth: no account is configured"},
-		"unknown algorithm":               {hashed("sha1", bcryptHash), "basic_auth: hash: "},
-		"not a hash":                      {hashed("bcrypt", "sesame"), `basic_auth: account "alice": password: it is not a hash`},
-		"bcrypt too short":                {hashed("bcrypt", bcryptHash[:59]), `basic_auth: account "alice": password: it is not a bcrypt hash`},
-		"bcrypt with a cost of 32":        {hashed("bcrypt", strings.Replace(bcryptHash, "$04$", "$32$", 1)), `account "alice": password: it is not a bcrypt hash: the cost`},
-		"argon2id where bcrypt should be": {hashed("bcrypt", argon2idHash), `account "alice": password: it is not a bcrypt hash`},
-		"bcrypt where argon2id should be": {hashed("argon2id", bcryptHash), `account "alice": password: it is not an argon2id hash`},
-		"argon2id without passes":         {hashed("argon2id", strings.Replace(argon2idHash, "t=1", "t=0", 1)), `t and p of at least 1`},
-		"argon2id without threads":        {hashed("argon2id", strings.Replace(argon2idHash, "p=1", "p=0", 1)), `t and p of at least 1`},
-		"argon2id with 256 threads":       {hashed("argon2id", strings.Replace(argon2idHash, "p=1", "p=256", 1)), `a parameter is out of range`},
-		"argon2id without a tag":          {hashed("argon2id", argon2idHash[:strings.LastIndex(argon2idHash, "$")+1]), `a tag of at least 16`},
-		"a username twice": {`{"basic_auth":{"accounts":[{"username":"alice","password":"` + bcryptHash + `"},{"username":"alice","password":"` + bcryptHash + `"}]}}`,
+		"nothing": {`{}`, "no credential is configured"},
+		"anonymous and a credential": {`{"anonymous":true,"callback_secret":["a-secret-of-2025"]}`,
+			"anonymous: it lets everyone in"},
+		"anonymous and a required token": {
+			`{"anonymous":true,"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]}}`,
+			"anonymous: it lets everyone in",
+		},
+		"only a token that may be absent": {
+			`{"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}}`,
+			"a caller that carries nothing would be let in; remove if_present, or configure another credential",
+		},
+		"unknown require": {`{"callback_secret":["a-secret-of-2025"],"require":"some"}`,
+			`require: "some" is neither "all" nor "any"`},
+		"no guesses": {
+			`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":0,"window":1000}}`,
+			"guess_limit: the number of guesses (0)",
+		},
+		"too many guesses": {
+			`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":100001,"window":1000}}`,
+			"guess_limit: 100001 guesses are no limit",
+		},
+		"short callback secret": {
+			`{"callback_secret":["a-secret-of-2025","fifteen-letters"]}`,
+			"callback_secret: secret 2: it has 15 characters, but needs at least 16",
+		},
+		"short in characters": {`{"callback_secret":["ééééééééé"]}`, "it has 9 characters"},
+		"short once it is known": {`{"callback_secret":["{env.AUTH_TEST_SHORT}"]}`,
+			"callback_secret: secret 1: it has 5 characters"},
+		"short query secret": {`{"query_secret":{"parameter":"p","secrets":["x"]}}`,
+			"query_secret: secret 1: it has 1 characters"},
+		"negative guesses": {
+			`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":-1,"window":1000}}`,
+			"guess_limit: ",
+		},
+		"no window": {
+			`{"callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1}}`, "guess_limit: ",
+		},
+		"token without identifiers": {`{"dg_token":{}}`, "dg_token: no API key identifier is configured"},
+		"empty token": {`{"dg_token":{"key_ids":["k",""]}}`,
+			"dg_token: API key identifier 2: it is empty"},
+		"no callback secret":    {`{"callback_secret":[]}`, "callback_secret: no secret is configured"},
+		"empty callback secret": {`{"callback_secret":[""]}`, "callback_secret: secret 1: it is empty"},
+		"callback secret too long": {
+			`{"callback_secret":["` + strings.Repeat("x", maxCredential+1) + `"]}`,
+			"callback_secret: secret 1: it has more than 4096 bytes",
+		},
+		"callback secret and line break": {`{"callback_secret":["a-secret-of-2025\n"]}`,
+			"callback_secret: secret 1: it has a control character in it"},
+		"query without parameter": {`{"query_secret":{"secrets":["a-secret-of-2025"]}}`,
+			"query_secret: parameter: it is empty"},
+		"query without secrets": {`{"query_secret":{"parameter":"p"}}`,
+			"query_secret: no secret is configured"},
+		"empty query secret": {`{"query_secret":{"parameter":"p","secrets":[""]}}`,
+			"query_secret: secret 1: it is empty"},
+		"no plain accounts": {`{"basic_auth_plain":{}}`, "basic_auth_plain: no account is configured"},
+		"plain without username": {
+			`{"basic_auth_plain":{"accounts":[{"password":"` + longPassword + `"}]}}`,
+			"basic_auth_plain: account 1: username: it is empty",
+		},
+		"username with a colon": {
+			`{"basic_auth_plain":{"accounts":[{"username":"a:b","password":"` + longPassword + `"}]}}`,
+			"basic_auth_plain: account 1: username: Basic Auth cannot carry a colon",
+		},
+		"plain password of 31": {plain(longPassword[:31]),
+			`basic_auth_plain: account "alice": password: it has 31 characters, but what is not hashed needs at least 32`},
+		"plain password of 16 é": {plain(strings.Repeat("é", 16)), "it has 16 characters"},
+		"unset variable": {plain("{env.AUTH_TEST_UNSET}"),
+			`account "alice": password: the placeholder {env.AUTH_TEST_UNSET} is empty`},
+		"empty variable": {plain("{env.AUTH_TEST_EMPTY}"),
+			`account "alice": password: the placeholder {env.AUTH_TEST_EMPTY} is empty`},
+		"no such file": {plain("{file./no/such/file}"),
+			`account "alice": password: the placeholder {file./no/such/file} is empty`},
+		"placeholder of a request": {plain("{http.request.host}"),
+			`account "alice": password: a placeholder in it is not known`},
+		"unset variable in a secret": {plain("sesame{env.AUTH_TEST_UNSET}"),
+			`account "alice": password: a placeholder in it is empty`},
+		"no hashed accounts": {`{"basic_auth":{}}`, "basic_auth: no account is configured"},
+		"unknown algorithm":  {hashed("sha1", bcryptHash), "basic_auth: hash: "},
+		"not a hash": {hashed("bcrypt", "sesame"),
+			`basic_auth: account "alice": password: it is not a hash`},
+		"bcrypt too short": {hashed("bcrypt", bcryptHash[:59]),
+			`basic_auth: account "alice": password: it is not a bcrypt hash`},
+		"bcrypt with a cost of 32": {hashed("bcrypt", strings.Replace(bcryptHash, "$04$", "$32$", 1)),
+			`account "alice": password: it is not a bcrypt hash: the cost`},
+		"argon2id where bcrypt should be": {hashed("bcrypt", argon2idHash),
+			`account "alice": password: it is not a bcrypt hash`},
+		"bcrypt where argon2id should be": {hashed("argon2id", bcryptHash),
+			`account "alice": password: it is not an argon2id hash`},
+		"argon2id without passes": {hashed("argon2id",
+			strings.Replace(argon2idHash, "t=1", "t=0", 1)), `t and p of at least 1`},
+		"argon2id without threads": {hashed("argon2id",
+			strings.Replace(argon2idHash, "p=1", "p=0", 1)), `t and p of at least 1`},
+		"argon2id with 256 threads": {hashed("argon2id",
+			strings.Replace(argon2idHash, "p=1", "p=256", 1)), `a parameter is out of range`},
+		"argon2id without a tag": {hashed("argon2id",
+			argon2idHash[:strings.LastIndex(argon2idHash, "$")+1]), `a tag of at least 16`},
+		"a username twice": {`{"basic_auth":{"accounts":[{"username":"alice","password":"` +
+			bcryptHash + `"},{"username":"alice","password":"` + bcryptHash + `"}]}}`,
 			`basic_auth: account "alice": there are two of that name`},
-		"two realms": {`{"basic_auth":{"realm":"a","accounts":[{"username":"alice","password":"` + bcryptHash + `"}]},
-			"basic_auth_plain":{"realm":"b","accounts":[{"username":"alice","password":"` + longPassword + `"}]}}`, "realm: it differs"},
-		"line break in a realm": {`{"basic_auth":{"realm":"a\r\nb","accounts":[{"username":"alice","password":"` + bcryptHash + `"}]}}`, "realm: a control character"},
+		"two realms": {`{"basic_auth":{"realm":"a","accounts":[{"username":"alice","password":"` +
+			bcryptHash + `"}]},
+			"basic_auth_plain":{"realm":"b","accounts":[{"username":"alice","password":"` +
+			longPassword + `"}]}}`, "realm: it differs"},
+		"line break in a realm": {
+			`{"basic_auth":{"realm":"a\r\nb","accounts":[{"username":"alice","password":"` +
+				bcryptHash + `"}]}}`, "realm: a control character",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := provision(t, test.config)
@@ -120,8 +183,10 @@ func TestProvisionErrorsHoldNothingOfTheValues(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(file, []byte(secret+"\x00"), 0o600))
 	for _, value := range []string{
-		secret, secret + "{", secret + "{" + secret + "}", "{" + secret + "}", "{env." + secret + "}x{", secret + "\n",
-		"{env.AUTH_TEST_SECRET}", "{file." + file + "}", "$2a$" + secret, "$argon2id$" + secret, "$argon2id$v=19$m=" + secret + ",t=1,p=1$$",
+		secret, secret + "{", secret + "{" + secret + "}", "{" + secret + "}", "{env." + secret + "}x{",
+		secret + "\n",
+		"{env.AUTH_TEST_SECRET}", "{file." + file + "}", "$2a$" + secret, "$argon2id$" + secret,
+		"$argon2id$v=19$m=" + secret + ",t=1,p=1$$",
 		"$argon2id$v=19$m=64,t=1,p=1$" + secret + "$" + secret,
 	} {
 		quoted, err := json.Marshal(value)
@@ -161,9 +226,11 @@ func TestPlaceholdersAreResolvedInEveryCredential(t *testing.T) {
 		]},
 		"dg_token": {"key_ids": ["{file.`+file+`}"]},
 		"callback_secret": ["{file.`+file+`}"],
-		"query_secret": {"parameter": "token", "secrets": ["a\\{literal\\}brace in it", "{file.`+file+`}"]}
+		"query_secret": {"parameter": "token", "secrets": ["a\\{literal\\}brace in it", "{file.`+file+
+		`}"]}
 	}`)
-	for _, login := range [][2]string{{"alice", "correct horse"}, {"alice", longPassword}, {"bob", otherPassword}} {
+	for _, login := range [][2]string{{"alice", "correct horse"}, {"alice", longPassword},
+		{"bob", otherPassword}} {
 		for _, query := range []string{"token=a{literal}brace+in+it", "token=" + longPassword} {
 			r := request("GET", "/?"+query)
 			r.SetBasicAuth(login[0], login[1])
@@ -173,11 +240,13 @@ func TestPlaceholdersAreResolvedInEveryCredential(t *testing.T) {
 			require.Equal(t, Admission{User: login[0], BodySecret: true, Identified: true}, admission)
 		}
 	}
-	require.NoError(t, p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"`+longPassword+`"}}}`)))
+	require.NoError(t,
+		p.VerifyMessage([]byte(`{"metadata":{"extra":{"callback_secret":"`+longPassword+`"}}}`)))
 }
 
 func TestGuessLimitHasADefault(t *testing.T) {
-	p := mustProvision(t, `{"basic_auth":{"accounts":[{"username":"alice","password":"`+bcryptHash+`"}]}}`)
+	p := mustProvision(t,
+		`{"basic_auth":{"accounts":[{"username":"alice","password":"`+bcryptHash+`"}]}}`)
 	require.Equal(t, 20, p.judge.basic.hashed.guesses.limit)
 	require.Equal(t, time.Minute, p.judge.basic.hashed.guesses.window)
 }
@@ -190,7 +259,10 @@ func TestPolicyMarshalsToTheDocumentedJSON(t *testing.T) {
 			Accounts: []caddyauth.Account{{Username: "a", Password: "h"}},
 			Realm:    "r",
 		},
-		BasicAuthPlain: &BasicAuthPlain{Accounts: []PlainAccount{{Username: "a", Password: "p"}}, Realm: "r"},
+		BasicAuthPlain: &BasicAuthPlain{
+			Accounts: []PlainAccount{{Username: "a", Password: "p"}},
+			Realm:    "r",
+		},
 		DGToken:        &DGToken{KeyIDs: []string{"k"}, IfPresent: true},
 		CallbackSecret: []string{"a-secret-of-2025"},
 		QuerySecret:    &QuerySecret{Parameter: "p", Secrets: []string{"a-secret-of-2025"}},

@@ -53,7 +53,9 @@ func (p *Provider) Provision(ctx caddy.Context) error {
 
 // Authenticate says who the caller is. Its error is a technical one only: a body
 // that cannot be read, a hash module that fails.
-func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
+func (p *Provider) Authenticate(
+	w http.ResponseWriter, r *http.Request,
+) (caddyauth.User, bool, error) {
 	admission, err := p.Admit(r)
 	if err == nil && admission.BodySecret {
 		err = p.verify(w, r)

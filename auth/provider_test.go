@@ -71,7 +71,8 @@ func serve(t *testing.T, handler http.Handler) *httptest.Server {
 }
 
 func TestProviderInCaddysAuthenticationHandler(t *testing.T) {
-	server := serve(t, authenticated(t, `{"deepgram":{`+plainConfig+`,"callback_secret":["old-secret-of-2025"]}}`))
+	server := serve(t,
+		authenticated(t, `{"deepgram":{`+plainConfig+`,"callback_secret":["old-secret-of-2025"]}}`))
 	body := `{` + filler(300_000) + `"metadata":{"extra":{"callback_secret":"old-secret-of-2025"}}}`
 	alice := func(r *http.Request) { r.SetBasicAuth("alice", longPassword) }
 
@@ -82,13 +83,15 @@ func TestProviderInCaddysAuthenticationHandler(t *testing.T) {
 
 	got = call(t, server, body, nil)
 	require.Equal(t, http.StatusUnauthorized, got.status)
-	require.Equal(t, []string{`Basic realm="restricted", charset="UTF-8"`, `DeepgramCallback realm="restricted"`}, got.header.Values("WWW-Authenticate"))
+	require.Equal(t, []string{`Basic realm="restricted", charset="UTF-8"`,
+		`DeepgramCallback realm="restricted"`}, got.header.Values("WWW-Authenticate"))
 
 	got = call(t, server, `{"metadata":{"extra":{"callback_secret":"wrong"}}}`, alice)
 	require.Equal(t, http.StatusUnauthorized, got.status)
 	require.NotEmpty(t, got.header.Values("WWW-Authenticate"))
 	require.Empty(t, got.body)
-	require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bodyRoom.used() == 0 },
+		10*time.Second, time.Millisecond)
 }
 
 func TestProviderLeavesTheBodyWholeForAnotherProvider(t *testing.T) {
@@ -109,7 +112,8 @@ func TestProviderLeavesTheBodyWholeForAnotherProvider(t *testing.T) {
 			require.True(t, body == got.body, "the body was changed")
 		}
 	}
-	require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bodyRoom.used() == 0 },
+		10*time.Second, time.Millisecond)
 }
 
 // A handler that answers without having closed the body must not leave its file
@@ -125,7 +129,8 @@ func TestProviderReleasesTheFileWhenTheRequestEnds(t *testing.T) {
 		require.Equal(t, secret == "old-secret-of-2025", admitted)
 		require.Positive(t, bodyRoom.used())
 		cancel()
-		require.Eventually(t, func() bool { return bodyRoom.used() == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return bodyRoom.used() == 0 },
+			10*time.Second, time.Millisecond)
 	}
 }
 
@@ -145,14 +150,17 @@ func TestProviderBoundsTheBodyThatItSearches(t *testing.T) {
 	p := provider(t, `{"callback_secret":["old-secret-of-2025"],"max_body":1000}`)
 	body := `{` + filler(1000) + `"metadata":{"extra":{"callback_secret":"old-secret-of-2025"}}}`
 	w := httptest.NewRecorder()
-	_, admitted, err := p.Authenticate(w, httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)))
+	_, admitted, err := p.Authenticate(w,
+		httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)))
 	require.False(t, admitted)
 	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
 	require.True(t, tooLarge, "%v", err)
 }
 
 func TestProviderTellsWhenToRetry(t *testing.T) {
-	p := provider(t, `{"basic_auth":{"accounts":[{"username":"alice","password":"`+bcryptHash+`"}]},"guess_limit":{"guesses":1,"window":60000000000}}`)
+	p := provider(t,
+		`{"basic_auth":{"accounts":[{"username":"alice","password":"`+bcryptHash+
+			`"}]},"guess_limit":{"guesses":1,"window":60000000000}}`)
 	for i, want := range []string{"", "60"} {
 		w := httptest.NewRecorder()
 		r := request(http.MethodPost, "/")

@@ -47,9 +47,11 @@ const (
 	ReasonQuerySecretWrong      = "query_secret_wrong"
 	ReasonCallbackSecretMissing = "callback_secret_missing"
 	ReasonCallbackSecretWrong   = "callback_secret_wrong"
-	ReasonCallbackSecretNotJSON = "callback_secret_not_json" // the body or message is not a JSON object
-	ReasonCallbackSecretStorage = "callback_secret_storage"  // 503: no room to keep the body while searching it
-	ReasonBodyTimeout           = "body_timeout"             // 408: the body did not come in time
+	// the body or message is not a JSON object
+	ReasonCallbackSecretNotJSON = "callback_secret_not_json"
+	// 503: no room to keep the body while searching it
+	ReasonCallbackSecretStorage = "callback_secret_storage"
+	ReasonBodyTimeout           = "body_timeout" // 408: the body did not come in time
 )
 
 // Error names the reason.

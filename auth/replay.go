@@ -37,7 +37,11 @@ func newReplayBody(body io.ReadCloser, address netip.Prefix) *replayBody {
 	if body == nil {
 		body = http.NoBody
 	}
-	return &replayBody{rest: body, memory: make([]byte, 0, firstRead), share: &share{of: bodyRoom, address: address}}
+	return &replayBody{
+		rest:   body,
+		memory: make([]byte, 0, firstRead),
+		share:  &share{of: bodyRoom, address: address},
+	}
 }
 
 // fill reads once from the rest into memory, and returns what is new there.

@@ -43,8 +43,10 @@ func (p *Policy) Strip(r *http.Request) {
 // wants out of trailers anyway.
 var notInTrailers = []string{
 	"Authorization", sender.TokenHeader, "Proxy-Authorization", "Cookie",
-	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip", "Via",
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host",
+	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto",
+	"X-Real-Ip", "Via",
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Expect", "Host",
 	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
 }
 

@@ -15,19 +15,20 @@ const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F2026
 func TestStripTakesTheSecretOffTheQueryAndLeavesEveryOtherByte(t *testing.T) {
 	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`)
 	for query, want := range map[string]string{
-		"":                               "",
-		"token=s1":                       "",
-		"token":                          "",
-		"token=":                         "",
-		"token=s1&a=b":                   "a=b",
-		"a=b&token=s1":                   "a=b",
-		"a=b&token=s1&c=d":               "a=b&c=d",
-		"token=s1&a=b&token=s2":          "a=b",
-		"%74oken=s1&a":                   "a",
-		"to%6ben=s1":                     "",
-		"z=1&a=%7e+%2B&&;=&token=s1&":    "z=1&a=%7e+%2B&&;=&",
-		"&&token=s1":                     "&",
-		"a;token=s1":                     "a;token=s1", // no pair of its own: RFC 1866 separators are gone from URLs
+		"":                            "",
+		"token=s1":                    "",
+		"token":                       "",
+		"token=":                      "",
+		"token=s1&a=b":                "a=b",
+		"a=b&token=s1":                "a=b",
+		"a=b&token=s1&c=d":            "a=b&c=d",
+		"token=s1&a=b&token=s2":       "a=b",
+		"%74oken=s1&a":                "a",
+		"to%6ben=s1":                  "",
+		"z=1&a=%7e+%2B&&;=&token=s1&": "z=1&a=%7e+%2B&&;=&",
+		"&&token=s1":                  "&",
+		// no pair of its own: RFC 1866 separators are gone from URLs
+		"a;token=s1":                     "a;token=s1",
 		"tokens=s1&TOKEN=s1&x=token":     "tokens=s1&TOKEN=s1&x=token",
 		"%zz&token=s1&%":                 "%zz&%",
 		"token=s1=s1&=token":             "=token",
@@ -55,12 +56,18 @@ func TestStripTakesTheSecretOffTheQueryAndLeavesEveryOtherByte(t *testing.T) {
 }
 
 func TestStripAlwaysRemovesAuthorization(t *testing.T) {
-	for _, config := range []string{`{"anonymous":true}`, "{" + plainConfig + "}", `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`} {
+	for _, config := range []string{`{"anonymous":true}`, "{" + plainConfig + "}",
+		`{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`} {
 		p := mustProvision(t, config)
 		r := request("PUT", "/?a=b&&c")
-		r.Header = http.Header{"Authorization": {"Basic eDp5", "Bearer z"}, "Dg-Token": {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, "X": {"y"}}
+		r.Header = http.Header{
+			"Authorization": {"Basic eDp5", "Bearer z"},
+			"Dg-Token":      {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"},
+			"X":             {"y"},
+		}
 		p.Strip(r)
-		require.Equal(t, http.Header{"Dg-Token": {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, "X": {"y"}}, r.Header)
+		require.Equal(t, http.Header{"Dg-Token": {"51f1ad0b-4c3f-4d0e-9f61-0123456789a1"}, "X": {"y"}},
+			r.Header)
 		require.Equal(t, "a=b&&c", r.URL.RawQuery)
 		require.Equal(t, "/?a=b&&c", r.RequestURI)
 	}
@@ -75,7 +82,8 @@ func TestStripLeavesAnEmptyQueryAsItCame(t *testing.T) {
 }
 
 func FuzzStrip(f *testing.F) {
-	for _, seed := range []string{"", "token=s1", "a=b&token=s1&c", "&&token=s1&", "%74oken=%73&a=%zz&;x;&b=;token=1", presigned + "&token=x"} {
+	for _, seed := range []string{"", "token=s1", "a=b&token=s1&c", "&&token=s1&",
+		"%74oken=%73&a=%zz&;x;&b=;token=1", presigned + "&token=x"} {
 		f.Add(seed, "token")
 	}
 	f.Add("a+b=c&a%20b=d", "a b")

@@ -38,12 +38,15 @@ func (p *parser) basicAuth() error {
 	if len(args) > 0 {
 		algorithm := args[0]
 		if _, err := caddy.GetModule("http.authentication.hashes." + algorithm); err != nil {
-			return p.Errf("basic_auth: unrecognized hash algorithm %q; it has to be bcrypt, argon2id or plain", algorithm)
+			return p.Errf(
+				"basic_auth: unrecognized hash algorithm %q; it has to be bcrypt, argon2id or plain", algorithm,
+			)
 		}
 		config.HashRaw = caddyconfig.JSON(map[string]string{"algorithm": algorithm}, nil)
 	}
 	err := p.accounts("basic_auth", func(username, password string) error {
-		config.Accounts = append(config.Accounts, caddyauth.Account{Username: username, Password: password})
+		config.Accounts = append(config.Accounts,
+			caddyauth.Account{Username: username, Password: password})
 		return nil
 	})
 	p.config.BasicAuth = config
@@ -61,11 +64,13 @@ func (p *parser) basicAuthPlain() error {
 	}
 	err := p.accounts("basic_auth plain", func(username, password string) error {
 		// What a placeholder stands for is not known before the configuration is loaded.
-		if n := utf8.RuneCountInString(password); n < auth.MinPlainPassword && !strings.Contains(password, "{") {
+		if n := utf8.RuneCountInString(password); n < auth.MinPlainPassword &&
+			!strings.Contains(password, "{") {
 			return p.Errf("basic_auth plain: the password of %q has %d characters; it has to be a random one of at least %d, such as `openssl rand -hex 16` prints",
 				username, n, auth.MinPlainPassword)
 		}
-		config.Accounts = append(config.Accounts, auth.PlainAccount{Username: username, Password: password})
+		config.Accounts = append(config.Accounts,
+			auth.PlainAccount{Username: username, Password: password})
 		return nil
 	})
 	p.config.BasicAuthPlain = config

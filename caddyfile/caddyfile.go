@@ -88,7 +88,9 @@ func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 // directive's own under "", those of stream under "stream", and so on.
 func Options() map[string][]string {
 	p := new(parser)
-	names := func(parsers map[string]func() error) []string { return slices.Sorted(maps.Keys(parsers)) }
+	names := func(parsers map[string]func() error) []string {
+		return slices.Sorted(maps.Keys(parsers))
+	}
 	return map[string][]string{
 		"":         names(p.subdirectives()),
 		"dg_token": {ifPresent},
@@ -127,7 +129,8 @@ func (p *parser) directive() error {
 		}
 		p.config.Relay = relay
 	}
-	if p.config.Relay == nil && (p.config.Stream == nil || p.config.Stream.Proxy == nil || !hasUpstreams(p.config.Stream.Proxy)) {
+	if p.config.Relay == nil &&
+		(p.config.Stream == nil || p.config.Stream.Proxy == nil || !hasUpstreams(p.config.Stream.Proxy)) {
 		return p.noUpstreams(p.name)
 	}
 	if p.config.Spool != nil && p.config.Relay == nil {

@@ -11,7 +11,8 @@ func (p *parser) relay() error {
 	name := p.Token()
 	upstreams := p.RemainingArgsAsTokens()
 	if len(upstreams) > 0 && len(p.upstreams) > 0 {
-		return p.Errf("relay: there are upstreams here and behind %s; put all of them in one place", Directive)
+		return p.Errf("relay: there are upstreams here and behind %s; put all of them in one place",
+			Directive)
 	}
 	start := name // in whose line an error with the upstreams is
 	if len(upstreams) == 0 {
@@ -33,7 +34,8 @@ func hasUpstreams(proxy *reverseproxy.Handler) bool {
 }
 
 func (p *parser) noUpstreams(at caddyfile.Token) error {
-	return p.errAt(at, "no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`", Directive)
+	return p.errAt(at, "no upstreams: name the service behind this gateway, as in `%s 127.0.0.1:9000`",
+		Directive)
 }
 
 func (p *parser) stream() (err error) {
@@ -62,7 +64,9 @@ func (p *parser) stream() (err error) {
 
 // streamOptions are the parsers of the options of stream, by name. What stands
 // in the block of proxy is left in proxyBlock.
-func (p *parser) streamOptions(config *handler.Stream, proxyBlock *[]caddyfile.Token) map[string]func() error {
+func (p *parser) streamOptions(
+	config *handler.Stream, proxyBlock *[]caddyfile.Token,
+) map[string]func() error {
 	return map[string]func() error{
 		"max_message":   func() (err error) { config.MaxMessage, err = p.size(); return err },
 		"max_streams":   func() (err error) { config.MaxStreams, err = p.count(); return err },
@@ -95,7 +99,9 @@ func (p *parser) blockTokens() []caddyfile.Token {
 // proxy has reverse_proxy's own parser read upstreams and a block as if they
 // stood together in a Caddyfile, in the line of name. The tokens in the block
 // keep their lines, for errors to name.
-func (p *parser) proxy(name caddyfile.Token, upstreams, block []caddyfile.Token) (*reverseproxy.Handler, error) {
+func (p *parser) proxy(
+	name caddyfile.Token, upstreams, block []caddyfile.Token,
+) (*reverseproxy.Handler, error) {
 	tokens := []caddyfile.Token{name}
 	sameLine := func(t caddyfile.Token) caddyfile.Token {
 		t.File, t.Line = name.File, name.Line

@@ -24,8 +24,10 @@ func TestTranscriptArrivesAsItWasSent(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
 			l := start(t, setup{upstream: s.addr, gateway: plainAuth, tap: wire})
-			id := l.transcribe(60, append(submit, "callback", l.callback("http", login, "/bucket/key%20one.json?"+presigned),
-				"extra", "order:4711", "extra", "name:Zoë", "tag", "calls", "utterances", "true", "smart_format", "true")...)
+			id := l.transcribe(60, append(submit, "callback",
+				l.callback("http", login, "/bucket/key%20one.json?"+presigned),
+				"extra", "order:4711", "extra", "name:Zoë", "tag", "calls", "utterances", "true",
+				"smart_format", "true")...)
 
 			sent, got := take(t, wire.requests), take(t, s.requests)
 			require.Equal(t, method, got.method)
@@ -35,7 +37,8 @@ func TestTranscriptArrivesAsItWasSent(t *testing.T) {
 			require.Equal(t, "application/json", got.header.Get("Content-Type"))
 			require.Equal(t, apiKeyID, got.header.Get("Dg-Token"))
 			require.NotEmpty(t, sent.header.Get("Authorization"))
-			require.Empty(t, got.header.Get("Authorization"), "the gateway's credential is none of the service's business")
+			require.Empty(t, got.header.Get("Authorization"),
+				"the gateway's credential is none of the service's business")
 
 			metadata := got.decoded(t)["metadata"].(map[string]any)
 			require.Equal(t, id, metadata["request_id"])
@@ -54,10 +57,12 @@ func TestSpokenAudioArrivesAsItWasSent(t *testing.T) {
 	s := newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth})
 	text := []byte(`{"text":"Hello, how can I help you today?"}`)
-	for _, format := range [][]string{nil, {"encoding", "linear16", "container", "wav"}, {"encoding", "mulaw", "container", "none"}} {
+	for _, format := range [][]string{nil, {"encoding", "linear16", "container", "wav"},
+		{"encoding", "mulaw", "container", "none"}} {
 		_, audio := l.post("/v1/speak", "application/json", text, format...)
 		require.NotEmpty(t, audio)
-		l.post("/v1/speak", "application/json", text, append(format, "callback", l.callback("http", login, "/speech"))...)
+		l.post("/v1/speak", "application/json", text,
+			append(format, "callback", l.callback("http", login, "/speech"))...)
 		got := take(t, s.requests)
 		require.Equal(t, audio, got.body)
 		require.Contains(t, got.header.Get("Content-Type"), "audio/")
@@ -67,8 +72,10 @@ func TestSpokenAudioArrivesAsItWasSent(t *testing.T) {
 func TestAnalysedTextArrivesAsItWasSent(t *testing.T) {
 	s, wire := newService(t), newTap(t)
 	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret-0123456789", tap: wire})
-	id, _ := l.post("/v1/read", "application/json", []byte(`{"text":"The moon is far away. It is nice there."}`),
-		"summarize", "true", "topics", "true", "callback", l.callback("http", "", "/read"), "extra", "callback_secret:s3cret-0123456789")
+	id, _ := l.post("/v1/read", "application/json",
+		[]byte(`{"text":"The moon is far away. It is nice there."}`),
+		"summarize", "true", "topics", "true", "callback", l.callback("http", "", "/read"), "extra",
+		"callback_secret:s3cret-0123456789")
 	got := take(t, s.requests)
 	require.Equal(t, take(t, wire.requests).body, got.body)
 	require.Equal(t, id, got.decoded(t)["metadata"].(map[string]any)["request_id"])
@@ -78,7 +85,11 @@ func TestAnalysedTextArrivesAsItWasSent(t *testing.T) {
 // A secret in the body cannot let in what is not JSON.
 func TestCallbackSecretRefusesAudio(t *testing.T) {
 	s := newService(t)
-	l := start(t, setup{upstream: s.addr, gateway: "callback_secret s3cret-0123456789", simulator: quick})
+	l := start(t, setup{
+		upstream:  s.addr,
+		gateway:   "callback_secret s3cret-0123456789",
+		simulator: quick,
+	})
 	id, _ := l.post("/v1/speak", "application/json", []byte(`{"text":"Hello"}`),
 		"callback", l.callback("http", "", "/speech"), "extra", "callback_secret:s3cret-0123456789")
 	statuses, delivered := l.attempts(id)
@@ -127,7 +138,11 @@ func TestCallbackIsLostWhenEveryRetryFails(t *testing.T) {
 func TestServiceThatIsDownGetsItsCallbackOnceItIsUp(t *testing.T) {
 	s := unstartedService(t)
 	addr := freeAddr(t)
-	l := start(t, setup{upstream: addr, gateway: plainAuth, simulator: "retries 100000\nretry_delay 5ms"})
+	l := start(t, setup{
+		upstream:  addr,
+		gateway:   plainAuth,
+		simulator: "retries 100000\nretry_delay 5ms",
+	})
 	id := l.transcribe(5, "callback", l.callback("http", login, "/hook"))
 	l.waitFor("callback attempt failed", map[string]any{"request_id": id, "status": 502.0})
 
@@ -149,7 +164,12 @@ func TestServiceThatIsDownGetsItsCallbackOnceItIsUp(t *testing.T) {
 func TestGatewayThatIsDownGetsItsCallbackOnceItIsUp(t *testing.T) {
 	s, wire := newService(t), newTap(t)
 	nobody := freeAddr(t)
-	l := start(t, setup{upstream: s.addr, gateway: plainAuth, tap: wire, simulator: "retries 100000\nretry_delay 5ms"})
+	l := start(t, setup{
+		upstream:  s.addr,
+		gateway:   plainAuth,
+		tap:       wire,
+		simulator: "retries 100000\nretry_delay 5ms",
+	})
 	wire.to.Store(&nobody)
 	id := l.transcribe(5, "callback", l.callback("http", login, "/hook"))
 	l.waitFor("callback attempt failed", map[string]any{"request_id": id})
@@ -177,8 +197,14 @@ func TestSlowUploadArrivesWhole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
-			l := start(t, setup{upstream: s.addr, gateway: gateway, tap: wire, simulator: "fault slow_upload 100KB"})
-			l.transcribe(120, "callback", l.callback("http", login, "/hook"), "extra", "callback_secret:s3cret-0123456789")
+			l := start(t, setup{
+				upstream:  s.addr,
+				gateway:   gateway,
+				tap:       wire,
+				simulator: "fault slow_upload 100KB",
+			})
+			l.transcribe(120, "callback", l.callback("http", login, "/hook"), "extra",
+				"callback_secret:s3cret-0123456789")
 			got := take(t, s.requests)
 			require.Greater(t, len(got.body), 20<<10)
 			require.Equal(t, take(t, wire.requests).body, got.body)
@@ -219,8 +245,14 @@ func TestRealBodiesArriveAsTheyWereSent(t *testing.T) {
 			tried++
 			t.Run(filepath.Base(file), func(t *testing.T) {
 				s, wire := newService(t), newTap(t)
-				l := start(t, setup{upstream: s.addr, gateway: plainAuth, tap: wire, simulator: "results " + file})
-				l.post(r.path, r.contentType, []byte(r.body), "callback", l.callback("http", login, "/hook"), "extra", "k:v")
+				l := start(t, setup{
+					upstream:  s.addr,
+					gateway:   plainAuth,
+					tap:       wire,
+					simulator: "results " + file,
+				})
+				l.post(r.path, r.contentType, []byte(r.body), "callback",
+					l.callback("http", login, "/hook"), "extra", "k:v")
 				got := take(t, s.requests)
 				require.Equal(t, take(t, wire.requests).body, got.body)
 

@@ -21,8 +21,9 @@ type attempt struct {
 func secret(value string) []string { return []string{"extra", "callback_secret:" + value} }
 
 const (
-	allOfThem = plainAuth + "dg_token " + apiKeyID + "\ncallback_secret s3cret-0123456789\nquery_secret key q-s3cret-0123456789\n"
-	wrong     = "deepgram:fedcba9876543210fedcba9876543210@"
+	allOfThem = plainAuth + "dg_token " + apiKeyID +
+		"\ncallback_secret s3cret-0123456789\nquery_secret key q-s3cret-0123456789\n"
+	wrong = "deepgram:fedcba9876543210fedcba9876543210@"
 )
 
 var credentials = []struct {
@@ -50,24 +51,27 @@ var credentials = []struct {
 	{"dg_token of another key", "dg_token another-id", map[string]attempt{
 		"wrong": {status: 401},
 	}},
-	{"dg_token if_present", plainAuth + "dg_token " + apiKeyID + " {\nif_present\n}", map[string]attempt{
-		"right":                     {userinfo: login, status: 200},
-		"none":                      {userinfo: login, noToken: true, status: 200},
-		"none and a wrong password": {userinfo: wrong, noToken: true, status: 401},
-		"right without a password":  {status: 401},
-	}},
-	{"dg_token of another key if_present", plainAuth + "dg_token another-id {\nif_present\n}", map[string]attempt{
-		"wrong": {userinfo: login, status: 401},
-		"none":  {userinfo: login, noToken: true, status: 200},
-	}},
+	{"dg_token if_present", plainAuth + "dg_token " + apiKeyID + " {\nif_present\n}",
+		map[string]attempt{
+			"right":                     {userinfo: login, status: 200},
+			"none":                      {userinfo: login, noToken: true, status: 200},
+			"none and a wrong password": {userinfo: wrong, noToken: true, status: 401},
+			"right without a password":  {status: 401},
+		}},
+	{"dg_token of another key if_present", plainAuth + "dg_token another-id {\nif_present\n}",
+		map[string]attempt{
+			"wrong": {userinfo: login, status: 401},
+			"none":  {userinfo: login, noToken: true, status: 200},
+		}},
 	{"callback_secret", "callback_secret new-s3cret-0123456789 s3cret-0123456789", map[string]attempt{
-		"right":                      {submit: secret("s3cret-0123456789"), status: 200},
-		"the other of two":           {submit: secret("new-s3cret-0123456789"), status: 200},
-		"wrong":                      {submit: secret("s3cre"), status: 401},
-		"empty":                      {submit: secret(""), status: 401},
-		"under another name":         {submit: []string{"extra", "secret:s3cret-0123456789"}, status: 401},
-		"in the text, not its place": {submit: []string{"tag", `"callback_secret":"s3cret-0123456789"`}, status: 401},
-		"none":                       {status: 401},
+		"right":              {submit: secret("s3cret-0123456789"), status: 200},
+		"the other of two":   {submit: secret("new-s3cret-0123456789"), status: 200},
+		"wrong":              {submit: secret("s3cre"), status: 401},
+		"empty":              {submit: secret(""), status: 401},
+		"under another name": {submit: []string{"extra", "secret:s3cret-0123456789"}, status: 401},
+		"in the text, not its place": {submit: []string{"tag", `"callback_secret":"s3cret-0123456789"`},
+			status: 401},
+		"none": {status: 401},
 	}},
 	{"query_secret", "query_secret key q-s3cret-0123456789", map[string]attempt{
 		"right":                {query: "&key=q-s3cret-0123456789", status: 200},
@@ -76,12 +80,17 @@ var credentials = []struct {
 		"none":                 {status: 401},
 	}},
 	{"require all", allOfThem, map[string]attempt{
-		"right":                    {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), status: 200},
-		"a wrong password":         {userinfo: wrong, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), status: 401},
-		"no dg-token":              {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("s3cret-0123456789"), noToken: true, status: 401},
-		"a wrong callback secret":  {userinfo: login, query: "&key=q-s3cret-0123456789", submit: secret("x"), status: 401},
-		"no callback secret":       {userinfo: login, query: "&key=q-s3cret-0123456789", status: 401},
-		"a wrong query secret":     {userinfo: login, query: "&key=x", submit: secret("s3cret-0123456789"), status: 401},
+		"right": {userinfo: login, query: "&key=q-s3cret-0123456789",
+			submit: secret("s3cret-0123456789"), status: 200},
+		"a wrong password": {userinfo: wrong, query: "&key=q-s3cret-0123456789",
+			submit: secret("s3cret-0123456789"), status: 401},
+		"no dg-token": {userinfo: login, query: "&key=q-s3cret-0123456789",
+			submit: secret("s3cret-0123456789"), noToken: true, status: 401},
+		"a wrong callback secret": {userinfo: login, query: "&key=q-s3cret-0123456789",
+			submit: secret("x"), status: 401},
+		"no callback secret": {userinfo: login, query: "&key=q-s3cret-0123456789", status: 401},
+		"a wrong query secret": {userinfo: login, query: "&key=x",
+			submit: secret("s3cret-0123456789"), status: 401},
 		"only the callback secret": {submit: secret("s3cret-0123456789"), noToken: true, status: 401},
 	}},
 	{"require any", allOfThem + "require any", map[string]attempt{
@@ -90,7 +99,8 @@ var credentials = []struct {
 		"only the callback secret": {submit: secret("s3cret-0123456789"), noToken: true, status: 200},
 		"only the query secret":    {query: "&key=q-s3cret-0123456789", noToken: true, status: 200},
 		"one right, all else wrong": {
-			userinfo: wrong, query: "&key=q-s3cret-0123456789", submit: secret("x"), noToken: true, status: 200,
+			userinfo: wrong, query: "&key=q-s3cret-0123456789", submit: secret("x"), noToken: true,
+			status: 200,
 		},
 		"all wrong": {userinfo: wrong, query: "&key=x", submit: secret("x"), noToken: true, status: 401},
 		"none":      {noToken: true, status: 401},
@@ -127,7 +137,8 @@ func tryAll(t *testing.T, l *loop, s *service, attempts map[string]attempt, noTo
 			continue
 		}
 		before := s.connections.Load()
-		id := l.transcribe(2, append(a.submit, "callback", l.callback("http", a.userinfo, "/hook?a=1"+a.query))...)
+		id := l.transcribe(2,
+			append(a.submit, "callback", l.callback("http", a.userinfo, "/hook?a=1"+a.query))...)
 		statuses, delivered := l.attempts(id)
 		require.Equal(t, a.status == 200, delivered, name)
 		sent := take(t, l.setup.tap.requests)
@@ -151,7 +162,8 @@ func tryAll(t *testing.T, l *loop, s *service, attempts map[string]attempt, noTo
 func TestQuerySecretDoesNotReachTheService(t *testing.T) {
 	s := newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: "query_secret key q-s3cret-0123456789"})
-	l.transcribe(2, "callback", l.callback("http", "", "/hook?"+presigned+"&key=q-s3cret-0123456789&z=1"))
+	l.transcribe(2, "callback",
+		l.callback("http", "", "/hook?"+presigned+"&key=q-s3cret-0123456789&z=1"))
 	require.Equal(t, "/hook?"+presigned+"&z=1", take(t, s.requests).target)
 }
 
@@ -177,15 +189,19 @@ func TestStreamWithoutTheRightCredentialsIsNeverOpened(t *testing.T) {
 		{"no password", plainAuth, attempt{}},
 		{"wrong dg-token", "dg_token another-id", attempt{}},
 		{"wrong query secret", "query_secret key q-s3cret-0123456789", attempt{query: "&key=x"}},
-		{"one of two wrong", plainAuth + "query_secret key q-s3cret-0123456789", attempt{userinfo: login, query: "&key=x"}},
-		{"none of two right", plainAuth + "query_secret key q-s3cret-0123456789\nrequire any", attempt{userinfo: wrong, query: "&key=x"}},
+		{"one of two wrong", plainAuth + "query_secret key q-s3cret-0123456789",
+			attempt{userinfo: login, query: "&key=x"}},
+		{"none of two right", plainAuth + "query_secret key q-s3cret-0123456789\nrequire any",
+			attempt{userinfo: wrong, query: "&key=x"}},
 		// It could only come in the messages, after the handshake.
-		{"only a callback secret", "callback_secret s3cret-0123456789", attempt{submit: secret("s3cret-0123456789")}},
+		{"only a callback secret", "callback_secret s3cret-0123456789",
+			attempt{submit: secret("s3cret-0123456789")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newService(t)
 			l := start(t, setup{upstream: s.addr, gateway: test.gateway})
-			_, res, err := l.dial(append(test.submit, "callback", l.callback("ws", test.userinfo, "/live?a=1"+test.query))...)
+			_, res, err := l.dial(append(test.submit, "callback",
+				l.callback("ws", test.userinfo, "/live?a=1"+test.query))...)
 			require.ErrorIs(t, err, websocket.ErrBadHandshake)
 			require.Equal(t, 502, res.StatusCode)
 			require.Equal(t, "handshake answered 401", l.waitFor("callback connection failed", nil)["error"])

@@ -26,7 +26,12 @@ func killedInbox(t *testing.T, callbacks int) (dir string) {
 	inbox := caddytest.OpenInbox(t, running)
 	for i := range callbacks {
 		body := fmt.Sprintf(`{"metadata":{"request_id":"%d"}}`, i)
-		envelope := spool.Envelope{Route: "calls", Method: http.MethodPost, URI: "/hook", ContentLength: int64(len(body))}
+		envelope := spool.Envelope{
+			Route:         "calls",
+			Method:        http.MethodPost,
+			URI:           "/hook",
+			ContentLength: int64(len(body)),
+		}
 		_, err := inbox.Accept(ctx, envelope, strings.NewReader(body))
 		require.NoError(t, err)
 	}

@@ -102,7 +102,8 @@ func start(t testing.TB, s setup) *loop {
 	})
 	l := &loop{t: t, setup: s}
 	t.Cleanup(func() { // when Caddy has stopped
-		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "a stream is still live")
+		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 },
+			patience, time.Millisecond, "a stream is still live")
 	})
 	caddytest.Start(t, l.configure)
 	if s.tap != nil {
@@ -172,7 +173,8 @@ func (l *loop) adapt(sites ...string) []byte {
 	config := caddytest.Adapt(l.t, caddytest.Globals(log.Option(""))+strings.Join(sites, ""))
 	if l.setup.tls != nil {
 		// The Caddyfile has no word for it.
-		trust := fmt.Sprintf(`"handler":"deepgram_simulator","root_ca_pem_files":[%q]`, l.setup.tls.certFile)
+		trust := fmt.Sprintf(`"handler":"deepgram_simulator","root_ca_pem_files":[%q]`,
+			l.setup.tls.certFile)
 		config = bytes.Replace(config, []byte(`"handler":"deepgram_simulator"`), []byte(trust), 1)
 	}
 	return config
@@ -258,9 +260,12 @@ var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, T
 
 // post sends a request to the simulator, which must take it. query holds pairs
 // of name and value.
-func (l *loop) post(path, contentType string, body []byte, query ...string) (id string, answer []byte) {
+func (l *loop) post(
+	path, contentType string, body []byte, query ...string,
+) (id string, answer []byte) {
 	l.t.Helper()
-	r, err := http.NewRequest("POST", "http://"+l.simulator+path+"?"+pairs(query).Encode(), bytes.NewReader(body))
+	r, err := http.NewRequest("POST", "http://"+l.simulator+path+"?"+pairs(query).Encode(),
+		bytes.NewReader(body))
 	require.NoError(l.t, err)
 	r.Header.Set("Authorization", "Token "+apiKey)
 	r.Header.Set("Content-Type", contentType)
@@ -528,7 +533,8 @@ func (l *loop) dial(query ...string) (*websocket.Conn, *http.Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	target := "ws://" + l.simulator + "/v1/listen?" + pairs(append(query, rawAudio...)).Encode()
-	return new(websocket.Dialer).DialContext(ctx, target, http.Header{"Authorization": {"Token " + apiKey}})
+	return new(websocket.Dialer).DialContext(ctx, target,
+		http.Header{"Authorization": {"Token " + apiKey}})
 }
 
 // speak opens a live stream.
@@ -674,7 +680,10 @@ func newAuthority(t testing.TB) *authority {
 	require.NoError(t, err)
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encodedKey})
-	a := &authority{certFile: filepath.Join(t.TempDir(), "cert.pem"), keyFile: filepath.Join(t.TempDir(), "key.pem")}
+	a := &authority{
+		certFile: filepath.Join(t.TempDir(), "cert.pem"),
+		keyFile:  filepath.Join(t.TempDir(), "key.pem"),
+	}
 	require.NoError(t, os.WriteFile(a.certFile, certPEM, 0o600))
 	require.NoError(t, os.WriteFile(a.keyFile, keyPEM, 0o600))
 	a.certificate, err = tls.X509KeyPair(certPEM, keyPEM)

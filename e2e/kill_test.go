@@ -20,7 +20,8 @@ import (
 
 func sendClose(code int, reason string) func(*websocket.Conn) {
 	return func(conn *websocket.Conn) {
-		_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), deadline())
+		_ = conn.WriteControl(websocket.CloseMessage,
+			websocket.FormatCloseMessage(code, reason), deadline())
 	}
 }
 
@@ -46,7 +47,8 @@ func begin(t *testing.T, l *loop, s *service) *stream {
 
 func (l *loop) requireNothingLive() {
 	l.t.Helper()
-	require.Eventually(l.t, func() bool { return len(app.Streams.List()) == 0 }, atOnce, time.Millisecond)
+	require.Eventually(l.t, func() bool { return len(app.Streams.List()) == 0 },
+		atOnce, time.Millisecond)
 }
 
 // The vendor documents the kill for a callback that drops; of a speaker that
@@ -85,12 +87,13 @@ func TestBackendEndsTheStream(t *testing.T) {
 		answer     int    // that the backend reads
 		reasonSeen string // in the gateway's log
 	}{
-		"close frame":       {sendClose(1000, "enough"), 1000, "enough", 1000, "closed"},
-		"own code":          {sendClose(4007, "no room"), 4007, "no room", 4007, "closed"},
-		"close without one": {sendClose(websocket.CloseNoStatusReceived, ""), 0, "", websocket.CloseNoStatusReceived, "closed"},
-		"dropped":           {drop, 1001, "backend gone", websocket.CloseAbnormalClosure, "dropped"},
-		"reset":             {resetConn, 1001, "backend gone", websocket.CloseAbnormalClosure, "dropped"},
-		"half-closed":       {halfClose, 1001, "backend gone", websocket.CloseProtocolError, "dropped"},
+		"close frame": {sendClose(1000, "enough"), 1000, "enough", 1000, "closed"},
+		"own code":    {sendClose(4007, "no room"), 4007, "no room", 4007, "closed"},
+		"close without one": {sendClose(websocket.CloseNoStatusReceived, ""), 0, "",
+			websocket.CloseNoStatusReceived, "closed"},
+		"dropped":     {drop, 1001, "backend gone", websocket.CloseAbnormalClosure, "dropped"},
+		"reset":       {resetConn, 1001, "backend gone", websocket.CloseAbnormalClosure, "dropped"},
+		"half-closed": {halfClose, 1001, "backend gone", websocket.CloseProtocolError, "dropped"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
@@ -105,8 +108,10 @@ func TestBackendEndsTheStream(t *testing.T) {
 			require.Equal(t, websocket.CloseInternalServerErr, h.code, h.reason)
 			require.Equal(t, "the callback connection was lost", h.reason)
 			require.True(t, wire.sentBack(closeFrame(test.code, test.text)))
-			require.Equal(t, test.reasonSeen, l.waitFor("stream ended", map[string]any{"ended_by": "backend"})["reason"])
-			l.waitFor("stream ended", map[string]any{"request_id": live.id, "reason": "the callback connection was lost"})
+			require.Equal(t, test.reasonSeen,
+				l.waitFor("stream ended", map[string]any{"ended_by": "backend"})["reason"])
+			l.waitFor("stream ended",
+				map[string]any{"request_id": live.id, "reason": "the callback connection was lost"})
 			l.requireNothingLive()
 		})
 	}
@@ -133,7 +138,8 @@ func TestSenderThatDropsTheStreamEndsIt(t *testing.T) {
 	require.Equal(t, websocket.CloseGoingAway, h.code, h.reason)
 	require.Equal(t, "caller gone", h.reason)
 	require.Equal(t, websocket.CloseAbnormalClosure, (<-toSpeaker).code)
-	require.Equal(t, "dropped", l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
+	require.Equal(t, "dropped",
+		l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
 	l.requireNothingLive()
 }
 
@@ -158,10 +164,14 @@ func TestEndOfAProcessEndsTheStream(t *testing.T) {
 		toSpeaker int
 		reason    string // that the speaker reads
 	}{
-		"gateway stopped": {"gateway", syscall.SIGTERM, websocket.CloseGoingAway, websocket.CloseInternalServerErr, "the callback connection was lost"},
-		"gateway killed":  {"gateway", os.Kill, websocket.CloseAbnormalClosure, websocket.CloseInternalServerErr, "the callback connection was lost"},
-		"sender stopped":  {"simulator", syscall.SIGTERM, websocket.CloseGoingAway, websocket.CloseGoingAway, "the simulator shuts down"},
-		"sender killed":   {"simulator", os.Kill, websocket.CloseGoingAway, websocket.CloseAbnormalClosure, ""},
+		"gateway stopped": {"gateway", syscall.SIGTERM, websocket.CloseGoingAway,
+			websocket.CloseInternalServerErr, "the callback connection was lost"},
+		"gateway killed": {"gateway", os.Kill, websocket.CloseAbnormalClosure,
+			websocket.CloseInternalServerErr, "the callback connection was lost"},
+		"sender stopped": {"simulator", syscall.SIGTERM, websocket.CloseGoingAway,
+			websocket.CloseGoingAway, "the simulator shuts down"},
+		"sender killed": {"simulator", os.Kill, websocket.CloseGoingAway,
+			websocket.CloseAbnormalClosure, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if runtime.GOOS == "windows" && test.signal == syscall.SIGTERM {
@@ -190,7 +200,11 @@ func TestEndOfAProcessEndsTheStream(t *testing.T) {
 // What breaks a rule of the gateway's ends the stream with the code for it.
 func TestGatewayEndsAStreamThatBreaksItsRules(t *testing.T) {
 	s, wire := newService(t), newTap(t)
-	l := start(t, setup{upstream: s.addr, gateway: plainAuth + "stream {\nmax_message 300B\n}", tap: wire})
+	l := start(t, setup{
+		upstream: s.addr,
+		gateway:  plainAuth + "stream {\nmax_message 300B\n}",
+		tap:      wire,
+	})
 	live := l.open(s, "ws")
 	toSpeaker := listening(live.speaker, atOnce)
 	sayUntilTheEnd(live.speaker, 6)
@@ -198,7 +212,9 @@ func TestGatewayEndsAStreamThatBreaksItsRules(t *testing.T) {
 	require.Empty(t, h.messages)
 	require.Equal(t, websocket.CloseInternalServerErr, h.code, h.reason)
 	require.Equal(t, websocket.CloseInternalServerErr, (<-toSpeaker).code)
-	require.True(t, wire.sentBack([]byte{websocket.CloseMessageTooBig >> 8, websocket.CloseMessageTooBig & 0xff}))
-	require.Equal(t, "violation", l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
+	require.True(t,
+		wire.sentBack([]byte{websocket.CloseMessageTooBig >> 8, websocket.CloseMessageTooBig & 0xff}))
+	require.Equal(t, "violation",
+		l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
 	l.requireNothingLive()
 }

@@ -13,7 +13,9 @@ import (
 )
 
 // everything asks for every kind of message.
-var everything = []string{"interim_results", "true", "vad_events", "true", "utterance_end_ms", "1000", "extra", "callback_secret:s3cret-0123456789"}
+var everything = []string{"interim_results", "true", "vad_events", "true",
+	"utterance_end_ms", "1000",
+	"extra", "callback_secret:s3cret-0123456789"}
 
 // spoken is as many seconds as it takes to hear every kind of message.
 const spoken = 15
@@ -24,7 +26,8 @@ func TestStreamByPostArrivesInOrder(t *testing.T) {
 	want := l.expected(spoken, everything...)
 	require.Subset(t, types(want), []string{"SpeechStarted", "Results", "UtteranceEnd", "Metadata"})
 
-	speaker, id := l.speak(append(everything, "callback", l.callback("http", login, "/live?room=7"))...)
+	speaker, id := l.speak(append(everything, "callback",
+		l.callback("http", login, "/live?room=7"))...)
 	toSpeaker := listening(speaker, patience)
 	say(t, speaker, spoken)
 	finish(t, speaker)
@@ -54,9 +57,10 @@ func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 		gateway string
 		through func(kind string) bool
 	}{
-		"alone":                    {"callback_secret s3cret-0123456789", withSecret},
-		"and a password":           {"callback_secret s3cret-0123456789\n" + plainAuth, withSecret},
-		"or a password, any of it": {"callback_secret s3cret-0123456789\n" + plainAuth + "require any", func(string) bool { return true }},
+		"alone":          {"callback_secret s3cret-0123456789", withSecret},
+		"and a password": {"callback_secret s3cret-0123456789\n" + plainAuth, withSecret},
+		"or a password, any of it": {"callback_secret s3cret-0123456789\n" + plainAuth + "require any",
+			func(string) bool { return true }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, wire := newService(t), newTap(t)
@@ -67,7 +71,8 @@ func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 			say(t, speaker, spoken)
 			finish(t, speaker)
 			ended := <-toSpeaker
-			require.Equal(t, websocket.CloseNormalClosure, ended.code, "a refused message does not end the stream: %s", ended.reason)
+			require.Equal(t, websocket.CloseNormalClosure, ended.code,
+				"a refused message does not end the stream: %s", ended.reason)
 
 			refused := 0
 			for range total {
@@ -80,7 +85,8 @@ func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 			}
 			require.Empty(t, s.requests)
 			require.Len(t, l.lines("callback delivered", map[string]any{"request_id": id}), total-refused)
-			require.Len(t, l.lines("callback attempt failed", map[string]any{"request_id": id, "status": 401.0}), refused)
+			require.Len(t, l.lines("callback attempt failed",
+				map[string]any{"request_id": id, "status": 401.0}), refused)
 		})
 	}
 }
@@ -92,14 +98,15 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 		backTLS  bool
 		log      bool
 	}{
-		"ws":                            {gateway: plainAuth},
-		"wss":                           {gateway: plainAuth, frontTLS: true},
-		"ws and the access log":         {gateway: plainAuth, log: true},
-		"wss and the access log":        {gateway: plainAuth, frontTLS: true, log: true},
-		"wss, and to the service":       {gateway: plainAuth, frontTLS: true, backTLS: true},
-		"ws, and wss to the service":    {gateway: plainAuth, backTLS: true},
-		"ws with a secret in it":        {gateway: plainAuth + "callback_secret s3cret-0123456789"},
-		"wss with a secret in it":       {gateway: plainAuth + "callback_secret s3cret-0123456789", frontTLS: true},
+		"ws":                         {gateway: plainAuth},
+		"wss":                        {gateway: plainAuth, frontTLS: true},
+		"ws and the access log":      {gateway: plainAuth, log: true},
+		"wss and the access log":     {gateway: plainAuth, frontTLS: true, log: true},
+		"wss, and to the service":    {gateway: plainAuth, frontTLS: true, backTLS: true},
+		"ws, and wss to the service": {gateway: plainAuth, backTLS: true},
+		"ws with a secret in it":     {gateway: plainAuth + "callback_secret s3cret-0123456789"},
+		"wss with a secret in it": {gateway: plainAuth + "callback_secret s3cret-0123456789",
+			frontTLS: true},
 		"ws with a hashed password too": {gateway: hashedAuth + plainAuth},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,7 +119,8 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 			if test.backTLS {
 				s = newTLSService(t, a)
 				with.upstream = ""
-				with.gateway += "relay https://" + s.addr + " {\ntransport http {\ntls_trust_pool file " + a.certFile + "\n}\n}\n"
+				with.gateway += "relay https://" + s.addr +
+					" {\ntransport http {\ntls_trust_pool file " + a.certFile + "\n}\n}\n"
 			}
 			l := start(t, with)
 			want := l.expected(spoken, everything...)
@@ -149,7 +157,11 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 // has shown the secret.
 func TestStreamWithAWrongCallbackSecretGivesTheBackendNothing(t *testing.T) {
 	s, wire := newService(t), newTap(t)
-	l := start(t, setup{upstream: s.addr, gateway: plainAuth + "callback_secret s3cret-0123456789", tap: wire})
+	l := start(t, setup{
+		upstream: s.addr,
+		gateway:  plainAuth + "callback_secret s3cret-0123456789",
+		tap:      wire,
+	})
 	live := l.open(s, "ws", "vad_events", "true", "extra", "callback_secret:wrong")
 	toBackend, toSpeaker := listening(live.backend.Conn, atOnce), listening(live.speaker, atOnce)
 	sayUntilTheEnd(live.speaker, 3)
@@ -160,8 +172,10 @@ func TestStreamWithAWrongCallbackSecretGivesTheBackendNothing(t *testing.T) {
 	ended := <-toSpeaker
 	require.Equal(t, websocket.CloseInternalServerErr, ended.code, ended.reason)
 	require.Contains(t, ended.reason, "callback")
-	require.Equal(t, "refused", l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
-	require.True(t, wire.sentBack([]byte{websocket.ClosePolicyViolation >> 8, websocket.ClosePolicyViolation & 0xff}))
+	require.Equal(t, "refused",
+		l.waitFor("stream ended", map[string]any{"ended_by": "caller"})["reason"])
+	require.True(t,
+		wire.sentBack([]byte{websocket.ClosePolicyViolation >> 8, websocket.ClosePolicyViolation & 0xff}))
 }
 
 func TestStreamToADeadBackendIsNotOpened(t *testing.T) {
@@ -263,10 +277,12 @@ func TestNeverCloseIsEndedByTheBackend(t *testing.T) {
 	require.Empty(t, ended)
 	require.Empty(t, l.lines("stream ended", nil))
 
-	require.NoError(t, live.backend.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, "enough"), deadline()))
+	require.NoError(t, live.backend.WriteControl(websocket.CloseMessage,
+		websocket.FormatCloseMessage(1000, "enough"), deadline()))
 	h := take(t, ended)
 	require.Equal(t, websocket.CloseNormalClosure, h.code, h.reason)
-	require.Equal(t, "enough", l.waitFor("stream ended", map[string]any{"ended_by": "backend"})["close_text"])
+	require.Equal(t, "enough",
+		l.waitFor("stream ended", map[string]any{"ended_by": "backend"})["close_text"])
 	l.waitFor("stream ended", map[string]any{"request_id": live.id, "reason": "complete"})
 }
 

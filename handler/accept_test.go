@@ -24,17 +24,22 @@ import (
 func TestTargetsThatNoCallbackIsForAreBadRequests(t *testing.T) {
 	backend := newService(t, nil)
 	spoolDir := t.TempDir()
-	for kind, block := range map[string]string{"relayed": "anonymous", "spooled": "anonymous\nmethods POST OPTIONS\n" + inbox(spoolDir, "")} {
+	for kind, block := range map[string]string{
+		"relayed": "anonymous",
+		"spooled": "anonymous\nmethods POST OPTIONS\n" + inbox(spoolDir, ""),
+	} {
 		t.Run(kind, func(t *testing.T) {
 			g := start(t, callback(backend.addr, block))
 			for _, target := range []string{
-				"x:p0", "*", "https://" + g.addr + "/x", "ftp://" + g.addr + "/x", "http://user:word@" + g.addr + "/x",
+				"x:p0", "*", "https://" + g.addr + "/x", "ftp://" + g.addr + "/x",
+				"http://user:word@" + g.addr + "/x",
 				"http:opaque", "mailto:a@b.c", "urn:x:y?z=1",
 			} {
 				for _, request := range []string{
 					"POST " + target + " HTTP/1.1\r\nHost: " + g.addr + "\r\nContent-Length: 2\r\n\r\n{}",
 					"OPTIONS " + target + " HTTP/1.1\r\nHost: " + g.addr + "\r\nContent-Length: 0\r\n\r\n",
-					"GET " + target + " HTTP/1.1\r\nHost: " + g.addr + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+					"GET " + target + " HTTP/1.1\r\nHost: " + g.addr +
+						"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 						"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
 				} {
 					if strings.HasPrefix(request, "OPTIONS * ") {
@@ -45,8 +50,10 @@ func TestTargetsThatNoCallbackIsForAreBadRequests(t *testing.T) {
 				}
 			}
 			require.Empty(t, backend.requests)
-			for _, target := range []string{"/", "//x:p0", "/*", "http://" + g.addr, "http://" + g.addr + "/x?y", "HTTP://" + g.addr + "/x"} {
-				got := sendRaw(t, g.addr, "POST "+target+" HTTP/1.1\r\nHost: "+g.addr+"\r\nContent-Length: 2\r\n\r\n{}")
+			for _, target := range []string{"/", "//x:p0", "/*", "http://" + g.addr,
+				"http://" + g.addr + "/x?y", "HTTP://" + g.addr + "/x"} {
+				got := sendRaw(t, g.addr,
+					"POST "+target+" HTTP/1.1\r\nHost: "+g.addr+"\r\nContent-Length: 2\r\n\r\n{}")
 				require.Less(t, got.StatusCode, 300, target)
 				backend.next(t)
 			}
@@ -57,7 +64,8 @@ func TestTargetsThatNoCallbackIsForAreBadRequests(t *testing.T) {
 // The target is looked at before the credentials, so that it costs nothing.
 func TestBadTargetsAreRefusedBeforeAnythingElse(t *testing.T) {
 	g := start(t, callback("127.0.0.1:1", plainAuth))
-	require.Equal(t, 400, sendRaw(t, g.addr, "POST x:p0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").StatusCode)
+	require.Equal(t, 400,
+		sendRaw(t, g.addr, "POST x:p0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").StatusCode)
 }
 
 // A sender may shut its sending half once its request is out (RFC 9112, section 9.6), which
@@ -73,7 +81,8 @@ func TestASenderThatShutsItsSendingHalfIsToldThatItsCallbackWasAccepted(t *testi
 		require.NoError(t, err)
 		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 		body := fmt.Sprintf(`{"request_id":"half-closed %d"}`, n)
-		_, err = fmt.Fprintf(conn, "POST /c HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		_, err = fmt.Fprintf(conn, "POST /c HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s",
+			len(body), body)
 		require.NoError(t, err)
 		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 		got := readAnswer(t, bufio.NewReader(conn))
@@ -89,7 +98,8 @@ func TestASenderThatShutsItsSendingHalfIsToldThatItsCallbackWasAccepted(t *testi
 func TestARefusalOfTheInboxIsNoAdmission(t *testing.T) {
 	service := newSwitchable(t, nil)
 	dir := t.TempDir()
-	g := start(t, measured(callback(service.addr, "anonymous\nmax_body 1MiB\n"+inbox(dir, "max_size 1MiB"))))
+	g := start(t,
+		measured(callback(service.addr, "anonymous\nmax_body 1MiB\n"+inbox(dir, "max_size 1MiB"))))
 	admitted, full := requestsTotal(t, g, "admitted"), requestsTotal(t, g, "inbox_full")
 	took, refused := 0.0, 0.0
 	for range 12 {
@@ -114,7 +124,9 @@ func TestAnInboxSmallerThanOneBodyIsRefusedWhenTheConfigurationIsLoaded(t *testi
 		"max_body 10MiB\n" + inbox(t.TempDir(), "max_size 10MiB\n"): false,
 	} {
 		var config caddy.Config
-		require.NoError(t, caddy.StrictUnmarshalJSON(caddytest.Adapt(t, g.caddyfile(callback("127.0.0.1:1", "anonymous\n"+block), options{})), &config))
+		require.NoError(t,
+			caddy.StrictUnmarshalJSON(caddytest.Adapt(t,
+				g.caddyfile(callback("127.0.0.1:1", "anonymous\n"+block), options{})), &config))
 		err := caddy.Validate(&config)
 		if !wrong {
 			require.NoError(t, err, block)
@@ -132,7 +144,8 @@ func TestDuplicatesAreToldByEverythingThatTellsCallbacksApart(t *testing.T) {
 	g := start(t, callback(backend.addr, "basic_auth plain {\n"+
 		"one "+strings.Repeat("1", 32)+"\ntwo "+strings.Repeat("2", 32)+"\n}\n"+inbox(t.TempDir(), "")))
 	type variant struct{ user, host, uri, contentType, method, body string }
-	base := variant{"one", "a.example", "/c", "application/json", "POST", `{"metadata":{"request_id":"r"},"n":1}`}
+	base := variant{"one", "a.example", "/c", "application/json", "POST",
+		`{"metadata":{"request_id":"r"},"n":1}`}
 	post := func(v variant) string {
 		r, err := http.NewRequest(v.method, g.url+v.uri, strings.NewReader(v.body))
 		require.NoError(t, err)
@@ -192,13 +205,18 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 		"breaks-off":           says(head + "Content-Length: 100\r\n\r\nshort"),
 		"breaks-off-in-chunks": says(head + "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n"),
 		"is-not-chunks":        says(head + "Transfer-Encoding: chunked\r\n\r\nzzz\r\n"),
-		"never-comes":          says(head+"Content-Length: 100\r\n\r\n", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }),
-		"never-ends":           says(head+"\r\n", endless),
-		"is-large":             says(head+"Content-Length: 1000000000\r\n\r\n", endless),
-		"drips":                says(head+"\r\n", drip),
-		"is-reset":             says(head+"Content-Length: 100\r\n\r\nx", func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }),
-		"204-with-a-body":      says("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nshort"),
-		"after-an-interim-one": says("HTTP/1.1 103 Early Hints\r\n\r\n" + head + "Content-Length: 100\r\n\r\nshort"),
+		"never-comes": says(head+"Content-Length: 100\r\n\r\n", func(c net.Conn) {
+			_, _ = io.Copy(io.Discard, c)
+		}),
+		"never-ends": says(head+"\r\n", endless),
+		"is-large":   says(head+"Content-Length: 1000000000\r\n\r\n", endless),
+		"drips":      says(head+"\r\n", drip),
+		"is-reset": says(head+"Content-Length: 100\r\n\r\nx", func(c net.Conn) {
+			_ = c.(*net.TCPConn).SetLinger(0)
+		}),
+		"204-with-a-body": says("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nshort"),
+		"after-an-interim-one": says("HTTP/1.1 103 Early Hints\r\n\r\n" + head +
+			"Content-Length: 100\r\n\r\nshort"),
 	}
 	var requests atomic.Int32
 	addr := byHand(t, func(c net.Conn) {
@@ -213,7 +231,8 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, spooled(addr, dir, soon+"concurrency 40"))
 	for name := range answers {
-		for _, body := range []string{"small", strings.Repeat("x", 200<<10)} { // through one client and the other
+		// through one client and the other
+		for _, body := range []string{"small", strings.Repeat("x", 200<<10)} {
 			accepted(t, send(t, "POST", g.url+"/"+name, strings.NewReader(body), nil))
 		}
 	}

@@ -39,7 +39,11 @@ func isWebSocket(r *http.Request) bool {
 // stranger costs little.
 func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error) {
 	if port, known := callbackPort(r); known && !h.ports[port] {
-		return auth.Admission{}, &auth.Refusal{Status: http.StatusForbidden, Reason: "port", Cause: fmt.Errorf("port %d is not among the allowed ones", port)}
+		return auth.Admission{}, &auth.Refusal{
+			Status: http.StatusForbidden,
+			Reason: "port",
+			Cause:  fmt.Errorf("port %d is not among the allowed ones", port),
+		}
 	}
 	if err := h.admitMethod(r, streaming); err != nil {
 		return auth.Admission{}, err
@@ -113,7 +117,12 @@ func methodRefusal(detail, allow string) error {
 
 // unavailable asks the sender to come again later.
 func unavailable(reason string, cause error, retryAfter time.Duration) error {
-	return &auth.Refusal{Status: http.StatusServiceUnavailable, Reason: reason, RetryAfter: max(retryAfter, time.Second), Cause: cause}
+	return &auth.Refusal{
+		Status:     http.StatusServiceUnavailable,
+		Reason:     reason,
+		RetryAfter: max(retryAfter, time.Second),
+		Cause:      cause,
+	}
 }
 
 func tooLong(cause error) error {
@@ -146,7 +155,9 @@ func identify(r *http.Request, admission auth.Admission) {
 
 // admitBody bounds the body of a batch callback, and checks the secret in it
 // where that is asked for.
-func (h *Handler) admitBody(w http.ResponseWriter, r *http.Request, admission auth.Admission) error {
+func (h *Handler) admitBody(
+	w http.ResponseWriter, r *http.Request, admission auth.Admission,
+) error {
 	// An Upgrade to any other protocol than WebSocket would be tunnelled past
 	// all checks if the service took it.
 	r.Header.Del("Upgrade")
@@ -179,7 +190,8 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) error {
 	refused := refusalOf(cause)
 	refused.WriteHeaders(w.Header())
-	if r.ProtoMajor == 1 && (r.Header["Expect"] != nil || refused.Status == http.StatusRequestTimeout) {
+	if r.ProtoMajor == 1 &&
+		(r.Header["Expect"] != nil || refused.Status == http.StatusRequestTimeout) {
 		// The sender waits for an answer before it sends the body, which
 		// net/http would wait for before it answers, to discard it: Caddy's
 		// timeouts wrap the body, so it does not know that none comes. And

@@ -110,7 +110,8 @@ func TestForwardedPort(t *testing.T) {
 		"anyone else's list does not count":          {options{}, "443", []string{"443,443"}, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, "deepgram_callback "+backend.addr+" {\nanonymous\nports "+test.ports+"\n}", test.options)
+			g := start(t, "deepgram_callback "+backend.addr+" {\nanonymous\nports "+test.ports+"\n}",
+				test.options)
 			header := http.Header{}
 			if test.forwarded != nil {
 				header["X-Forwarded-Port"] = test.forwarded
@@ -167,7 +168,8 @@ func TestMethods(t *testing.T) {
 			for _, method := range test.allows {
 				allowed[method] = true
 			}
-			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} {
+			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
+				"TRACE", "PROPFIND"} {
 				got := send(t, method, g.url, nil, nil)
 				if allowed[method] {
 					require.Equal(t, 200, got.StatusCode, method)
@@ -187,7 +189,8 @@ func TestRefusalForCredentialsChallenges(t *testing.T) {
 	for config, want := range map[string][]string{
 		plainAuth:      {`Basic realm="restricted", charset="UTF-8"`},
 		"dg_token key": {`DeepgramCallback realm="restricted"`},
-		strings.Replace(plainAuth, "plain", `plain "Our \"realm\""`, 1) + "query_secret t a-secret-of-2025": {
+		strings.Replace(plainAuth, "plain", `plain "Our \"realm\""`, 1) +
+			"query_secret t a-secret-of-2025": {
 			`Basic realm="Our \"realm\"", charset="UTF-8"`, `DeepgramCallback realm="Our \"realm\""`,
 		},
 	} {
@@ -202,7 +205,8 @@ func TestGuessesAreLimitedAndWhoIsKnownStaysIn(t *testing.T) {
 	backend := newService(t, nil)
 	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
 	require.NoError(t, err)
-	g := start(t, callback(backend.addr, "guess_limit 2 1h\nbasic_auth {\ndeepgram "+string(hash)+"\n}"))
+	g := start(t,
+		callback(backend.addr, "guess_limit 2 1h\nbasic_auth {\ndeepgram "+string(hash)+"\n}"))
 	login := func(password string) answer {
 		r, err := http.NewRequest("POST", g.url, nil)
 		require.NoError(t, err)
@@ -221,7 +225,8 @@ func TestGuessesAreLimitedAndWhoIsKnownStaysIn(t *testing.T) {
 
 func TestRequireAllAndAny(t *testing.T) {
 	backend := newService(t, nil)
-	const credentials = plainAuth + "dg_token key\nquery_secret token query-0123456789\ncallback_secret body-secret-2025\n"
+	const credentials = plainAuth +
+		"dg_token key\nquery_secret token query-0123456789\ncallback_secret body-secret-2025\n"
 	for _, require_ := range []string{"all", "any"} {
 		g := start(t, callback(backend.addr, credentials+"require "+require_))
 		for shown := range 16 {
@@ -260,7 +265,8 @@ func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab"))
 	filler := strings.Repeat("word ", 100<<10) // far more than is kept in memory
 	body := func(secret string) string {
-		return `{"results":{"transcript":"` + filler + `"},"metadata":{"extra":{"callback_secret":"` + secret + `"}}}`
+		return `{"results":{"transcript":"` + filler + `"},"metadata":{"extra":{"callback_secret":"` +
+			secret + `"}}}`
 	}
 	for name, body := range map[string]string{
 		"wrong":                body("wrong"),
@@ -343,15 +349,20 @@ func TestBodyThatIsTooLong(t *testing.T) {
 // Wherever a body turns out to be too long, the log says so.
 func TestATooLongBodyIsLoggedWhereverItIsFoundOut(t *testing.T) {
 	backend := newService(t, nil)
-	long := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"` + strings.Repeat("x", 100<<10) + `"}`
-	late := `{"x":"` + strings.Repeat("x", 100<<10) + `","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
+	long := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"` +
+		strings.Repeat("x", 100<<10) + `"}`
+	late := `{"x":"` + strings.Repeat("x", 100<<10) +
+		`","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
 	for name, test := range map[string]struct{ config, body string }{
-		"while it is relayed":                             {"anonymous", long},
-		"while it is relayed, with retries":               {"anonymous\nrelay {\nlb_retries 3\n}", long},
-		"while it is relayed, its secret right":           {"callback_secret right-0123456789ab", long},
-		"while its secret is searched":                    {"callback_secret right-0123456789ab", late},
-		"while the inbox takes it":                        {"anonymous\nspool {\npath " + t.TempDir() + "\n}", long},
-		"while the inbox takes it, a small one in memory": {"anonymous\nmax_body 1KiB\nspool {\npath " + t.TempDir() + "\n}", long[:2000]},
+		"while it is relayed":                   {"anonymous", long},
+		"while it is relayed, with retries":     {"anonymous\nrelay {\nlb_retries 3\n}", long},
+		"while it is relayed, its secret right": {"callback_secret right-0123456789ab", long},
+		"while its secret is searched":          {"callback_secret right-0123456789ab", late},
+		"while the inbox takes it": {"anonymous\nspool {\npath " + t.TempDir() + "\n}",
+			long},
+		"while the inbox takes it, a small one in memory": {
+			"anonymous\nmax_body 1KiB\nspool {\npath " + t.TempDir() + "\n}", long[:2000],
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := test.config
@@ -384,14 +395,18 @@ func TestTrailersCarryNoCredentials(t *testing.T) {
 		"with retries":     "anonymous\nrelay {\nlb_retries 2\nrequest_buffers 1MiB\n}",
 	} {
 		g := start(t, callback(backend.addr, config))
-		for _, announced := range []string{"X-Checksum, Authorization, dg-token, Cookie, X-Forwarded-For", "X-Checksum", "Authorization"} {
+		for _, announced := range []string{
+			"X-Checksum, Authorization, dg-token, Cookie, X-Forwarded-For", "X-Checksum", "Authorization",
+		} {
 			body := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
-			got := sendRaw(t, g.addr, "POST / HTTP/1.1\r\nHost: x\r\nTrailer: "+announced+"\r\nTransfer-Encoding: chunked\r\n\r\n"+
-				fmt.Sprintf("%x\r\n%s\r\n0\r\n", len(body), body)+
-				"X-Checksum: 1\r\nAuthorization: Basic eDp5\r\ndg-token: k\r\nCookie: a=b\r\nX-Forwarded-For: 192.0.2.1\r\n"+
-				"X-Forwarded-Port: 443\r\nProxy-Authorization: Basic eDp5\r\nHost: other\r\nContent-Type: a/b\r\n\r\n")
+			got := sendRaw(t, g.addr,
+				"POST / HTTP/1.1\r\nHost: x\r\nTrailer: "+announced+"\r\nTransfer-Encoding: chunked\r\n\r\n"+
+					fmt.Sprintf("%x\r\n%s\r\n0\r\n", len(body), body)+
+					"X-Checksum: 1\r\nAuthorization: Basic eDp5\r\ndg-token: k\r\nCookie: a=b\r\nX-Forwarded-For: 192.0.2.1\r\n"+
+					"X-Forwarded-Port: 443\r\nProxy-Authorization: Basic eDp5\r\nHost: other\r\nContent-Type: a/b\r\n\r\n")
 			require.Equal(t, 200, got.StatusCode, name)
-			require.Equal(t, http.Header{"X-Checksum": {"1"}}, <-trailers, "%s, announced: %s", name, announced)
+			require.Equal(t, http.Header{"X-Checksum": {"1"}}, <-trailers, "%s, announced: %s",
+				name, announced)
 		}
 	}
 }
@@ -401,9 +416,11 @@ func TestNobodyStandsInTheLogWithControlCharacters(t *testing.T) {
 	g := start(t, callback(live.addr, plainAuth))
 	const steering = "/%1b%5b2J%c2%9b31m%e2%80%ae"
 	require.Equal(t, 401, send(t, "POST", g.url+steering, nil, nil).StatusCode)
-	conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(g.url, "http")+steering, withPassword())
+	conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(g.url, "http")+steering,
+		withPassword())
 	require.NoError(t, err)
-	require.NoError(t, conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, "\u009b2J"), time.Now().Add(patience)))
+	require.NoError(t, conn.WriteControl(websocket.CloseMessage,
+		websocket.FormatCloseMessage(4000, "\u009b2J"), time.Now().Add(patience)))
 	_ = conn.Close()
 	for _, message := range []string{"callback refused: basic_auth_missing", "stream ended"} {
 		line := g.waitForLog(message, func(line map[string]any) bool { return line["msg"] == message })
@@ -431,8 +448,9 @@ func TestTheSecretOfAClosingMetadataCounts(t *testing.T) {
 }
 
 func TestWeakSettingsAreWarnedOf(t *testing.T) {
-	g := start(t, callback(deadAddr(t), "dg_token name-of-a-key 51f1ad0b-4c3f-4d0e-9f61-0123456789a1 x\nbasic_auth {\n"+
-		"dear $2a$19$MAMohYqpRH6Jv1pZAwgMWOpSqn1vYQKoXHhbzv3sTx09SAXw3.ZMm\n}"))
+	g := start(t, callback(deadAddr(t),
+		"dg_token name-of-a-key 51f1ad0b-4c3f-4d0e-9f61-0123456789a1 x\nbasic_auth {\n"+
+			"dear $2a$19$MAMohYqpRH6Jv1pZAwgMWOpSqn1vYQKoXHhbzv3sTx09SAXw3.ZMm\n}"))
 	var warnings []map[string]any
 	for _, line := range g.logLines() {
 		if line["level"] == "warn" && line["logger"] == "http.handlers.deepgram_callback" {
@@ -441,7 +459,8 @@ func TestWeakSettingsAreWarnedOf(t *testing.T) {
 	}
 	message := func(i int) string { return warnings[i]["msg"].(string) }
 	require.GreaterOrEqual(t, len(warnings), 2)
-	require.Contains(t, message(0), "dg_token: not what the identifier of a Deepgram API key looks like")
+	require.Contains(t, message(0),
+		"dg_token: not what the identifier of a Deepgram API key looks like")
 	require.Equal(t, []any{1.0, 3.0}, warnings[0]["which"])
 	require.Contains(t, message(1), "takes long to hash on this machine")
 	require.Greater(t, warnings[1]["takes"], 2.0)
@@ -450,8 +469,10 @@ func TestWeakSettingsAreWarnedOf(t *testing.T) {
 func TestShortSecretsAreRefused(t *testing.T) {
 	t.Setenv("TEST_SHORT", "fifteen-letters")
 	g := start(t, callback(deadAddr(t), "anonymous"))
-	for _, config := range []string{"callback_secret {env.TEST_SHORT}", "query_secret t {env.TEST_SHORT}"} {
-		require.ErrorContains(t, g.load(callback(deadAddr(t), config), options{}), "it has 15 characters, but needs at least 16")
+	for _, config := range []string{"callback_secret {env.TEST_SHORT}",
+		"query_secret t {env.TEST_SHORT}"} {
+		require.ErrorContains(t, g.load(callback(deadAddr(t), config), options{}),
+			"it has 15 characters, but needs at least 16")
 	}
 }
 
@@ -470,14 +491,16 @@ func TestOnlyStreamsAreTunnelled(t *testing.T) {
 			buf := make([]byte, 4096)
 			n, _ := conn.Read(buf)
 			heads <- string(buf[:n])
-			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+			_, _ = io.WriteString(conn,
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
 			defer func() { _ = conn.Close() }()
 		}
 	}()
 	g := start(t, callback(listener.Addr().String(), plainAuth+"methods POST GET"))
 	auth := "Authorization: " + withPassword().Get("Authorization") + "\r\n"
 	for _, request := range []string{
-		"POST / HTTP/1.1\r\nHost: x\r\n" + auth + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: x\r\n" + auth +
+			"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Connection: upgrade\r\nUpgrade: TLS/1.3\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Upgrade: websocket\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Connection: upgrade\r\nUpgrade: websocket/9\r\n\r\n",
@@ -491,10 +514,13 @@ func TestOnlyStreamsAreTunnelled(t *testing.T) {
 
 func TestUserIsKnownToOthers(t *testing.T) {
 	backend := newService(t, nil)
-	g := start(t, "log\n"+callback(backend.addr, plainAuth+"relay {\nheader_up X-User {http.auth.user.id}\n}"))
+	g := start(t,
+		"log\n"+callback(backend.addr, plainAuth+"relay {\nheader_up X-User {http.auth.user.id}\n}"))
 	require.Equal(t, 200, send(t, "POST", g.url, nil, withPassword()).StatusCode)
 	require.Equal(t, "deepgram", backend.next(t).Header.Get("X-User"))
-	line := g.waitForLog("the access", func(line map[string]any) bool { return line["msg"] == "handled request" })
+	line := g.waitForLog("the access", func(line map[string]any) bool {
+		return line["msg"] == "handled request"
+	})
 	require.Equal(t, "deepgram", line["user_id"])
 }
 

@@ -92,7 +92,8 @@ func TestTrailersArrive(t *testing.T) {
 				w.Header().Set("X-Received", "all")
 			})
 			g := start(t, callback(backend.addr, config))
-			body := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"results":"` + strings.Repeat("x", 100<<10) + `"}`
+			body := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"results":"` +
+				strings.Repeat("x", 100<<10) + `"}`
 			r, err := http.NewRequest("POST", g.url, unsized(strings.NewReader(body)))
 			require.NoError(t, err)
 			r.Trailer = http.Header{"X-Checksum": {"abc"}}
@@ -114,8 +115,10 @@ func TestTargetArrivesAsItCame(t *testing.T) {
 	const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
 		"&X-Amz-Date=20261122T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024"
 	for target, want := range map[string]string{
-		"/bucket/key.json?" + presigned + "&token=s3cret-0123456789":                    "/bucket/key.json?" + presigned,
-		"/k?token=s3cret-0123456789&" + presigned:                                       "/k?" + presigned,
+		"/bucket/key.json?" + presigned +
+			"&token=s3cret-0123456789": "/bucket/key.json?" + presigned,
+		"/k?token=s3cret-0123456789&" +
+			presigned: "/k?" + presigned,
 		"/k?z=1&token=s3cret-0123456789&a=2":                                            "/k?z=1&a=2",
 		"/k?token=s3cret-0123456789":                                                    "/k",
 		"/k?%74oken=s3cret-0123456789&a=%7e%7E+%20%2B":                                  "/k?a=%7e%7E+%20%2B",
@@ -125,14 +128,16 @@ func TestTargetArrivesAsItCame(t *testing.T) {
 		"/a%2Fb//c/./d/%2e%2e/x%20y+z?token=s3cret-0123456789":                          "/a%2Fb//c/./d/%2e%2e/x%20y+z",
 		"/%C3%A9%e2%82%ac?q=%C3%a9&token=s3cret-0123456789":                             "/%C3%A9%e2%82%ac?q=%C3%a9",
 	} {
-		got := sendRaw(t, g.addr, "PUT "+target+" HTTP/1.1\r\nHost: bucket.example.com\r\nContent-Length: 2\r\n\r\n{}")
+		got := sendRaw(t, g.addr,
+			"PUT "+target+" HTTP/1.1\r\nHost: bucket.example.com\r\nContent-Length: 2\r\n\r\n{}")
 		require.Equal(t, 200, got.StatusCode, target)
 		seen := backend.next(t)
 		require.Equal(t, want, seen.RequestURI)
 		require.Equal(t, "bucket.example.com", seen.Host)
 	}
 	for _, target := range []string{
-		"/k", "/k?token=", "/k?token=wrong", "/k?token=s3cret-0123456789&token=s3cret-0123456789", "/k?Token=s3cret-0123456789", "/k?token=s3cret-0123456789%", "/k?a=1;token=s3cret-0123456789",
+		"/k", "/k?token=", "/k?token=wrong", "/k?token=s3cret-0123456789&token=s3cret-0123456789",
+		"/k?Token=s3cret-0123456789", "/k?token=s3cret-0123456789%", "/k?a=1;token=s3cret-0123456789",
 	} {
 		got := sendRaw(t, g.addr, "PUT "+target+" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
 		require.Equal(t, 401, got.StatusCode, target)
@@ -187,14 +192,16 @@ func TestAnswerOfTheServiceIsTheSenders(t *testing.T) {
 func TestServiceThatIsDead(t *testing.T) {
 	g := start(t, callback(deadAddr(t), "anonymous\nrelay {\nfail_duration 1h\n}"))
 	require.Equal(t, 502, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode)
-	require.Equal(t, 503, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode, "it is known to be dead now")
+	require.Equal(t, 503, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode,
+		"it is known to be dead now")
 }
 
 func TestServiceThatIsSlow(t *testing.T) {
 	release := make(chan struct{})
 	backend := newService(t, func(http.ResponseWriter, *http.Request) { <-release })
 	defer close(release)
-	g := start(t, callback(backend.addr, "anonymous\nrelay {\ntransport http {\nresponse_header_timeout 50ms\n}\n}"))
+	g := start(t, callback(backend.addr,
+		"anonymous\nrelay {\ntransport http {\nresponse_header_timeout 50ms\n}\n}"))
 	require.Equal(t, 504, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode)
 }
 
@@ -211,8 +218,10 @@ func TestRetriesPassOverADeadUpstream(t *testing.T) {
 		"secret in the body": "callback_secret right-0123456789ab",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, callback(deadAddr(t)+" "+backend.addr, config+"\nrelay {\nlb_policy first\nlb_retries 1\nfail_duration 1h\n}"))
-			body := `{"results":"` + strings.Repeat("x", 1<<20) + `","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
+			g := start(t, callback(deadAddr(t)+" "+backend.addr,
+				config+"\nrelay {\nlb_policy first\nlb_retries 1\nfail_duration 1h\n}"))
+			body := `{"results":"` + strings.Repeat("x", 1<<20) +
+				`","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`
 			for _, chunked := range []bool{false, true} {
 				var r io.Reader = strings.NewReader(body)
 				if chunked {
@@ -259,7 +268,9 @@ func TestExpectContinueIsAnsweredAfterAdmission(t *testing.T) {
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = conn.Close() })
 		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-		_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"+authorization+"\r\n")
+		_, err = io.WriteString(conn,
+			"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"+authorization+
+				"\r\n")
 		require.NoError(t, err)
 		r := bufio.NewReader(conn)
 		return readAnswer(t, r), r, conn
@@ -314,7 +325,8 @@ func TestMemoryIsBoundedWhileSecretsAreSearched(t *testing.T) {
 				}
 				uploaded.Done()
 				<-finish
-				_, _ = io.WriteString(writer, `","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`)
+				_, _ = io.WriteString(writer,
+					`","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`)
 				_ = writer.CloseWithError(err)
 			}()
 			res, err := client.Post(g.url, "application/json", reader)
@@ -332,7 +344,9 @@ func TestMemoryIsBoundedWhileSecretsAreSearched(t *testing.T) {
 	done.Wait()
 	for range callbacks {
 		require.Equal(t, 200, <-statuses)
-		require.Equal(t, int64(size+len(`{"results":"`)+len(`","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`)), backend.next(t).bytes)
+		require.Equal(t,
+			int64(size+len(`{"results":"`)+
+				len(`","metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`)), backend.next(t).bytes)
 	}
 	if during > before {
 		require.Less(t, during-before, uint64(most))
@@ -348,8 +362,9 @@ func TestFaultOfASenderIsNotTheServices(t *testing.T) {
 		"net/http's transport": "transport http {\nread_buffer 8KiB\n}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, measured(callback("", "anonymous\nmax_body 64KiB\nrelay "+backend.addr+" {\nfail_duration 1h\n"+
-				"header_up X-Caller {query.caller}\n"+transport+"}\nstream off")))
+			g := start(t,
+				measured(callback("", "anonymous\nmax_body 64KiB\nrelay "+backend.addr+" {\nfail_duration 1h\n"+
+					"header_up X-Caller {query.caller}\n"+transport+"}\nstream off")))
 			const head = "POST / HTTP/1.1\r\nHost: localhost\r\n"
 			admitted, refused := requestsTotal(t, g, "admitted"), requestsTotal(t, g, "body")
 			for fault, request := range map[string]struct {
@@ -357,12 +372,21 @@ func TestFaultOfASenderIsNotTheServices(t *testing.T) {
 				status int
 				reason string
 			}{
-				"chunks over max_body":      {head + "Transfer-Encoding: chunked\r\n\r\n20000\r\n" + strings.Repeat("x", 0x20000) + "\r\n0\r\n\r\n", 413, "max_body"},
-				"a broken chunk":            {head + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", 400, "body"},
-				"a field with a line break": {"POST /?caller=a%0d%0aDg-Token:b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", 400, "unwritable"},
+				"chunks over max_body": {
+					head + "Transfer-Encoding: chunked\r\n\r\n20000\r\n" +
+						strings.Repeat("x", 0x20000) + "\r\n0\r\n\r\n", 413, "max_body",
+				},
+				"a broken chunk": {head +
+					"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", 400, "body"},
+				"a field with a line break": {
+					"POST /?caller=a%0d%0aDg-Token:b HTTP/1.1\r\nHost: localhost\r\n" +
+						"Content-Length: 2\r\n\r\n{}", 400, "unwritable",
+				},
 			} {
 				require.Equal(t, request.status, sendRaw(t, g.addr, request.sent).StatusCode, fault)
-				g.waitForLog("the refusal", func(line map[string]any) bool { return line["msg"] == "callback refused: "+request.reason })
+				g.waitForLog("the refusal", func(line map[string]any) bool {
+					return line["msg"] == "callback refused: "+request.reason
+				})
 			}
 			require.Equal(t, admitted, requestsTotal(t, g, "admitted"))
 			require.Equal(t, refused+1, requestsTotal(t, g, "body"))
@@ -372,7 +396,8 @@ func TestFaultOfASenderIsNotTheServices(t *testing.T) {
 			_, err = io.WriteString(gone, head+"Content-Length: 100\r\n\r\nhalf")
 			require.NoError(t, err)
 			require.NoError(t, gone.Close())
-			require.Eventually(t, func() bool { return requestsTotal(t, g, "body") == refused+2 }, patience, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return requestsTotal(t, g, "body") == refused+2 },
+				patience, 10*time.Millisecond)
 
 			require.Equal(t, 200, send(t, "POST", g.url, strings.NewReader("{}"), nil).StatusCode)
 			for {

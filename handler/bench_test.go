@@ -30,14 +30,23 @@ func (instantTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		_ = r.Body.Close()
 	}
-	return &http.Response{StatusCode: 200, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	return &http.Response{
+		StatusCode: 200,
+		Proto:      "HTTP/1.1",
+		ProtoMajor: 1,
+		ProtoMinor: 1,
+		Header:     http.Header{},
+		Body:       http.NoBody,
+		Request:    r,
+	}, nil
 }
 
 // BenchmarkAdmission is what a callback costs from ServeHTTP to the transport
 // that would send it on.
 func BenchmarkAdmission(b *testing.B) {
 	const relay = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"instant"}}`
-	const header = `"basic_auth_plain":{"accounts":[{"username":"deepgram","password":"` + password + `"}]},` +
+	const header = `"basic_auth_plain":{"accounts":[{"username":"deepgram","password":"` + password +
+		`"}]},` +
 		`"dg_token":{"key_ids":["key"]},"query_secret":{"parameter":"token","secrets":["query-0123456789"]},`
 	const metadataFirst = `{"metadata":{"extra":{"callback_secret":"body-secret-2025"}},"results":"`
 	for _, test := range []struct {
@@ -51,9 +60,11 @@ func BenchmarkAdmission(b *testing.B) {
 		{"refused", header, false, 401},
 	} {
 		b.Run(test.name, func(b *testing.B) {
-			ctx, err := caddy.ProvisionContext(parse(b, `{"logging":{"logs":{"default":{"writer":{"output":"discard"}}}}}`))
+			ctx, err := caddy.ProvisionContext(parse(b,
+				`{"logging":{"logs":{"default":{"writer":{"output":"discard"}}}}}`))
 			require.NoError(b, err)
-			loaded, err := ctx.LoadModuleByID("http.handlers.deepgram_callback", []byte("{"+test.config+relay+"}"))
+			loaded, err := ctx.LoadModuleByID("http.handlers.deepgram_callback",
+				[]byte("{"+test.config+relay+"}"))
 			require.NoError(b, err)
 			h := loaded.(caddyhttp.MiddlewareHandler)
 
@@ -65,7 +76,8 @@ func BenchmarkAdmission(b *testing.B) {
 				target += "?token=query-0123456789&a=1"
 			}
 			body := metadataFirst + strings.Repeat("x", 16<<10) + `"}`
-			local := context.WithValue(context.Background(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443})
+			local := context.WithValue(context.Background(), http.LocalAddrContextKey,
+				&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443})
 			server := &caddyhttp.Server{}
 			b.ReportAllocs()
 			for b.Loop() {

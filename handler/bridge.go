@@ -40,10 +40,13 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 
 // open makes the two handshakes and joins the connections. It reports whether
 // the pair lives.
-func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Admission, release func()) (live bool, err error) {
+func (h *Handler) open(
+	w http.ResponseWriter, r *http.Request, admission auth.Admission, release func(),
+) (live bool, err error) {
 	offered := r.Header["Sec-Websocket-Protocol"]
 	accept := acceptKey(r.Header.Get("Sec-Websocket-Key"))
-	r.Header.Del("Sec-Websocket-Extensions") // none is negotiated: frames are checked as RFC 6455 alone has them
+	// none is negotiated: frames are checked as RFC 6455 alone has them
+	r.Header.Del("Sec-Websocket-Extensions")
 	r, chosen := withChoice(r)
 	defer chosen.release()
 
@@ -56,7 +59,8 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, admission auth.Ad
 	}
 	if err := checkAnswer(backend.Header, accept, offered); err != nil {
 		backend.Conn.Close()
-		return false, caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("handshake with %s: %w", backend.Upstream, err))
+		return false, caddyhttp.Error(http.StatusBadGateway,
+			fmt.Errorf("handshake with %s: %w", backend.Upstream, err))
 	}
 	caller, err := answer(w, backend.Header, h.limits.WriteTimeout)
 	if err != nil {
@@ -107,8 +111,9 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 		return &auth.Refusal{
 			Status: http.StatusUpgradeRequired,
 			Reason: "handshake",
-			Header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
-			Cause:  errors.New("a version of the WebSocket protocol other than 13"),
+			Header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"},
+				"Connection": {"Upgrade"}},
+			Cause: errors.New("a version of the WebSocket protocol other than 13"),
 		}
 	}
 	if !validKey(r.Header["Sec-Websocket-Key"]) {
@@ -170,14 +175,17 @@ func offers(offered, chosen []string) bool {
 
 // answer accepts the caller's handshake with what the backend answered, and
 // takes its connection. A caller gets limit to take the answer.
-func answer(w http.ResponseWriter, header http.Header, limit time.Duration) (stream.Endpoint, error) {
+func answer(
+	w http.ResponseWriter, header http.Header, limit time.Duration,
+) (stream.Endpoint, error) {
 	// Caddy's writers stay out of the way from here on: the recorder of the
 	// access log would go on counting bytes, unguarded, while its line is
 	// written, and keep its memory for as long as the stream lives.
 	inner := innermost(w)
 	hijacker, ok := inner.(http.Hijacker)
 	if !ok {
-		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("%T has no connection to hijack", inner))
+		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError,
+			fmt.Errorf("%T has no connection to hijack", inner))
 	}
 	for name, values := range header {
 		w.Header().Del(name)
@@ -186,7 +194,8 @@ func answer(w http.ResponseWriter, header http.Header, limit time.Duration) (str
 	w.Header().Del("Content-Length")
 	w.Header().Set("Connection", "Upgrade")
 	w.Header().Set("Upgrade", "websocket")
-	w.WriteHeader(http.StatusSwitchingProtocols) // through all writers, so that the access log says 101
+	// through all writers, so that the access log says 101
+	w.WriteHeader(http.StatusSwitchingProtocols)
 
 	// Hijack writes the head before it hands the connection over, and lifts
 	// the deadline. It does not tell whether that went well: a caller that is
@@ -196,7 +205,8 @@ func answer(w http.ResponseWriter, header http.Header, limit time.Duration) (str
 	_ = http.NewResponseController(inner).SetWriteDeadline(deadline) // as every server's writer can
 	conn, rw, err := hijacker.Hijack()
 	if err != nil {
-		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("taking over the connection: %w", err))
+		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError,
+			fmt.Errorf("taking over the connection: %w", err))
 	}
 	if !time.Now().Before(deadline) {
 		stream.Abort(conn)

@@ -47,7 +47,12 @@ func newEcho(t testing.TB, opts ...echoOptions) *echo {
 		if err != nil {
 			return
 		}
-		c := &backendConn{Conn: conn, handshake: r, messages: make(chan string, 1000), ended: make(chan error, 1)}
+		c := &backendConn{
+			Conn:      conn,
+			handshake: r,
+			messages:  make(chan string, 1000),
+			ended:     make(chan error, 1),
+		}
 		defer func() { _ = conn.Close() }()
 		e.conns <- c
 		if o.greeting != "" {

@@ -22,10 +22,12 @@ func FuzzStranger(f *testing.F) {
 	)
 	for _, seed := range []string{
 		"POST /all HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
-		"POST /all HTTP/1.1\r\nHost: x\r\n" + wrong + "Dg-Token: a\r\nDg-Token: b\r\nContent-Length: 2\r\n\r\n{}",
+		"POST /all HTTP/1.1\r\nHost: x\r\n" + wrong +
+			"Dg-Token: a\r\nDg-Token: b\r\nContent-Length: 2\r\n\r\n{}",
 		"PUT /all?token=wrong&token=&%74oken=%zz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: y\r\n\r\n",
 		"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n" + secret,
-		"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n32\r\n" + secret + "\r\n0\r\n\r\n",
+		"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n32\r\n" + secret +
+			"\r\n0\r\n\r\n",
 		"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n[{\"a\":\"\\u",
 		"POST /body HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
 		"GET /all HTTP/1.1\r\nHost: x\r\n" + stream + "\r\n\x81\x85\x00\x00\x00\x00hello",

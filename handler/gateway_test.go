@@ -63,8 +63,10 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 		o = opts[0]
 	}
 	g := &gateway{t: t}
-	t.Cleanup(func() { // when Caddy has stopped; the next test has the same registry, and would log their ends
-		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 }, patience, time.Millisecond, "streams outlive their ends")
+	// when Caddy has stopped; the next test has the same registry, and would log their ends
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 },
+			patience, time.Millisecond, "streams outlive their ends")
 	})
 	caddytest.Start(t, func() []byte {
 		g.port = o.port
@@ -113,7 +115,8 @@ func (g *gateway) caddyfile(site string, o options) string {
 		o.bind = "127.0.0.1"
 	}
 	globals := caddytest.Globals(caddytest.Log(g.log).Option("level "+o.level) + o.global)
-	return strings.ReplaceAll(globals+fmt.Sprintf("%s {\nbind %s\n%s\n}\n", o.site, o.bind, site), "PORT", strconv.Itoa(g.port))
+	return strings.ReplaceAll(globals+fmt.Sprintf("%s {\nbind %s\n%s\n}\n", o.site, o.bind, site),
+		"PORT", strconv.Itoa(g.port))
 }
 
 // callback is the directive with the listener's port allowed.

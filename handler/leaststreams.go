@@ -40,7 +40,9 @@ func (*LeastStreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // Select implements [reverseproxy.Selector].
-func (LeastStreams) Select(pool reverseproxy.UpstreamPool, r *http.Request, _ http.ResponseWriter) *reverseproxy.Upstream {
+func (LeastStreams) Select(
+	pool reverseproxy.UpstreamPool, r *http.Request, _ http.ResponseWriter,
+) *reverseproxy.Upstream {
 	of, _ := r.Context().Value(choiceKey{}).(*choice)
 	of.release() // an earlier one was of no use
 
@@ -59,7 +61,9 @@ func (LeastStreams) Select(pool reverseproxy.UpstreamPool, r *http.Request, _ ht
 
 // available are the upstreams that can be selected, with their addresses, except
 // for some.
-func available(pool reverseproxy.UpstreamPool, r *http.Request, except []string) (candidates []*reverseproxy.Upstream, addresses []string) {
+func available(
+	pool reverseproxy.UpstreamPool, r *http.Request, except []string,
+) (candidates []*reverseproxy.Upstream, addresses []string) {
 	for _, upstream := range pool {
 		if !upstream.Available() {
 			continue

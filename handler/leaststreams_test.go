@@ -82,7 +82,10 @@ func TestStreamsPassOverABackendThatFails(t *testing.T) {
 
 // A handshake that was refused is no stream.
 func TestRefusedHandshakesDoNotCountAsStreams(t *testing.T) {
-	refusing, live := newService(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }), newEcho(t)
+	refusing := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+	})
+	live := newEcho(t)
 	g := start(t, leastStreams("", refusing.addr, live.addr))
 	conn := openUntilAccepted(t, g)
 	defer func() { _ = conn.Close() }()
@@ -106,7 +109,8 @@ func openUntilAccepted(t *testing.T, g *gateway) *websocket.Conn {
 func TestBatchCallbacksCanGoWhereThereAreFewestStreams(t *testing.T) {
 	busy, idle := newService(t, nil), newService(t, nil)
 	live := newEcho(t)
-	g := start(t, callback(busy.addr+" "+idle.addr, "anonymous\nrelay {\nlb_policy least_streams\n}\nstream "+live.addr))
+	g := start(t, callback(busy.addr+" "+idle.addr,
+		"anonymous\nrelay {\nlb_policy least_streams\n}\nstream "+live.addr))
 	for range 20 {
 		require.Equal(t, 200, send(t, "POST", g.url, nil, nil).StatusCode)
 	}

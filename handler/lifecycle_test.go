@@ -52,7 +52,8 @@ func TestReloadLeavesStreamsAlone(t *testing.T) {
 			require.Equal(t, 401, refusedStream(t, g, withPassword()).StatusCode)
 			talk(t, conn, "still")
 
-			require.NoError(t, server.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience)))
+			require.NoError(t, server.WriteControl(websocket.CloseMessage,
+				websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience)))
 			requireClose(t, conn, 1000)
 			require.NoError(t, conn.Close())
 			line := g.waitForEnd(live.addr)
@@ -98,43 +99,53 @@ func TestReloadThatFailsChangesNothing(t *testing.T) {
 	conn := open(t, g, withPassword())
 	talk(t, conn, "before")
 	log := g.log
-	require.ErrorContains(t, g.load(callback(live.addr, "callback_secret {env.NOT_SET_ANYWHERE}"), options{}), "callback_secret")
-	require.Error(t, g.load(callback(live.addr, "anonymous\nrelay {\ntransport http {\ntls_trust_pool file /nowhere\n}\n}"), options{}))
+	require.ErrorContains(t, g.load(callback(live.addr, "callback_secret {env.NOT_SET_ANYWHERE}"),
+		options{}), "callback_secret")
+	require.Error(t,
+		g.load(callback(live.addr,
+			"anonymous\nrelay {\ntransport http {\ntls_trust_pool file /nowhere\n}\n}"), options{}))
 	g.log = log
 	talk(t, conn, "after")
 	talk(t, open(t, g, withPassword()), "another")
 }
 
+// configured is a configuration whose only handler is deepgram_callback with these members.
+func configured(members string) string {
+	return `{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],` +
+		`"routes":[{"handle":[{"handler":"deepgram_callback",` + members + `}]}]}}}}}`
+}
+
 func TestConfigurationsThatCannotBeProvisioned(t *testing.T) {
-	const upstream = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]}`
-	for config, want := range map[string]string{
+	const (
+		upstream = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]}`
+		right    = `"anonymous":true,` + upstream + `,`
+	)
+	for members, want := range map[string]string{
 		upstream:                                 "no credential is configured",
 		`"anonymous":true`:                       "no upstreams",
 		`"anonymous":true,"relay":{}`:            "no upstreams",
 		`"anonymous":true,"stream":{"off":true}`: "no upstreams",
 		`"anonymous":true,"stream":{"proxy":{}}`: "no upstreams",
-		`"anonymous":true,` + upstream + `,"stream":{"off":true,"proxy":{"upstreams":[{"dial":"127.0.0.1:9"}]}}`: "one or the other",
-		`"anonymous":true,` + upstream + `,"ports":[0]`:                                                          "0 is no port",
-		`"anonymous":true,` + upstream + `,"ports":[70000]`:                                                      "70000 is no port",
-		`"anonymous":true,` + upstream + `,"max_body":-1`:                                                        "max_body",
-		`"anonymous":true,` + upstream + `,"methods":["post"]`:                                                   `"post" is no method`,
-		`"anonymous":true,` + upstream + `,"methods":["CONNECT"]`:                                                "CONNECT cannot carry a callback",
-		`"anonymous":true,` + upstream + `,"stream":{"max_message":-1}`:                                          "stream: max_message",
-		`"anonymous":true,` + upstream + `,"stream":{"max_streams":-1}`:                                          "stream: max_streams",
-		`"anonymous":true,` + upstream + `,"stream":{"drain":-1}`:                                                "stream: drain",
-		`"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"none"}}`:        "transport",
+		right + `"ports":[0]`:                    "0 is no port",
+		right + `"ports":[70000]`:                "70000 is no port",
+		right + `"max_body":-1`:                  "max_body",
+		right + `"methods":["post"]`:             `"post" is no method`,
+		right + `"methods":["CONNECT"]`:          "CONNECT cannot carry a callback",
+		right + `"stream":{"max_message":-1}`:    "stream: max_message",
+		right + `"stream":{"max_streams":-1}`:    "stream: max_streams",
+		right + `"stream":{"drain":-1}`:          "stream: drain",
+		right +
+			`"stream":{"off":true,"proxy":{"upstreams":[{"dial":"127.0.0.1:9"}]}}`: "one or the other",
+		`"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],` +
+			`"transport":{"protocol":"none"}}`: "transport",
 	} {
-		err := caddy.Validate(parse(t, `{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"deepgram_callback",`+config+`}]}]}}}}}`))
-		require.ErrorContains(t, err, want, config)
+		require.ErrorContains(t, caddy.Validate(parse(t, configured(members))), want, members)
 	}
 }
 
 // No configured number comes near the end of its type, where sums overflow.
 func TestConfiguredSizesAndDurationsAreBounded(t *testing.T) {
-	const (
-		upstream = `"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]},`
-		site     = `{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"deepgram_callback",`
-	)
+	const upstream = `"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]},`
 	// by the name in errors; %s is the value
 	settings := map[string]string{
 		"max_body":                `"max_body":%s`,
@@ -154,7 +165,7 @@ func TestConfiguredSizesAndDurationsAreBounded(t *testing.T) {
 	for name, setting := range settings {
 		for _, value := range []string{"-1000", "9223372036854774784", "4611686018427387904"} {
 			t.Run(name+" "+value, func(t *testing.T) {
-				err := caddy.Validate(parse(t, site+upstream+fmt.Sprintf(setting, value)+`}]}]}}}}}`))
+				err := caddy.Validate(parse(t, configured(upstream+fmt.Sprintf(setting, value))))
 				require.ErrorContains(t, err, name)
 			})
 		}

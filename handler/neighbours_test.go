@@ -21,8 +21,11 @@ func TestGoodCallbacksPassTheirBadNeighbours(t *testing.T) {
 		answer func(net.Conn)
 		within time.Duration
 	}{
-		"503":             {says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 15 * time.Second},
-		"429 for an hour": {says("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"), 15 * time.Second},
+		"503": {says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 15 * time.Second},
+		"429 for an hour": {
+			says("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"),
+			15 * time.Second,
+		},
 		"a reset":         {func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }, 15 * time.Second},
 		"no answer":       {func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, time.Minute},
 		"a broken answer": {says("HTTP/1.1 two hundred\r\n\r\n"), 15 * time.Second},

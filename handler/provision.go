@@ -127,7 +127,8 @@ func checkSize(name string, size int64) error {
 // checkDuration says what is wrong with a duration; zero stands for the default.
 func checkDuration(name string, d caddy.Duration) error {
 	if d < 0 || time.Duration(d) > MaxDuration {
-		return fmt.Errorf("%s: %s; it has to be more than zero and at most 100 years", name, time.Duration(d))
+		return fmt.Errorf("%s: %s; it has to be more than zero and at most 100 years", name,
+			time.Duration(d))
 	}
 	return nil
 }
@@ -212,7 +213,9 @@ func (h *Handler) provisionStreamLimits() error {
 
 func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	if h.Relay == nil && (h.Stream.Off || h.Stream.Proxy == nil) {
-		return errors.New("no upstreams: name the service behind this gateway, as in `deepgram_callback 127.0.0.1:9000`")
+		return errors.New(
+			"no upstreams: name the service behind this gateway, as in `deepgram_callback 127.0.0.1:9000`",
+		)
 	}
 	if h.Stream.Off && h.Stream.Proxy != nil {
 		return errors.New("stream: off, but with upstreams; it is one or the other")
@@ -255,7 +258,8 @@ func (h *Handler) inheritUpstreams() {
 		return
 	}
 	for _, upstream := range h.Relay.Upstreams {
-		proxy.Upstreams = append(proxy.Upstreams, &reverseproxy.Upstream{Dial: upstream.Dial, MaxRequests: upstream.MaxRequests})
+		proxy.Upstreams = append(proxy.Upstreams,
+			&reverseproxy.Upstream{Dial: upstream.Dial, MaxRequests: upstream.MaxRequests})
 	}
 	proxy.DynamicUpstreamsRaw = slices.Clone(h.Relay.DynamicUpstreamsRaw)
 	proxy.TransportRaw = inheritTLS(proxy.TransportRaw, h.Relay.TransportRaw)
@@ -291,7 +295,8 @@ func routeName(proxy *reverseproxy.Handler) string {
 		var dynamic struct {
 			Source string `json:"source"`
 		}
-		_ = json.Unmarshal(proxy.DynamicUpstreamsRaw, &dynamic) // its own module reports what is wrong with it
+		// its own module reports what is wrong with it
+		_ = json.Unmarshal(proxy.DynamicUpstreamsRaw, &dynamic)
 		return "dynamic " + dynamic.Source
 	}
 	dials := make([]string, len(proxy.Upstreams))

@@ -132,7 +132,8 @@ func TestNoSecretIsLogged(t *testing.T) {
 			if test.upstream == "dead" {
 				addr = deadAddr(t) + " " + addr
 			}
-			g := start(t, callback(addr, everyCredential+"relay {\n"+test.relay+"\n}"), options{level: "DEBUG"})
+			g := start(t, callback(addr, everyCredential+"relay {\n"+test.relay+"\n}"),
+				options{level: "DEBUG"})
 			if strings.HasSuffix(name, "broken off") {
 				sendBrokenOff(t, g)
 			} else {
@@ -189,7 +190,8 @@ func TestHeaderOperationsSeeTheToken(t *testing.T) {
 		"header_up Dg-Token x":    {"Dg-Token": {"x"}},
 		"header_up +Dg-Token x":   {"Dg-Token": {"key", "x"}},
 		"header_up Dg-Token ^k l": {"Dg-Token": {"ley"}},
-		"header_up X-Key {http.request.header.dg-token}":           {"Dg-Token": {"key"}, "X-Key": {"key"}},
+		"header_up X-Key {http.request.header.dg-token}": {"Dg-Token": {"key"},
+			"X-Key": {"key"}},
 		"handle_response {\nreverse_proxy " + backend.addr + "\n}": {"Dg-Token": {"key"}},
 	} {
 		g := start(t, callback(backend.addr, "dg_token key\nrelay {\n"+operations+"\n}"))
@@ -229,7 +231,8 @@ func TestLogFilterHidesWhatCaddyLogs(t *testing.T) {
 	backend.Close() // a 502 is an error that is logged at any level
 	for _, token := range []string{secretToken, wrongSecret} {
 		for _, query := range []string{secretQuery, wrongSecret} {
-			send(t, "POST", g.url+"/path?a=1&token="+query+"&b=2", strings.NewReader("{}"), http.Header{"Dg-Token": {token}})
+			send(t, "POST", g.url+"/path?a=1&token="+query+"&b=2", strings.NewReader("{}"),
+				http.Header{"Dg-Token": {token}})
 		}
 	}
 	for _, logger := range []string{"http.log.access", "http.log.error"} {

@@ -207,7 +207,8 @@ func newSigner(configured []string) (*spool.Signer, error) {
 	for i, secret := range configured {
 		value, err := repl.ReplaceOrErr(secret, true, true)
 		if err != nil {
-			return nil, fmt.Errorf("secret %d of %d: a placeholder in it is unknown or empty", i+1, len(configured))
+			return nil, fmt.Errorf("secret %d of %d: a placeholder in it is unknown or empty", i+1,
+				len(configured))
 		}
 		secrets[i] = value
 	}
@@ -223,9 +224,10 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 		return h.refuse(w, r, unavailable("spool_closed", err, time.Second))
 	}
 	receipt, err := inbox.Accept(ctx, spool.Envelope{
-		Route:         h.inbox.Name,
-		Method:        r.Method,
-		Host:          strings.ToLower(r.Host), // which is no other one for its case (RFC 9110, section 4.2.3)
+		Route:  h.inbox.Name,
+		Method: r.Method,
+		// which is no other one for its case (RFC 9110, section 4.2.3)
+		Host:          strings.ToLower(r.Host),
 		User:          user,
 		URI:           r.URL.RequestURI(),
 		Header:        deliver.Stored(r),

@@ -122,12 +122,16 @@ func TestReloadsUnderLoad(t *testing.T) {
 	load := startLoad(g.url+"/c", "a", "b", "c", "d")
 	for i := range reloads {
 		before := load.accepted()
-		g.reload(spooled(service.addr, dir, fmt.Sprintf("retry_delays %dms\nmax_size %dMiB", 5+i, 1000+i)))
-		require.Eventually(t, func() bool { return load.accepted() > before+10 }, patience, time.Millisecond)
+		g.reload(spooled(service.addr, dir,
+			fmt.Sprintf("retry_delays %dms\nmax_size %dMiB", 5+i, 1000+i)))
+		require.Eventually(t, func() bool { return load.accepted() > before+10 },
+			patience, time.Millisecond)
 	}
 	sent := load.end()
 	require.Empty(t, load.refused)
-	t.Logf("%d accepted; %d connections ended without an answer, as those do that a server closes for being idle", sum(sent), load.broken)
+	t.Logf(
+		"%d accepted; %d connections ended without an answer, as those do that a server closes for being idle", sum(sent), load.broken,
+	)
 	taken := book.waitFor(t, sum(sent))
 	waitUntilEmpty(t, dir)
 	requireOrder(t, taken, sent, 1)
@@ -146,7 +150,8 @@ func TestMovedServiceGetsWhatWaitedForIt(t *testing.T) {
 	load := startLoad(g.url+"/c", "a", "b")
 	for range 3 {
 		before := load.accepted()
-		require.Eventually(t, func() bool { return load.accepted() > before+5 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return load.accepted() > before+5 },
+			patience, time.Millisecond)
 		g.reload(spooled(deadAddr(t), dir, soon))
 	}
 	g.reload(spooled(server.addr, dir, soon))
@@ -176,7 +181,8 @@ func TestTwoRoutesShareAnInbox(t *testing.T) {
 	g := start(t, spooled(gone.addr, dir, soon))
 	accepted(t, callbackOf(t, g, "lost", 1))
 
-	both := "handle /one {\n" + spooled(first.addr, dir, soon) + "}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n"
+	both := "handle /one {\n" + spooled(first.addr, dir, soon) + "}\nhandle {\n" + spooled(second.addr,
+		dir, soon) + "}\n"
 	g.reload(both)
 	g.waitForLog("the route without a service", func(line map[string]any) bool {
 		return line["route"] == gone.addr && line["level"] == "warn"
@@ -185,7 +191,9 @@ func TestTwoRoutesShareAnInbox(t *testing.T) {
 	accepted(t, send(t, "POST", g.url+"/two?key=2&n=1", nil, nil))
 	first.up() // one that is down does not hold up the other
 	require.Equal(t, "1", one.waitFor(t, 1)[0].key)
-	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[second.addr].LastError != "" })
+	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool {
+		return s.Routes[second.addr].LastError != ""
+	})
 	second.up()
 	require.Equal(t, "2", two.waitFor(t, 1)[0].key)
 	stats := caddytest.Stats(t, openAt(t, dir))
@@ -193,7 +201,8 @@ func TestTwoRoutesShareAnInbox(t *testing.T) {
 	require.False(t, stats.Routes[gone.addr].Configured)
 
 	// until one of them is given its name
-	g.reload("handle /one {\n" + spooled(first.addr, dir, soon+"route "+strconv.Quote(gone.addr)) + "}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n")
+	g.reload("handle /one {\n" + spooled(first.addr, dir, soon+"route "+strconv.Quote(gone.addr)) +
+		"}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n")
 	require.Equal(t, "lost", one.waitFor(t, 2)[1].key)
 }
 
@@ -212,7 +221,9 @@ func TestIdenticalHandlersShareARoute(t *testing.T) {
 func TestHandlersThatDisagreeAboutAnInbox(t *testing.T) {
 	dir := t.TempDir()
 	g := &gateway{t: t, port: freePort(t)}
-	two := func(one, other string) string { return "handle /one {\n" + one + "}\nhandle {\n" + other + "}\n" }
+	two := func(one, other string) string {
+		return "handle /one {\n" + one + "}\nhandle {\n" + other + "}\n"
+	}
 	require.ErrorContains(t, g.load(two(
 		spooled("127.0.0.1:1", dir, "max_size 1GiB"), spooled("127.0.0.1:2", dir, "max_size 2GiB"),
 	), options{}), "spool: the inbox "+dir+" has a max_size of 1073741824 bytes and one of 2147483648")
@@ -226,7 +237,9 @@ func TestHandlersThatDisagreeAboutAnInbox(t *testing.T) {
 	}
 	require.NoFileExists(t, filepath.Join(dir, "inbox.lock"))
 	// names of their own let them differ
-	require.NoError(t, g.load(two(spooled("127.0.0.1:1", dir, ""), spooled("127.0.0.1:1", dir, "retry_delays 1s\nroute other")), options{}))
+	require.NoError(t,
+		g.load(two(spooled("127.0.0.1:1", dir, ""),
+			spooled("127.0.0.1:1", dir, "retry_delays 1s\nroute other")), options{}))
 	require.NoError(t, caddy.Stop())
 }
 
@@ -247,20 +260,25 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = taken.Close() }()
 	foreign := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(foreign, "inbox.db"), []byte("something else"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(foreign, "inbox.db"),
+		[]byte("something else"), 0o600))
 
 	load := startLoad(g.url+"/c", "a", "b")
 	for range 6 { // apps start in any order
 		port := g.port
 		g.port = taken.Addr().(*net.TCPAddr).Port
-		require.Error(t, g.load(spooled("127.0.0.1:1", dir, "max_size 2GiB"), options{}), "its port is taken")
+		require.Error(t, g.load(spooled("127.0.0.1:1", dir, "max_size 2GiB"), options{}),
+			"its port is taken")
 		g.port = port
-		require.ErrorContains(t, g.load("handle /one {\n"+spooled("127.0.0.1:1", dir, "max_size 2GiB")+"}\nhandle {\n"+spooled(service.addr, foreign, "")+"}\n", options{}), foreign)
+		require.ErrorContains(t,
+			g.load("handle /one {\n"+spooled("127.0.0.1:1", dir, "max_size 2GiB")+"}\nhandle {\n"+
+				spooled(service.addr, foreign, "")+"}\n", options{}), foreign)
 	}
 	require.Equal(t, int64(1)<<30, caddytest.Stats(t, openAt(t, dir)).MaxBytes)
 	sent := load.end()
 	for _, status := range load.refused {
-		require.Contains(t, status, "503", "the servers of a configuration that fails may have taken a callback meanwhile")
+		require.Contains(t, status, "503",
+			"the servers of a configuration that fails may have taken a callback meanwhile")
 	}
 	requireOrder(t, book.waitFor(t, sum(sent)), sent, 1)
 	waitUntilEmpty(t, dir)
@@ -268,7 +286,9 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 
 	g.log = log
 	id := accepted(t, callbackOf(t, g, "dead", 1))
-	g.waitForLog("the dead letter, in the log of who runs", func(line map[string]any) bool { return line["id"] == id })
+	g.waitForLog("the dead letter, in the log of who runs", func(line map[string]any) bool {
+		return line["id"] == id
+	})
 }
 
 func TestInboxThatCannotBeOpened(t *testing.T) {
@@ -280,7 +300,11 @@ func TestInboxThatCannotBeOpened(t *testing.T) {
 	index := filepath.Join(foreign, "inbox.db")
 	require.NoError(t, os.WriteFile(index, []byte("something else"), 0o600))
 	g := &gateway{t: t, port: freePort(t)}
-	for name, dir := range map[string]string{"below a file": filepath.Join(closed, "inbox"), "a file": closed, "foreign": foreign} {
+	for name, dir := range map[string]string{
+		"below a file": filepath.Join(closed, "inbox"),
+		"a file":       closed,
+		"foreign":      foreign,
+	} {
 		err := g.load(spooled(service.addr, dir, ""), options{})
 		require.ErrorContains(t, err, "spool: inbox "+dir, name)
 	}
@@ -301,7 +325,9 @@ func TestValidatingTouchesNothing(t *testing.T) {
 	accepted(t, callbackOf(t, g, "a", 1))
 	for _, path := range []string{dir, other} {
 		var config caddy.Config
-		require.NoError(t, caddy.StrictUnmarshalJSON(caddytest.Adapt(t, g.caddyfile(spooled("127.0.0.1:1", path, "max_size 100MiB"), options{})), &config))
+		require.NoError(t,
+			caddy.StrictUnmarshalJSON(caddytest.Adapt(t,
+				g.caddyfile(spooled("127.0.0.1:1", path, "max_size 100MiB"), options{})), &config))
 		require.NoError(t, caddy.Validate(&config))
 	}
 	require.NoDirExists(t, filepath.Dir(other))
@@ -317,7 +343,9 @@ func TestInboxThatIsNotConfiguredAnyMore(t *testing.T) {
 	accepted(t, callbackOf(t, g, "a", 1))
 	g.reload(callback(service.addr, "anonymous"))
 	require.Empty(t, app.Inboxes())
-	g.waitForLog("what waits", func(line map[string]any) bool { return line["path"] == dir && line["pending"] == 1.0 })
+	g.waitForLog("what waits", func(line map[string]any) bool {
+		return line["path"] == dir && line["pending"] == 1.0
+	})
 
 	book := &ledger{}
 	service.serve = book
@@ -337,7 +365,9 @@ func TestNothingIsLeftRunning(t *testing.T) {
 
 	warm.reload(site)
 	accepted(t, callbackOf(t, warm, "a", 1))
-	waitForStats(t, dir, "nothing was tried", func(s spool.Stats) bool { return s.Routes[service.addr].LastError != "" })
+	waitForStats(t, dir, "nothing was tried", func(s spool.Stats) bool {
+		return s.Routes[service.addr].LastError != ""
+	})
 	service.up()
 	waitUntilEmpty(t, dir)
 	warm.reload(site)
@@ -368,7 +398,8 @@ func TestInboxOfAnotherProcess(t *testing.T) {
 	dir := t.TempDir()
 	c := startChild(t, freePort(t), spooled(service.addr, dir, ""))
 	g := &gateway{t: t, port: freePort(t)}
-	require.ErrorContains(t, g.load(spooled(service.addr, dir, ""), options{}), "inbox "+dir+": in use by another process")
+	require.ErrorContains(t, g.load(spooled(service.addr, dir, ""), options{}),
+		"inbox "+dir+": in use by another process")
 
 	c.Kill()
 	require.NoError(t, g.load(spooled(service.addr, dir, ""), options{}))
@@ -397,7 +428,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		failing.Store(i%3 == 1)
 		c := startChild(t, port, site)
 		before := load.accepted()
-		require.Eventually(t, func() bool { return load.accepted() > before+20 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return load.accepted() > before+20 },
+			patience, time.Millisecond)
 		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // any moment is as good as another
 		c.Kill()
 	}
@@ -415,7 +447,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	}
 	for key, last := range sent {
 		for n := 1; n <= last; n++ {
-			require.True(t, seen[key+"/"+strconv.Itoa(n)], "%s/%d of %d was accepted and never delivered", key, n, last)
+			require.True(t, seen[key+"/"+strconv.Itoa(n)],
+				"%s/%d of %d was accepted and never delivered", key, n, last)
 		}
 	}
 	requireFirstsInOrder(t, book.deliveries())

@@ -71,7 +71,8 @@ type switchable struct {
 
 func newSwitchable(t testing.TB, serve http.Handler) *switchable {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "service-*") // short: the path of a socket has at most 100 characters or so
+	// short: the path of a socket has at most 100 characters or so
+	dir, err := os.MkdirTemp("", "service-*")
 	require.NoError(t, err)
 	s := &switchable{t: t, path: filepath.Join(dir, "s"), serve: serve}
 	s.addr = "unix/" + s.path
@@ -122,7 +123,14 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	query := r.URL.Query()
 	n, _ := strconv.Atoi(query.Get("n"))
-	d := delivered{id: r.Header.Get("Webhook-Id"), key: query.Get("key"), n: n, header: r.Header, uri: r.RequestURI, body: body}
+	d := delivered{
+		id:     r.Header.Get("Webhook-Id"),
+		key:    query.Get("key"),
+		n:      n,
+		header: r.Header,
+		uri:    r.RequestURI,
+		body:   body,
+	}
 	l.mu.Lock()
 	if l.attempts == nil {
 		l.attempts = make(map[string]int)
@@ -152,7 +160,8 @@ func (l *ledger) deliveries() []delivered {
 // waitFor waits until so many callbacks were taken, and returns them.
 func (l *ledger) waitFor(t testing.TB, count int) []delivered {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(l.deliveries()) >= count }, patience, 2*time.Millisecond)
+	require.Eventually(t, func() bool { return len(l.deliveries()) >= count },
+		patience, 2*time.Millisecond)
 	return l.deliveries()
 }
 
@@ -202,7 +211,8 @@ func openAt(t testing.TB, dir string) *spool.Inbox {
 func waitForStats(t testing.TB, dir string, what string, right func(spool.Stats) bool) {
 	t.Helper()
 	inbox := openAt(t, dir)
-	require.Eventually(t, func() bool { return right(caddytest.Stats(t, inbox)) }, patience, 2*time.Millisecond, "%s", what)
+	require.Eventually(t, func() bool { return right(caddytest.Stats(t, inbox)) },
+		patience, 2*time.Millisecond, "%s", what)
 }
 
 func waitUntilEmpty(t testing.TB, dir string) {
@@ -210,7 +220,9 @@ func waitUntilEmpty(t testing.TB, dir string) {
 	waitForStats(t, dir, "callbacks still wait", func(s spool.Stats) bool { return s.Pending == 0 })
 }
 
-var uuid7 = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+var uuid7 = regexp.MustCompile(
+	`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`,
+)
 
 // A copy of the directory, made while the answer is fresh, is all that a
 // machine that loses its power has left.
@@ -264,7 +276,9 @@ func TestStoppedServiceGetsCallbacksWhenItIsBack(t *testing.T) {
 			want[key] = n
 		}
 	}
-	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[service.addr].Down })
+	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool {
+		return s.Routes[service.addr].Down
+	})
 	require.Equal(t, int64(6), caddytest.Stats(t, openAt(t, dir)).Pending)
 
 	service.up()
@@ -289,7 +303,8 @@ func TestDeliveriesAreSigned(t *testing.T) {
 	g := start(t, spooled(backend.addr, t.TempDir(), "sign "+secret(1)+" {env.TEST_SIGNING_SECRET}"))
 	for _, body := range []string{"", `{"a":1}`, strings.Repeat("x", 200<<10)} {
 		// what a sender sends of these is replaced
-		id := accepted(t, send(t, "POST", g.url, strings.NewReader(body), http.Header{"Webhook-Signature": {"v1,x"}, "Webhook-Id": {"x"}}))
+		id := accepted(t, send(t, "POST", g.url, strings.NewReader(body),
+			http.Header{"Webhook-Signature": {"v1,x"}, "Webhook-Id": {"x"}}))
 		seen := backend.next(t)
 		require.Equal(t, body, string(seen.body))
 		require.Equal(t, []string{id}, seen.Header["Webhook-Id"])
@@ -311,19 +326,23 @@ func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 		"&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024"
 	backend := newService(t, nil)
 	t.Setenv("TEST_QUERY", secretQuery)
-	block := plainAuth + "query_secret token {env.TEST_QUERY}\ndg_token key-id {\nif_present\n}\nrelay {\nheader_up X-Client {client_ip}\n}\n"
+	block := plainAuth +
+		"query_secret token {env.TEST_QUERY}\ndg_token key-id {\nif_present\n}\nrelay {\nheader_up X-Client {client_ip}\n}\n"
 	for name, site := range map[string]options{
 		"plain":           {},
 		"trusted proxies": {global: "servers {\ntrusted_proxies static 127.0.0.1/32\n}"},
 		"https":           {site: "https://bucket.example.com:PORT"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			head := "@spooled header X-Spool yes\n"
+			head, scheme := "@spooled header X-Spool yes\n", "http"
 			if name == "https" {
+				scheme = "https"
 				head += "tls internal\n"
 				site.global = "local_certs\nskip_install_trust"
 			}
-			g := start(t, head+callback("@spooled "+backend.addr, block+inbox(t.TempDir(), ""))+callback(backend.addr, block), site)
+			g := start(t,
+				head+callback("@spooled "+backend.addr, block+inbox(t.TempDir(), ""))+
+					callback(backend.addr, block), site)
 			for _, target := range []string{
 				"/bucket/key.json?" + presigned + "&token=" + secretQuery,
 				"/k?z=1&token=" + secretQuery + "&a=2",
@@ -334,17 +353,18 @@ func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 				"//two//slashes?token=" + secretQuery,
 				"/%C3%A9%e2%82%ac;v=1?q=%C3%a9&token=" + secretQuery,
 				"/?token=" + secretQuery,
-				map[bool]string{false: "http", true: "https"}[name == "https"] + "://bucket.example.com/absolute?a=b&token=" + secretQuery,
+				scheme + "://bucket.example.com/absolute?a=b&token=" + secretQuery,
 			} {
 				request := func(spool string) *received {
-					got := sendOver(t, g, name == "https", "PUT "+target+" HTTP/1.1\r\nHost: bucket.example.com\r\n"+
-						"Authorization: "+withPassword().Get("Authorization")+"\r\n"+
-						"X-Spool: "+spool+"\r\n"+
-						"dg-token: key-id\r\n"+
-						"Content-Type: application/json\r\nUser-Agent: something\r\nX-Several: a\r\nX-Several: b\r\nX-Empty:\r\nAccept-Encoding: br\r\n"+
-						"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: front.example.com\r\nVia: 1.0 front\r\n"+
-						"Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Authorization: Basic eDp5\r\n"+
-						"Content-Length: 2\r\n\r\n{}")
+					got := sendOver(t, g, scheme == "https",
+						"PUT "+target+" HTTP/1.1\r\nHost: bucket.example.com\r\n"+
+							"Authorization: "+withPassword().Get("Authorization")+"\r\n"+
+							"X-Spool: "+spool+"\r\n"+
+							"dg-token: key-id\r\n"+
+							"Content-Type: application/json\r\nUser-Agent: something\r\nX-Several: a\r\nX-Several: b\r\nX-Empty:\r\nAccept-Encoding: br\r\n"+
+							"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: front.example.com\r\nVia: 1.0 front\r\n"+
+							"Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Authorization: Basic eDp5\r\n"+
+							"Content-Length: 2\r\n\r\n{}")
 					require.Less(t, got.StatusCode, 300, target)
 					return backend.next(t)
 				}
@@ -359,7 +379,8 @@ func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 				}
 				require.Equal(t, "key-id", delivered.Header.Get("dg-token"))
 				require.NotContains(t, delivered.RequestURI, secretQuery)
-				for _, own := range []string{"Webhook-Id", "Webhook-Timestamp", "X-Spool", "Te", "Proxy-Authorization"} {
+				for _, own := range []string{"Webhook-Id", "Webhook-Timestamp", "X-Spool", "Te",
+					"Proxy-Authorization"} {
 					delete(delivered.Header, own)
 					delete(forwarded.Header, own)
 				}
@@ -391,7 +412,8 @@ func sendOver(t testing.TB, g *gateway, secure bool, request string) answer {
 	var conn *tls.Conn
 	require.Eventually(t, func() bool { // the certificate is made in the background
 		var err error
-		conn, err = tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true, ServerName: "bucket.example.com"})
+		conn, err = tls.Dial("tcp", g.addr,
+			&tls.Config{InsecureSkipVerify: true, ServerName: "bucket.example.com"})
 		return err == nil
 	}, patience, 20*time.Millisecond)
 	defer func() { _ = conn.Close() }()
@@ -409,7 +431,8 @@ func TestStoredBodiesArriveByteForByte(t *testing.T) {
 		for _, chunked := range []bool{false, true} {
 			name := fmt.Sprintf("%d bytes, chunked %v", size, chunked)
 			hash := sha256.New()
-			r, err := http.NewRequest("POST", fmt.Sprintf("%s/%d-%v", g.url, size, chunked), io.TeeReader(noise(size), hash))
+			r, err := http.NewRequest("POST", fmt.Sprintf("%s/%d-%v", g.url, size, chunked),
+				io.TeeReader(noise(size), hash))
 			require.NoError(t, err)
 			if chunked {
 				r.Trailer = http.Header{"X-Checksum": {"abc"}}
@@ -597,7 +620,9 @@ func waitForLetter(t testing.TB, dir, id string) *spool.Message {
 }
 
 func TestGoneMeansADeadLetterAtOnce(t *testing.T) {
-	backend := newService(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
+	backend := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusGone)
+	})
 	dir := t.TempDir()
 	g := start(t, spooled(backend.addr, dir, ""))
 	letter := waitForLetter(t, dir, accepted(t, callbackOf(t, g, "a", 1)))
@@ -614,7 +639,9 @@ func TestGoneMeansADeadLetterAtOnce(t *testing.T) {
 func TestUnwritableMeansADeadLetterAtOnce(t *testing.T) {
 	backend := newService(t, nil)
 	dir := t.TempDir()
-	g := start(t, callback("", "anonymous\nrelay "+backend.addr+" {\nheader_up X-Caller {query.caller}\n}\n"+inbox(dir, "")))
+	g := start(t,
+		callback("",
+			"anonymous\nrelay "+backend.addr+" {\nheader_up X-Caller {query.caller}\n}\n"+inbox(dir, "")))
 	bad := send(t, "POST", g.url+"?caller=a%0d%0aDg-Token:b", result("a", 1), nil)
 	letter := waitForLetter(t, dir, accepted(t, bad))
 	require.Equal(t, 1, letter.Attempts)
@@ -681,7 +708,10 @@ func TestInterimAnswersAreNone(t *testing.T) {
 // A service may answer before it has read a body, and a transport then still be
 // reading it.
 func TestServiceThatAnswersBeforeItHasRead(t *testing.T) {
-	for name, transport := range map[string]string{"one for callbacks": "", "net/http's": "transport http {\nmax_conns_per_host 100\n}"} {
+	for name, transport := range map[string]string{
+		"one for callbacks": "",
+		"net/http's":        "transport http {\nmax_conns_per_host 100\n}",
+	} {
 		t.Run(name, func(t *testing.T) {
 			var tries, taken atomic.Int32
 			early := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -699,10 +729,12 @@ func TestServiceThatAnswersBeforeItHasRead(t *testing.T) {
 			server := newService(t, nil)
 			server.Config.Handler = early
 			dir := t.TempDir()
-			g := start(t, callback(server.addr, "anonymous\nrelay {\n"+transport+"\n}\n"+inbox(dir, "retry_delays 1ms")))
+			g := start(t, callback(server.addr,
+				"anonymous\nrelay {\n"+transport+"\n}\n"+inbox(dir, "retry_delays 1ms")))
 			for i := range 20 {
 				letter := string(rune('a' + i))
-				accepted(t, send(t, "POST", g.url+"/"+letter, strings.NewReader(strings.Repeat(letter, 60<<10+i%2*(400<<10))), nil))
+				accepted(t, send(t, "POST", g.url+"/"+letter,
+					strings.NewReader(strings.Repeat(letter, 60<<10+i%2*(400<<10))), nil))
 			}
 			require.Eventually(t, func() bool { return taken.Load() == 20 }, patience, 2*time.Millisecond)
 			waitUntilEmpty(t, dir)
@@ -716,7 +748,8 @@ func TestDamagedBodyIsNotDelivered(t *testing.T) {
 	service := newSwitchable(t, book)
 	dir := t.TempDir()
 	g := start(t, spooled(service.addr, dir, "retry_delays 50ms"))
-	id := accepted(t, send(t, "POST", g.url+"/large", strings.NewReader(strings.Repeat("x", 300<<10)), nil))
+	id := accepted(t,
+		send(t, "POST", g.url+"/large", strings.NewReader(strings.Repeat("x", 300<<10)), nil))
 	damaged := 0
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if info, _ := entry.Info(); err == nil && info != nil && info.Size() == 300<<10 {
@@ -741,7 +774,8 @@ func TestFullInboxRefusesAndRecovers(t *testing.T) {
 	book := &ledger{}
 	service := newSwitchable(t, book)
 	dir := t.TempDir()
-	g := start(t, callback(service.addr, "anonymous\nmax_body 1MiB\n"+inbox(dir, soon+"max_size 4MiB")))
+	g := start(t,
+		callback(service.addr, "anonymous\nmax_body 1MiB\n"+inbox(dir, soon+"max_size 4MiB")))
 	send64k := func(n int) answer {
 		return send(t, "POST", fmt.Sprintf("%s/c?key=%d&n=1", g.url, n), noise(200<<10+int64(n)), nil)
 	}
@@ -758,7 +792,9 @@ func TestFullInboxRefusesAndRecovers(t *testing.T) {
 	require.Greater(t, took, 5)
 	require.Equal(t, http.StatusServiceUnavailable, refused.StatusCode)
 	require.Equal(t, "15", refused.Header.Get("Retry-After"))
-	g.waitForLog("the refusal", func(line map[string]any) bool { return line["msg"] == "callback refused: inbox_full" })
+	g.waitForLog("the refusal", func(line map[string]any) bool {
+		return line["msg"] == "callback refused: inbox_full"
+	})
 	g.waitForLog("the inbox that refuses", func(line map[string]any) bool {
 		return line["level"] == "error" && line["reason"] == "inbox_full" && line["path"] == dir
 	})
@@ -766,24 +802,31 @@ func TestFullInboxRefusesAndRecovers(t *testing.T) {
 	service.up()
 	book.waitFor(t, took)
 	waitUntilEmpty(t, dir)
-	require.Eventually(t, func() bool { return send64k(took).StatusCode == http.StatusAccepted }, patience, 20*time.Millisecond)
-	g.waitForLog("the inbox that accepts again", func(line map[string]any) bool { return line["msg"] == "inbox accepts callbacks again" })
+	require.Eventually(t, func() bool { return send64k(took).StatusCode == http.StatusAccepted },
+		patience, 20*time.Millisecond)
+	g.waitForLog("the inbox that accepts again", func(line map[string]any) bool {
+		return line["msg"] == "inbox accepts callbacks again"
+	})
 }
 
 func TestNothingIsStoredOfWhatIsRefused(t *testing.T) {
 	backend := newService(t, nil)
 	dir := t.TempDir()
-	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab\nmax_body 300KiB\n"+inbox(dir, "")))
+	g := start(t, callback(backend.addr,
+		"callback_secret right-0123456789ab\nmax_body 300KiB\n"+inbox(dir, "")))
 	right := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"`
 	long := right + strings.Repeat("x", 400<<10) + `"}`
 	require.Equal(t, 413, send(t, "POST", g.url, strings.NewReader(long), nil).StatusCode)
 	require.Equal(t, 413, send(t, "POST", g.url, unsized(strings.NewReader(long)), nil).StatusCode)
-	require.Equal(t, 401, send(t, "POST", g.url, strings.NewReader(strings.Replace(long[:250<<10], "right", "wrong", 1)+`"}`), nil).StatusCode)
+	require.Equal(t, 401,
+		send(t, "POST", g.url,
+			strings.NewReader(strings.Replace(long[:250<<10], "right", "wrong", 1)+`"}`), nil).StatusCode)
 
 	for _, sent := range []int{100, 250 << 10} { // of 260 KiB
 		conn, err := net.Dial("tcp", g.addr)
 		require.NoError(t, err)
-		_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", 260<<10, long[:sent])
+		_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s",
+			260<<10, long[:sent])
 		require.NoError(t, err)
 		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 		_, _ = io.Copy(io.Discard, conn)
@@ -793,7 +836,8 @@ func TestNothingIsStoredOfWhatIsRefused(t *testing.T) {
 	require.Zero(t, stats.Pending+stats.Dead)
 	require.Empty(t, backend.requests)
 	files := 0
-	require.NoError(t, filepath.WalkDir(filepath.Join(dir, "bodies"), func(_ string, entry fs.DirEntry, err error) error {
+	bodies := filepath.Join(dir, "bodies")
+	require.NoError(t, filepath.WalkDir(bodies, func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
 			files++
 		}
@@ -900,7 +944,9 @@ func TestNoSecretOfTheInboxIsShown(t *testing.T) {
 	site := callback(service.addr, everyCredential+inbox(dir, soon+"sign {env.TEST_SIGN}"))
 	g := start(t, site, options{level: "DEBUG"})
 	sendEveryKind(t, g, false)
-	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool { return s.Routes[service.addr].LastError != "" })
+	waitForStats(t, dir, "the service is not found to be down", func(s spool.Stats) bool {
+		return s.Routes[service.addr].LastError != ""
+	})
 	service.up()
 	waitForStats(t, dir, "no dead letter", func(s spool.Stats) bool { return s.Dead == 1 })
 	all := append(secrets(), signing, strings.TrimPrefix(signing, "whsec_"))
@@ -935,7 +981,8 @@ func TestNoSecretOfTheInboxIsShown(t *testing.T) {
 	}
 	require.Equal(t, secretToken, letters[0].Header.Get("Dg-Token"))
 
-	for _, wrong := range []string{"whsec_c2hvcnQtc2VjcmV0", "c2lnbmluZy1zZWNyZXQtdGhhdC1pcy0zMi1ieXRlcw==", "whsec_!signing-secret-that-is-32-bytes!"} {
+	for _, wrong := range []string{"whsec_c2hvcnQtc2VjcmV0",
+		"c2lnbmluZy1zZWNyZXQtdGhhdC1pcy0zMi1ieXRlcw==", "whsec_!signing-secret-that-is-32-bytes!"} {
 		t.Setenv("TEST_SIGN", wrong)
 		err := g.load(site, options{level: "DEBUG"})
 		require.ErrorContains(t, err, "spool: sign: signing secret 1 of 1")

@@ -39,19 +39,32 @@ func TestStreamIsBridged(t *testing.T) {
 		stream  string
 		options options
 	}{
-		"plainly":                            {"", "stream " + plain.addr, options{}},
-		"with the access log":                {"log", "stream " + plain.addr, options{}},
-		"to a TLS backend":                   {"", "stream https://" + secure.addr + " {\n" + insecure + "\n}", options{}},
-		"to a TLS backend, by its transport": {"", "stream " + secure.addr + " {\nproxy {\ntransport http {\ntls\ntls_insecure_skip_verify\n}\n}\n}", options{}},
-		"to a Unix socket":                   {"", "stream unix/" + socket, options{}},
-		"from a TLS listener":                {"tls " + cert + " " + key, "stream " + plain.addr, options{site: "https://localhost:PORT"}},
-		"TLS on both legs, logged":           {"log\ntls " + cert + " " + key, "stream https://" + secure.addr + " {\n" + insecure + "\n}", options{site: "https://localhost:PORT"}},
-		"by net/http's transport":            {"", "stream " + plain.addr + " {\nproxy {\ntransport http {\nread_buffer 8KiB\n}\n}\n}", options{}},
-		"among other handlers":               {"log\nencode gzip\nrequest_body {\nmax_size 1MB\n}\nheader X-Front yes", "stream " + plain.addr, options{global: "metrics"}},
+		"plainly":             {"", "stream " + plain.addr, options{}},
+		"with the access log": {"log", "stream " + plain.addr, options{}},
+		"to a TLS backend": {"",
+			"stream https://" + secure.addr + " {\n" + insecure + "\n}", options{}},
+		"to a TLS backend, by its transport": {"",
+			"stream " + secure.addr +
+				" {\nproxy {\ntransport http {\ntls\ntls_insecure_skip_verify\n}\n}\n}", options{}},
+		"to a Unix socket": {"", "stream unix/" + socket, options{}},
+		"from a TLS listener": {"tls " + cert + " " + key, "stream " + plain.addr,
+			options{site: "https://localhost:PORT"}},
+		"TLS on both legs, logged": {"log\ntls " + cert + " " + key,
+			"stream https://" + secure.addr + " {\n" + insecure + "\n}",
+			options{site: "https://localhost:PORT"}},
+		"by net/http's transport": {"",
+			"stream " + plain.addr + " {\nproxy {\ntransport http {\nread_buffer 8KiB\n}\n}\n}", options{}},
+		"among other handlers": {
+			"log\nencode gzip\nrequest_body {\nmax_size 1MB\n}\nheader X-Front yes",
+			"stream " + plain.addr, options{global: "metrics"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, test.site+"\n"+callback("", plainAuth+test.stream), test.options)
-			dialer := &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}}
+			dialer := &websocket.Dialer{
+				HandshakeTimeout: patience,
+				TLSClientConfig:  &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"},
+			}
 			url := "ws://" + g.addr
 			if test.options.site != "" {
 				url = "wss://" + g.addr
@@ -74,13 +87,16 @@ func TestStreamIsBridged(t *testing.T) {
 
 			talk(t, conn, "a first message")
 			talk(t, conn, strings.Repeat("long ", 50_000))
-			require.NoError(t, conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4321, "enough"), time.Now().Add(patience)))
+			require.NoError(t, conn.WriteControl(websocket.CloseMessage,
+				websocket.FormatCloseMessage(4321, "enough"), time.Now().Add(patience)))
 			requireClose(t, conn, 4321)
 			require.Equal(t, &websocket.CloseError{Code: 4321, Text: "enough"}, server.end(t))
 			require.NoError(t, conn.Close())
 
 			if strings.HasPrefix(test.site, "log") {
-				line := g.waitForLog("the handshake", func(line map[string]any) bool { return line["msg"] == "handled request" })
+				line := g.waitForLog("the handshake", func(line map[string]any) bool {
+					return line["msg"] == "handled request"
+				})
 				require.EqualValues(t, 101, line["status"])
 			}
 			upstream := backend.addr
@@ -151,8 +167,10 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	require.NoError(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
+	require.NoError(t, os.WriteFile(certFile,
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	require.NoError(t, os.WriteFile(keyFile,
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
 	return certFile, keyFile
 }
 
@@ -185,8 +203,10 @@ func TestStreamsGoWhereBatchGoes(t *testing.T) {
 
 func TestStreamsTakeTheTLSOfTheirUpstreamsOver(t *testing.T) {
 	live := newEcho(t, echoOptions{tls: true})
-	g := start(t, callback("", "anonymous\nrelay https://"+live.addr+" {\ntransport http {\ntls_insecure_skip_verify\n}\n}\n"+
-		"stream {\nproxy {\ntransport http {\ndial_timeout 1s\n}\n}\n}"))
+	g := start(t,
+		callback("",
+			"anonymous\nrelay https://"+live.addr+" {\ntransport http {\ntls_insecure_skip_verify\n}\n}\n"+
+				"stream {\nproxy {\ntransport http {\ndial_timeout 1s\n}\n}\n}"))
 	talk(t, open(t, g, nil), "hello")
 }
 
@@ -213,8 +233,11 @@ func TestSubprotocolIsTheBackendsChoice(t *testing.T) {
 }
 
 func TestHeadersOfTheHandshakeGoBothWays(t *testing.T) {
-	live := newEcho(t, echoOptions{header: http.Header{"X-Backend": {"yes"}, "Set-Cookie": {"a=b", "c=d"}}})
-	g := start(t, callback(live.addr, "dg_token key\nrelay {\nheader_up X-Up up\nheader_down X-Down down\n}"))
+	live := newEcho(t, echoOptions{
+		header: http.Header{"X-Backend": {"yes"}, "Set-Cookie": {"a=b", "c=d"}},
+	})
+	g := start(t,
+		callback(live.addr, "dg_token key\nrelay {\nheader_up X-Up up\nheader_down X-Down down\n}"))
 	conn, res, err := dial(g, http.Header{"Dg-Token": {"key"}, "X-Sender": {"yes"}})
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
@@ -280,7 +303,9 @@ func TestBackendThatBreaksTheHandshakesRules(t *testing.T) {
 		"no accept": func(string) string {
 			return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 		},
-		"unoffered subprotocol": func(a string) string { return switching + a + "\r\nSec-WebSocket-Protocol: other\r\n\r\n" },
+		"unoffered subprotocol": func(a string) string {
+			return switching + a + "\r\nSec-WebSocket-Protocol: other\r\n\r\n"
+		},
 		"two subprotocols": func(a string) string {
 			return switching + a + "\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
 		},
@@ -294,7 +319,10 @@ func TestBackendThatBreaksTheHandshakesRules(t *testing.T) {
 		"not HTTP":   func(string) string { return "SSH-2.0-OpenSSH\r\n" },
 		"nothing":    func(string) string { return "" },
 	} {
-		for transport, block := range map[string]string{"own": "", "net/http's": "relay {\ntransport http {\nread_buffer 8KiB\n}\n}"} {
+		for transport, block := range map[string]string{
+			"own":        "",
+			"net/http's": "relay {\ntransport http {\nread_buffer 8KiB\n}\n}",
+		} {
 			t.Run(name+", "+transport, func(t *testing.T) {
 				addr := rawBackend(t, answer)
 				if name == "nothing" {
@@ -333,7 +361,8 @@ func TestBackendThatIsDead(t *testing.T) {
 	require.Equal(t, 502, refusedStream(t, g, nil).StatusCode)
 
 	live := newEcho(t)
-	g.reload(callback(deadAddr(t)+" "+live.addr, "anonymous\nrelay {\nlb_policy first\nlb_retries 1\nfail_duration 1h\n}"))
+	g.reload(callback(deadAddr(t)+" "+live.addr,
+		"anonymous\nrelay {\nlb_policy first\nlb_retries 1\nfail_duration 1h\n}"))
 	talk(t, open(t, g, nil), "hello")
 }
 
@@ -349,18 +378,34 @@ func TestHandshakesThatAreRefused(t *testing.T) {
 		want    int
 		header  string
 	}{
-		"nothing wrong":       {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + key, 101, "Sec-Websocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="},
-		"no credentials":      {"GET / HTTP/1.1\r\nHost: x\r\n" + upgrade + version + key, 401, `Www-Authenticate: Basic realm="restricted", charset="UTF-8"`},
-		"POST":                {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n" + auth + upgrade + version + key, 405, "Allow: GET"},
-		"another version":     {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + "Sec-WebSocket-Version: 8\r\n" + key, 426, "Sec-Websocket-Version: 13"},
-		"no version":          {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + key, 426, "Upgrade: websocket"},
-		"no key":              {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version, 400, ""},
-		"a key of 15 bytes":   {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1\r\n", 400, ""},
-		"a key not in base64": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + "Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\r\n", 400, ""},
-		"two keys":            {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + key + key, 400, ""},
-		"a body":              {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n" + auth + upgrade + version + key + "\r\nbody", 400, ""},
-		"a chunked body":      {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + auth + upgrade + version + key + "\r\n0\r\n", 400, ""},
-		"HTTP/1.0":            {"GET / HTTP/1.0\r\nHost: x\r\n" + auth + upgrade + version + key, 400, ""},
+		"nothing wrong": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + key, 101,
+			"Sec-Websocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="},
+		"no credentials": {"GET / HTTP/1.1\r\nHost: x\r\n" + upgrade + version + key, 401,
+			`Www-Authenticate: Basic realm="restricted", charset="UTF-8"`},
+		"POST": {
+			"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n" + auth + upgrade + version + key, 405,
+			"Allow: GET",
+		},
+		"another version": {
+			"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + "Sec-WebSocket-Version: 8\r\n" + key,
+			426, "Sec-Websocket-Version: 13",
+		},
+		"no version": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + key, 426, "Upgrade: websocket"},
+		"no key":     {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version, 400, ""},
+		"a key of 15 bytes": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version +
+			"Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1\r\n", 400, ""},
+		"a key not in base64": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version +
+			"Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\r\n", 400, ""},
+		"two keys": {"GET / HTTP/1.1\r\nHost: x\r\n" + auth + upgrade + version + key + key, 400, ""},
+		"a body": {
+			"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n" + auth + upgrade + version + key +
+				"\r\nbody", 400, "",
+		},
+		"a chunked body": {
+			"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + auth + upgrade + version +
+				key + "\r\n0\r\n", 400, "",
+		},
+		"HTTP/1.0": {"GET / HTTP/1.0\r\nHost: x\r\n" + auth + upgrade + version + key, 400, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", g.addr)
@@ -387,7 +432,10 @@ func TestBytesBehindAHandshakeAreNotLost(t *testing.T) {
 		}
 		return "\x81" + string([]byte{byte(len(payload))}) + payload
 	}
-	for transport, block := range map[string]string{"own": "", "net/http's": "relay {\ntransport http {\nread_buffer 8KiB\n}\n}"} {
+	for transport, block := range map[string]string{
+		"own":        "",
+		"net/http's": "relay {\ntransport http {\nread_buffer 8KiB\n}\n}",
+	} {
 		t.Run(transport, func(t *testing.T) {
 			got := make(chan string, 1)
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -404,7 +452,9 @@ func TestBytesBehindAHandshakeAreNotLost(t *testing.T) {
 				if err != nil {
 					return
 				}
-				_, _ = io.WriteString(conn, switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n\r\n"+frame("from the backend", false))
+				_, _ = io.WriteString(conn,
+					switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n\r\n"+
+						frame("from the backend", false))
 				early := make([]byte, len(frame("from the caller", true)))
 				_, _ = io.ReadFull(reader, early)
 				got <- string(early)
@@ -414,8 +464,9 @@ func TestBytesBehindAHandshakeAreNotLost(t *testing.T) {
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
 			require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-			_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-				"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"+frame("from the caller", true))
+			_, err = io.WriteString(conn,
+				"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+					"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"+frame("from the caller", true))
 			require.NoError(t, err)
 			reader := bufio.NewReader(conn)
 			res, err := http.ReadResponse(reader, nil)
@@ -465,7 +516,9 @@ func TestMaxStreams(t *testing.T) {
 }
 
 func TestFailedHandshakesTakeNoPlace(t *testing.T) {
-	backend := newService(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	backend := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+	})
 	g := start(t, callback(backend.addr, "anonymous\nstream {\nmax_streams 1\n}"))
 	for range 3 {
 		require.Equal(t, 403, refusedStream(t, g, nil).StatusCode)
@@ -474,7 +527,9 @@ func TestFailedHandshakesTakeNoPlace(t *testing.T) {
 
 func TestCredentialsOfAStream(t *testing.T) {
 	live := newEcho(t)
-	message := func(secret string) string { return `{"metadata":{"extra":{"callback_secret":"` + secret + `"}}}` }
+	message := func(secret string) string {
+		return `{"metadata":{"extra":{"callback_secret":"` + secret + `"}}}`
+	}
 
 	t.Run("in the handshake", func(t *testing.T) {
 		g := start(t, callback(live.addr, plainAuth+"dg_token key\nquery_secret a 1-0123456789abcd"))
@@ -490,7 +545,8 @@ func TestCredentialsOfAStream(t *testing.T) {
 		server := live.next(t)
 		held := `{"type":"SpeechStarted","channel":[0],"timestamp":1.5}`
 		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(held)))
-		require.NoError(t, conn.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(patience)))
+		require.NoError(t, conn.WriteControl(websocket.PingMessage, []byte("are you there"),
+			time.Now().Add(patience)))
 		ponged := make(chan struct{})
 		var once sync.Once // the ping reaches the backend as well, later
 		conn.SetPongHandler(func(string) error { once.Do(func() { close(ponged) }); return nil })
@@ -506,7 +562,8 @@ func TestCredentialsOfAStream(t *testing.T) {
 		}()
 		<-ponged // so the message before it was looked at
 		require.Empty(t, server.messages, "a message went on before the secret came")
-		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
+		require.NoError(t,
+			conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
 		require.Equal(t, held, server.message(t))
 		require.Equal(t, message("right-0123456789ab"), server.message(t))
 		require.Equal(t, held, <-received)
@@ -528,11 +585,13 @@ func TestCredentialsOfAStream(t *testing.T) {
 		require.Equal(t, 401, refusedStream(t, g, nil).StatusCode)
 	})
 	t.Run("if_present is no identity", func(t *testing.T) {
-		g := start(t, callback(live.addr, "callback_secret right-0123456789ab\ndg_token key {\nif_present\n}"))
+		g := start(t, callback(live.addr,
+			"callback_secret right-0123456789ab\ndg_token key {\nif_present\n}"))
 		require.Equal(t, 401, refusedStream(t, g, nil).StatusCode)
 		conn := open(t, g, http.Header{"Dg-Token": {"key"}})
 		server := live.next(t)
-		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
+		require.NoError(t,
+			conn.WriteMessage(websocket.TextMessage, []byte(message("right-0123456789ab"))))
 		require.Equal(t, message("right-0123456789ab"), server.message(t))
 	})
 	t.Run("any of them", func(t *testing.T) {
@@ -550,19 +609,26 @@ func TestPairEndsTogether(t *testing.T) {
 		code int
 	}{
 		"Close": {func(c *websocket.Conn) {
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, "bye"), time.Now().Add(patience))
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, "bye"),
+				time.Now().Add(patience))
 		}, 1000},
 		"Close of its own": {func(c *websocket.Conn) {
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4999, "x"), time.Now().Add(patience))
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4999, "x"),
+				time.Now().Add(patience))
 		}, 4999},
-		"Close, no code": {func(c *websocket.Conn) { _ = c.WriteControl(websocket.CloseMessage, nil, time.Now().Add(patience)) }, 1005},
-		"FIN":            {func(c *websocket.Conn) { _ = c.UnderlyingConn().Close() }, 1001},
-		"half-close":     {func(c *websocket.Conn) { _ = c.UnderlyingConn().(*net.TCPConn).CloseWrite() }, 1001},
+		"Close, no code": {func(c *websocket.Conn) {
+			_ = c.WriteControl(websocket.CloseMessage, nil, time.Now().Add(patience))
+		}, 1005},
+		"FIN": {func(c *websocket.Conn) { _ = c.UnderlyingConn().Close() }, 1001},
+		"half-close": {func(c *websocket.Conn) { _ = c.UnderlyingConn().(*net.TCPConn).CloseWrite() },
+			1001},
 		"RST": {func(c *websocket.Conn) {
 			_ = c.UnderlyingConn().(*net.TCPConn).SetLinger(0)
 			_ = c.UnderlyingConn().Close()
 		}, 1001},
-		"protocol error": {func(c *websocket.Conn) { _, _ = c.UnderlyingConn().Write([]byte{0xf1, 0x80, 0, 0, 0, 0}) }, 1011},
+		"protocol error": {func(c *websocket.Conn) {
+			_, _ = c.UnderlyingConn().Write([]byte{0xf1, 0x80, 0, 0, 0, 0})
+		}, 1011},
 	}
 	for name, test := range ends {
 		t.Run("caller: "+name, func(t *testing.T) {
@@ -647,7 +713,9 @@ func TestStreamAnswersWithTheUsersName(t *testing.T) {
 	live := newEcho(t)
 	g := start(t, "log\n"+callback(live.addr, plainAuth))
 	talk(t, open(t, g, withPassword()), "hello")
-	line := g.waitForLog("the handshake", func(line map[string]any) bool { return line["msg"] == "handled request" })
+	line := g.waitForLog("the handshake", func(line map[string]any) bool {
+		return line["msg"] == "handled request"
+	})
 	require.Equal(t, "deepgram", line["user_id"])
 	require.EqualValues(t, 101, line["status"])
 }

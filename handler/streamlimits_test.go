@@ -96,7 +96,9 @@ func streamTo(upstream, limits, options string) string {
 	if strings.HasPrefix(upstream, "https://") {
 		limits += "tls_insecure_skip_verify\n"
 	}
-	return callback("", plainAuth+"stream "+upstream+" {\nclose_timeout 300ms\n"+options+"\nproxy {\ntransport http {\n"+limits+"}\n}\n}")
+	return callback("",
+		plainAuth+"stream "+upstream+" {\nclose_timeout 300ms\n"+options+
+			"\nproxy {\ntransport http {\n"+limits+"}\n}\n}")
 }
 
 // inGoodTime is far more than any limit of these tests, and far less than the time
@@ -129,7 +131,9 @@ func endsSoon(t *testing.T, g *gateway, act func(conn *websocket.Conn), reason s
 	t.Cleanup(func() { _ = conn.Close() })
 	began := time.Now()
 	act(conn)
-	line := g.waitForLog("the stream's end", func(line map[string]any) bool { return line["msg"] == "stream ended" })
+	line := g.waitForLog("the stream's end", func(line map[string]any) bool {
+		return line["msg"] == "stream ended"
+	})
 	require.Equal(t, reason, line["reason"])
 	require.Less(t, time.Since(began), inGoodTime)
 }
@@ -148,7 +152,8 @@ func read(conn *websocket.Conn) {
 func TestBackendThatDiesSilentlyIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, transport.secure, swallow), transport.limits, "ping_interval 300ms\npong_timeout 200ms"))
+			g := start(t, streamTo(bareBackend(t, transport.secure, swallow), transport.limits,
+				"ping_interval 300ms\npong_timeout 200ms"))
 			endsSoon(t, g, read, "silent")
 		})
 	}
@@ -167,20 +172,26 @@ func flood(conn *websocket.Conn) {
 func TestBackendThatTakesNothingIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, transport.secure, ignore), transport.limits, "write_timeout 300ms"))
+			g := start(t, streamTo(bareBackend(t, transport.secure, ignore), transport.limits,
+				"write_timeout 300ms"))
 			endsSoon(t, g, flood, "stalled")
 		})
 	}
 }
 
 func TestBackendThatDoesNotCloseIsCutOffInTime(t *testing.T) {
-	for behaviour, behave := range map[string]func(net.Conn){"silent": swallow, "talking": babble, "deaf": ignore} {
+	for behaviour, behave := range map[string]func(net.Conn){
+		"silent":  swallow,
+		"talking": babble,
+		"deaf":    ignore,
+	} {
 		for name, transport := range transports() {
 			t.Run(behaviour+", "+name, func(t *testing.T) {
 				g := start(t, streamTo(bareBackend(t, transport.secure, behave), transport.limits, ""))
 				endsSoon(t, g, func(conn *websocket.Conn) {
 					read(conn)
-					_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+					_ = conn.WriteControl(websocket.CloseMessage,
+						websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
 				}, "closed")
 			})
 		}
@@ -196,14 +207,16 @@ func TestGateOpensInTime(t *testing.T) {
 				swallow(conn)
 			}
 			site := streamTo(bareBackend(t, transport.secure, greet), transport.limits, "")
-			g := start(t, strings.Replace(site, "basic_auth plain", "callback_secret 0123456789abcdef\nbasic_auth plain", 1))
+			g := start(t, strings.Replace(site, "basic_auth plain",
+				"callback_secret 0123456789abcdef\nbasic_auth plain", 1))
 			conn, _, err := dial(g, withPassword())
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
 			// The gateway is waiting for the gate with the greeting in its hand.
 			<-time.After(300 * time.Millisecond)
 			began := time.Now()
-			require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(`{"metadata":{"extra":{"callback_secret":"0123456789abcdef"}}}`)))
+			require.NoError(t, conn.WriteMessage(websocket.TextMessage,
+				[]byte(`{"metadata":{"extra":{"callback_secret":"0123456789abcdef"}}}`)))
 			require.Equal(t, "welcome", hear(t, conn))
 			require.Less(t, time.Since(began), inGoodTime)
 		})
@@ -218,7 +231,8 @@ func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
 			endsSoon(t, g, read, "silent")
 		})
 		t.Run("write_timeout, "+name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, secure, ignore), "write_timeout 500ms\n", "write_timeout 1m"))
+			g := start(t, streamTo(bareBackend(t, secure, ignore), "write_timeout 500ms\n",
+				"write_timeout 1m"))
 			endsSoon(t, g, flood, "stalled")
 		})
 		t.Run("but a quiet stream lives, "+name, func(t *testing.T) {
@@ -237,7 +251,8 @@ func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
 
 // The head of the answer is the first thing that a caller may not take.
 func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
-	const long = 9 << 20 // more than the buffers of a connection hold, and less than a transport refuses
+	// more than the buffers of a connection hold, and less than a transport refuses
+	const long = 9 << 20
 	ended := make(chan error, 1)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -258,12 +273,14 @@ func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
 		_, err = io.Copy(io.Discard, in)
 		ended <- err
 	}()
-	g := start(t, callback(listener.Addr().String(), "anonymous\nstream {\nwrite_timeout 500ms\nclose_timeout 500ms\n}"))
+	g := start(t, callback(listener.Addr().String(),
+		"anonymous\nstream {\nwrite_timeout 500ms\nclose_timeout 500ms\n}"))
 	conn, err := net.Dial("tcp", g.addr)
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
-	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	_, err = fmt.Fprintf(conn,
+		"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	require.NoError(t, err)
 	select {
 	case err := <-ended:
@@ -279,7 +296,9 @@ func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
 // Names of header fields know no case, but some clients compare the letters of
 // those of a handshake: see https://github.com/caddyserver/caddy/pull/6621.
 func TestHandshakeIsSpelledAsInRFC6455(t *testing.T) {
-	addr := rawBackend(t, func(accept string) string { return switching + accept + "\r\nsec-websocket-protocol: chat\r\n\r\n" })
+	addr := rawBackend(t, func(accept string) string {
+		return switching + accept + "\r\nsec-websocket-protocol: chat\r\n\r\n"
+	})
 	const request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	for name, site := range map[string]string{"plainly": "", "with the access log": "log\n"} {
 		t.Run(name, func(t *testing.T) {

@@ -32,7 +32,11 @@ func checkTarget(r *http.Request) error {
 }
 
 func badTarget(detail string) error {
-	return &auth.Refusal{Status: http.StatusBadRequest, Reason: "target", Cause: errors.New("the request's target cannot be a callback's: " + detail)}
+	return &auth.Refusal{
+		Status: http.StatusBadRequest,
+		Reason: "target",
+		Cause:  errors.New("the request's target cannot be a callback's: " + detail),
+	}
 }
 
 // calledBy reports whether a scheme is the one by which the sender called: that of the connection,

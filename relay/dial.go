@@ -151,9 +151,10 @@ func (t *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, err error) {
 	ctx, cancel := limitInterim(r.Context())
 	limit := time.AfterFunc(h.timeout, func() { cancel(context.DeadlineExceeded) })
-	res, err = h.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
-	})))
+	res, err = h.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx,
+		&httptrace.ClientTrace{
+			GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+		})))
 	if limit.Stop() {
 		return res, conn, causeOf(ctx, err)
 	}

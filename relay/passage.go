@@ -130,7 +130,9 @@ var keptBodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 var (
 	errOver     = errors.New("the request is over")
-	errBodyGone = errors.New("another attempt would need what an earlier one has read of the body; request_buffers keeps it")
+	errBodyGone = errors.New(
+		"another attempt would need what an earlier one has read of the body; request_buffers keeps it",
+	)
 )
 
 // load reads the beginning, or begins there again for another attempt.

@@ -69,13 +69,27 @@ func TestErrorsOfARequestCountAgainstNoUpstream(t *testing.T) {
 		}
 	}
 	for name, bad := range map[string]func(w http.ResponseWriter) *http.Request{
-		"a body that breaks off":          func(w http.ResponseWriter) *http.Request { return post(w, broken("half", errBroken), 8) },
-		"chunks that break off":           func(w http.ResponseWriter) *http.Request { return post(w, broken("half", errBroken), -1) },
-		"a large body that breaks off":    func(w http.ResponseWriter) *http.Request { return post(w, broken(large, errBroken), 1<<20) },
-		"large chunks that break off":     func(w http.ResponseWriter) *http.Request { return post(w, broken(large, errBroken), -1) },
-		"a body over the limit":           func(w http.ResponseWriter) *http.Request { return post(w, broken("half", tooLong), -1) },
-		"a large body over the limit":     func(w http.ResponseWriter) *http.Request { return post(w, broken(large, tooLong), -1) },
-		"a body that takes too long":      func(w http.ResponseWriter) *http.Request { return post(w, broken("half", context.DeadlineExceeded), 8) },
+		"a body that breaks off": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken("half", errBroken), 8)
+		},
+		"chunks that break off": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken("half", errBroken), -1)
+		},
+		"a large body that breaks off": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken(large, errBroken), 1<<20)
+		},
+		"large chunks that break off": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken(large, errBroken), -1)
+		},
+		"a body over the limit": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken("half", tooLong), -1)
+		},
+		"a large body over the limit": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken(large, tooLong), -1)
+		},
+		"a body that takes too long": func(w http.ResponseWriter) *http.Request {
+			return post(w, broken("half", context.DeadlineExceeded), 8)
+		},
 		"a line break in a field":         field("X-Odd", "a\r\nDg-Token: stolen"),
 		"a NUL in a field":                field("X-Odd", "a\x00"),
 		"a field with a name that is not": field("X Odd", "a"),
@@ -106,7 +120,8 @@ func TestErrorsOfARequestCountAgainstNoUpstream(t *testing.T) {
 				require.False(t, errors.Is(err, context.Canceled))
 				require.Empty(t, w.Body.String())
 				require.False(t, w.Flushed)
-				require.Equal(t, 200, w.Code, "an answer of the proxy's own reached the sender") // the recorder's, for none
+				// the recorder's, for none
+				require.Equal(t, 200, w.Code, "an answer of the proxy's own reached the sender")
 
 				w = httptest.NewRecorder()
 				require.NoError(t, p.Forward(w, post(w, strings.NewReader("good"), 4)), kind)
@@ -127,8 +142,10 @@ func TestErrorsOfAnUpstreamCount(t *testing.T) {
 		addr := serve(t, func(conn net.Conn) { _, _ = http.ReadRequest(bufio.NewReader(conn)) })
 		p := guarded(t, addr, transport, nil)
 		w := httptest.NewRecorder()
-		requireStatus(t, 502, p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
-		requireStatus(t, 503, p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
+		requireStatus(t, 502,
+			p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
+		requireStatus(t, 503,
+			p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
 	}
 }
 
@@ -136,11 +153,14 @@ func TestHandshakeThatCannotBeWrittenCountsAgainstNoUpstream(t *testing.T) {
 	for _, transport := range transports {
 		addr := serve(t, func(conn net.Conn) {
 			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+				_, _ = io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 			}
 		})
 		p := guarded(t, addr, transport, func(h *reverseproxy.Handler) {
-			h.Headers = &headers.Handler{Request: &headers.HeaderOps{Set: http.Header{"X-Caller": {"{http.request.uri.query.caller}"}}}}
+			h.Headers = &headers.Handler{
+				Request: &headers.HeaderOps{Set: http.Header{"X-Caller": {"{http.request.uri.query.caller}"}}},
+			}
 		})
 		w := httptest.NewRecorder()
 		r := handshake(context.Background(), w)
@@ -168,8 +188,12 @@ func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 		for _, size := range []int{1, 16 << 10, keptBody - 1, keptBody, keptBody + 1, 300 << 10} {
 			for _, chunked := range []bool{false, true} {
 				p := guarded(t, dead.Addr().String(), transport, func(h *reverseproxy.Handler) {
-					h.Upstreams = append(h.Upstreams, &reverseproxy.Upstream{Dial: service.Listener.Addr().String()})
-					h.LoadBalancing = &reverseproxy.LoadBalancing{Retries: 3, SelectionPolicyRaw: json.RawMessage(`{"policy":"first"}`)}
+					h.Upstreams = append(h.Upstreams,
+						&reverseproxy.Upstream{Dial: service.Listener.Addr().String()})
+					h.LoadBalancing = &reverseproxy.LoadBalancing{
+						Retries:            3,
+						SelectionPolicyRaw: json.RawMessage(`{"policy":"first"}`),
+					}
 				})
 				body := strings.Repeat("x", size-1) + "y"
 				w := httptest.NewRecorder()
@@ -202,8 +226,10 @@ func TestAnotherAttemptAfterAnAnswer(t *testing.T) {
 			p := guarded(t, service.Listener.Addr().String(), transport, func(h *reverseproxy.Handler) {
 				h.HealthChecks = nil
 				h.LoadBalancing = &reverseproxy.LoadBalancing{
-					Retries:       3,
-					RetryMatchRaw: caddyhttp.RawMatcherSets{{"expression": json.RawMessage(`"{http.reverse_proxy.status_code} == 503"`)}},
+					Retries: 3,
+					RetryMatchRaw: caddyhttp.RawMatcherSets{
+						{"expression": json.RawMessage(`"{http.reverse_proxy.status_code} == 503"`)},
+					},
 				}
 				if buffered {
 					h.RequestBuffers = -1

@@ -67,7 +67,8 @@ func TestEverySettingOfCaddysTransportIsHonoured(t *testing.T) {
 	for name, setting := range settingsOfCaddy {
 		require.True(t, known[name], "%s is no setting any more", name)
 		if setting.example != "" {
-			require.Equal(t, setting.becomes != leftTo, provisioned(t, ","+setting.example).plain != nil, name)
+			require.Equal(t, setting.becomes != leftTo,
+				provisioned(t, ","+setting.example).plain != nil, name)
 		}
 	}
 	require.Nil(t, provisioned(t, `,"versions":["2"]`).plain)
@@ -94,7 +95,8 @@ func provisioned(t *testing.T, settings string) *transport {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
-	made, err := newTransport(ctx, &reverseproxy.Handler{TransportRaw: json.RawMessage(`{"protocol":"http"` + settings + `}`)})
+	made, err := newTransport(ctx,
+		&reverseproxy.Handler{TransportRaw: json.RawMessage(`{"protocol":"http"` + settings + `}`)})
 	require.NoError(t, err)
 	return made
 }

@@ -31,7 +31,9 @@ var transports = map[string]string{
 }
 
 // eachTransport runs a test with proxies of both kinds in front of addr.
-func eachTransport(t *testing.T, addr func(t *testing.T) string, test func(t *testing.T, p *Proxy)) {
+func eachTransport(
+	t *testing.T, addr func(t *testing.T) string, test func(t *testing.T, p *Proxy),
+) {
 	for name, transport := range transports {
 		t.Run(name, func(t *testing.T) {
 			test(t, newTestProxy(t, addr(t), transport))
@@ -55,7 +57,9 @@ func newTestProxy(t testing.TB, addr, transport string) *Proxy {
 }
 
 // prepared is a request as a Caddy server hands it to its handlers.
-func prepared(ctx context.Context, w http.ResponseWriter, method, target string, body io.Reader) *http.Request {
+func prepared(
+	ctx context.Context, w http.ResponseWriter, method, target string, body io.Reader,
+) *http.Request {
 	r := httptest.NewRequest(method, target, body).WithContext(ctx)
 	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, &caddyhttp.Server{})
 }
@@ -158,7 +162,8 @@ func TestDialledConnectionOutlivesItsRequest(t *testing.T) {
 			if _, err := http.ReadRequest(reader); err != nil {
 				return
 			}
-			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\nX-Y: z\r\n\r\nearly")
+			_, _ = io.WriteString(conn,
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\nX-Y: z\r\n\r\nearly")
 			_, _ = io.Copy(conn, reader)
 		})
 	}
@@ -202,7 +207,8 @@ func TestConnectionThatTheServiceClosedIsNotUsedAgain(t *testing.T) {
 	p := newTestProxy(t, service(t), transports["own"])
 	for range 20 {
 		w := httptest.NewRecorder()
-		require.NoError(t, p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
+		require.NoError(t,
+			p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
 		require.Equal(t, "ok", w.Body.String())
 		<-closed
 	}
@@ -220,10 +226,13 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 	service.Start()
 	defer service.Close()
-	eachTransport(t, func(*testing.T) string { return service.Listener.Addr().String() }, func(t *testing.T, p *Proxy) {
+	eachTransport(t, func(*testing.T) string {
+		return service.Listener.Addr().String()
+	}, func(t *testing.T, p *Proxy) {
 		for range 20 {
 			w := httptest.NewRecorder()
-			require.NoError(t, p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
+			require.NoError(t, p.Forward(w,
+				prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
 			require.Equal(t, "body", w.Body.String())
 		}
 		require.Len(t, opened, 1)
@@ -251,7 +260,9 @@ func TestBodyThatBreaksOffDoesNotArriveAsWhole(t *testing.T) {
 		arrived <- err
 	}))
 	defer service.Close()
-	eachTransport(t, func(*testing.T) string { return service.Listener.Addr().String() }, func(t *testing.T, p *Proxy) {
+	eachTransport(t, func(*testing.T) string {
+		return service.Listener.Addr().String()
+	}, func(t *testing.T, p *Proxy) {
 		w := httptest.NewRecorder()
 		r := prepared(context.Background(), w, "POST", "/", &brokenBody{strings.NewReader("half")})
 		r.ContentLength = 8
@@ -292,7 +303,8 @@ func BenchmarkForward(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					w := httptest.NewRecorder()
-					if err := p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader(body))); err != nil {
+					if err := p.Forward(w, prepared(context.Background(), w, "POST", "/",
+						strings.NewReader(body))); err != nil {
 						b.Fatal(err)
 					}
 				}

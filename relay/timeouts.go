@@ -22,7 +22,8 @@ func takeOverTimeouts(settings *reverseproxy.HTTPTransport) {
 	if read <= 0 && write <= 0 {
 		return
 	}
-	settings.ReadTimeout, settings.WriteTimeout = 0, 0 // Caddy's dialler looks at them for each connection
+	// Caddy's dialler looks at them for each connection
+	settings.ReadTimeout, settings.WriteTimeout = 0, 0
 	dial := settings.Transport.DialContext
 	settings.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -39,7 +40,9 @@ func takeOverTimeouts(settings *reverseproxy.HTTPTransport) {
 // dialTLS stands in for the dialler that Caddy makes where net/http's own does
 // not do: for a server name with placeholders, and behind a PROXY protocol
 // header. Caddy's is bound to a dialler without the limits.
-func dialTLS(settings *reverseproxy.HTTPTransport) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialTLS(
+	settings *reverseproxy.HTTPTransport,
+) func(ctx context.Context, network, address string) (net.Conn, error) {
 	transport := settings.Transport
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := transport.DialContext(ctx, network, address)
@@ -63,7 +66,8 @@ func dialTLS(settings *reverseproxy.HTTPTransport) func(ctx context.Context, net
 		}
 		if limit := transport.TLSHandshakeTimeout; limit > 0 {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no TLS handshake within %s", limit))
+			ctx, cancel = context.WithTimeoutCause(ctx, limit,
+				fmt.Errorf("no TLS handshake within %s", limit))
 			defer cancel()
 		}
 		secure := tls.Client(conn, config)

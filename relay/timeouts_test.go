@@ -62,7 +62,9 @@ func serveUnix(t *testing.T, each func(conn net.Conn)) string {
 
 // eachService runs a test with a service that is reached in each way, through a
 // transport with long limits and what else settings say.
-func eachService(t *testing.T, settings string, each func(conn net.Conn), test func(t *testing.T, p *Proxy)) {
+func eachService(
+	t *testing.T, settings string, each func(conn net.Conn), test func(t *testing.T, p *Proxy),
+) {
 	for name, service := range services {
 		t.Run(name, func(t *testing.T) {
 			addr := service.serve(t, each)
@@ -104,7 +106,8 @@ func TestServiceThatAcceptsAStreamAtOnce(t *testing.T) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 					return
 				}
-				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+				_, _ = io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 				says(conn)
 			}
 			eachService(t, ``, service, func(t *testing.T, p *Proxy) {
@@ -148,11 +151,14 @@ func TestStreamHasTheLimitsOfItsTransport(t *testing.T) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 					return
 				}
-				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+				_, _ = io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 				_, _ = conn.Read(make([]byte, 1))
 				<-t.Context().Done()
 			})
-			p := newTestProxy(t, addr, fmt.Sprintf(`{"protocol":"http","read_timeout":%d,"write_timeout":%d%s}`, shortLimit, 2*shortLimit, service.settings))
+			p := newTestProxy(t, addr,
+				fmt.Sprintf(`{"protocol":"http","read_timeout":%d,"write_timeout":%d%s}`, shortLimit,
+					2*shortLimit, service.settings))
 			w := httptest.NewRecorder()
 			backend, err := p.Dial(w, handshake(context.Background(), w))
 			require.NoError(t, err)
@@ -182,7 +188,8 @@ func TestEachHandshakeHasAFreshConnection(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, r.Body)
 				if r.Method == http.MethodGet && r.Header.Get("X-Refuse") == "" {
-					_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+					_, _ = io.WriteString(conn,
+						"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 					return
 				}
 				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -190,7 +197,8 @@ func TestEachHandshakeHasAFreshConnection(t *testing.T) {
 			})
 			p := newTestProxy(t, addr, `{"protocol":"http"`+service.settings+`}`)
 			w := httptest.NewRecorder()
-			require.NoError(t, p.Forward(w, prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
+			require.NoError(t, p.Forward(w,
+				prepared(context.Background(), w, "POST", "/", strings.NewReader("body"))))
 			require.Equal(t, "ok", w.Body.String())
 			for range 5 {
 				w = httptest.NewRecorder()

@@ -139,7 +139,8 @@ func limitInterim(parent context.Context) (context.Context, context.CancelCauseF
 	}), cancel
 }
 
-var errTooManyInterim = fmt.Errorf("the service sent more than %d interim answers", http1.MaxInterim)
+var errTooManyInterim = fmt.Errorf("the service sent more than %d interim answers",
+	http1.MaxInterim)
 
 // causeOf is err, or why ctx made it come.
 func causeOf(ctx context.Context, err error) error {

@@ -38,7 +38,8 @@ func checkWritable(r *http.Request) error {
 		return fmt.Errorf("%w: the host", ErrUnwritable)
 	}
 	// A path is escaped on its way out.
-	if strings.ContainsFunc(r.URL.RawQuery, isControl) || strings.ContainsFunc(r.URL.Opaque, isControl) {
+	if strings.ContainsFunc(r.URL.RawQuery, isControl) ||
+		strings.ContainsFunc(r.URL.Opaque, isControl) {
 		return fmt.Errorf("%w: the URI", ErrUnwritable)
 	}
 	return nil

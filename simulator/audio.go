@@ -31,7 +31,8 @@ var sampleBytes = map[string]float64{"linear16": 2, "linear32": 4, "mulaw": 1, "
 // compressedBytesPerSec are usual rates of the other encodings that a request
 // can name. What they stand for is an estimate.
 var compressedBytesPerSec = map[string]float64{
-	"amr-nb": 1525, "amr-wb": 2981, "g729": 1000, "opus": 4000, "ogg-opus": 4000, "speex": 3000, "flac": 64000,
+	"amr-nb": 1525, "amr-wb": 2981, "g729": 1000, "opus": 4000, "ogg-opus": 4000, "speex": 3000,
+	"flac": 64000,
 }
 
 // audioMeter measures the audio that is written to it.
@@ -60,7 +61,8 @@ func newAudioMeter(query url.Values) (*audioMeter, error) {
 	if value := query.Get("channels"); value != "" {
 		channels, err := strconv.Atoi(value)
 		if err != nil || channels < 1 || channels > maxChannels {
-			return nil, refusal(http.StatusBadRequest, "Invalid channels: it must be a number from 1 to %d.", maxChannels)
+			return nil, refusal(http.StatusBadRequest,
+				"Invalid channels: it must be a number from 1 to %d.", maxChannels)
 		}
 		m.channels = channels
 	}
@@ -82,7 +84,8 @@ func newAudioMeter(query url.Values) (*audioMeter, error) {
 	if value := query.Get("sample_rate"); value != "" {
 		var err error
 		if rate, err = strconv.Atoi(value); err != nil || rate < 1000 || rate > 384000 {
-			return nil, refusal(http.StatusBadRequest, "Invalid sample_rate: it must be a number from 1000 to 384000.")
+			return nil, refusal(http.StatusBadRequest,
+				"Invalid sample_rate: it must be a number from 1000 to 384000.")
 		}
 	}
 	m.bytesPerSec = bytes * float64(rate) * float64(m.channels)
@@ -135,7 +138,11 @@ func (m *audioMeter) finish() audio {
 	if m.bytesPerSec == 0 {
 		m.bytesPerSec = unknownBytesPerSec
 	}
-	return audio{sha256: hex.EncodeToString(m.hash.Sum(nil)), seconds: m.seconds(), channels: m.channels}
+	return audio{
+		sha256:   hex.EncodeToString(m.hash.Sum(nil)),
+		seconds:  m.seconds(),
+		channels: m.channels,
+	}
 }
 
 // roundTo rounds to a fraction of one, so that sums of decimal fractions do

@@ -70,7 +70,9 @@ func loadBodies(path string) (*bodies, error) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		if used == 0 {
-			return nil, fmt.Errorf("%s: no file whose name begins with prerecorded, stream, read, speak or transcript", path)
+			return nil, fmt.Errorf(
+				"%s: no file whose name begins with prerecorded, stream, read, speak or transcript", path,
+			)
 		}
 	}
 	folder, err := fs.Sub(builtIn, "builtin")
@@ -176,7 +178,8 @@ func (b *bodies) addTranscript(_ string, content []byte) error {
 }
 
 var speechTypes = map[string]string{
-	".wav": "audio/wav", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".flac": "audio/flac", ".aac": "audio/aac", ".raw": "audio/l16",
+	".wav": "audio/wav", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".flac": "audio/flac",
+	".aac": "audio/aac", ".raw": "audio/l16",
 }
 
 func (b *bodies) addSpeech(path string, content []byte) error {

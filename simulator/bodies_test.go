@@ -39,7 +39,8 @@ func TestOwnBodiesAreSent(t *testing.T) {
 		"prerecorded.txt":       "not a body either",
 	})})
 
-	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 9)), "extra", "a:b", "tag", "t")
+	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 9)), "extra",
+		"a:b", "tag", "t")
 	decoded := a.json(t)
 	require.Equal(t, map[string]any{
 		"request_id": a.header.Get("dg-request-id"), "duration": 1.5, "sha256": "abc",
@@ -51,7 +52,8 @@ func TestOwnBodiesAreSent(t *testing.T) {
 	require.Equal(t, "my <own> words", transcript)
 
 	a = e.post("/v1/read", "text/plain", strings.NewReader("text"))
-	require.Equal(t, a.header.Get("dg-request-id"), a.json(t)["metadata"].(map[string]any)["request_id"])
+	require.Equal(t, a.header.Get("dg-request-id"),
+		a.json(t)["metadata"].(map[string]any)["request_id"])
 	require.Contains(t, string(a.body), "my summary")
 
 	a = e.post("/v1/speak", "text/plain", strings.NewReader("text"))
@@ -61,7 +63,8 @@ func TestOwnBodiesAreSent(t *testing.T) {
 	conn, _ := e.speak(raw...)
 	sayLinear16(t, conn, 3, 3200)
 	say(t, conn, `{"type":"CloseStream"}`)
-	require.Contains(t, listenTo(conn).transcript(), "simulated", "what is not in the folder is built in")
+	require.Contains(t, listenTo(conn).transcript(), "simulated",
+		"what is not in the folder is built in")
 }
 
 // What is built in has the form of what users give: as a folder of theirs it
@@ -84,7 +87,8 @@ func TestOneOfSeveralBodiesIsChosenByTheInput(t *testing.T) {
 	}
 	e := serve(t, &Simulator{Results: folder(t, files)})
 	ask := func(input string) any {
-		return e.post("/v1/listen", "audio/wav", strings.NewReader(input)).json(t)["results"].(map[string]any)["name"]
+		return e.post("/v1/listen", "audio/wav",
+			strings.NewReader(input)).json(t)["results"].(map[string]any)["name"]
 	}
 	seen := map[any]bool{}
 	for _, input := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
@@ -96,18 +100,24 @@ func TestOneOfSeveralBodiesIsChosenByTheInput(t *testing.T) {
 }
 
 func TestOwnWordsAreSaid(t *testing.T) {
-	file := filepath.Join(folder(t, map[string]string{"transcript [1]*?.txt": "Hello there. - How are you?\r\n\r\nFine!\n"}), "transcript [1]*?.txt")
+	file := filepath.Join(folder(t, map[string]string{
+		"transcript [1]*?.txt": "Hello there. - How are you?\r\n\r\nFine!\n",
+	}), "transcript [1]*?.txt")
 	e := serve(t, &Simulator{Results: file})
 	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 60)), "smart_format", "true")
 	alternative := result(t, a.body).Results.Channels[0].Alternatives[0]
-	require.True(t, strings.HasPrefix(alternative.Transcript, "Hello there. How are you? Fine! Hello there."), alternative.Transcript)
-	require.True(t, strings.HasPrefix(alternative.Paragraphs.Transcript, "\nHello there. How are you?\n\nFine!"))
+	require.True(t, strings.HasPrefix(alternative.Transcript,
+		"Hello there. How are you? Fine! Hello there."), alternative.Transcript)
+	require.True(t, strings.HasPrefix(alternative.Paragraphs.Transcript,
+		"\nHello there. How are you?\n\nFine!"))
 }
 
 func TestOwnStreamIsPlayedAsAudioComes(t *testing.T) {
 	results := func(text string, start, duration string) string {
-		return `{"type":"Results","start":` + start + `,"duration":` + duration + `,"is_final":true,"channel_index":[0,1],` +
-			`"channel":{"alternatives":[{"transcript":"` + text + `"}]},"metadata":{"request_id":"theirs","model_uuid":"m"}}`
+		return `{"type":"Results","start":` + start + `,"duration":` + duration +
+			`,"is_final":true,"channel_index":[0,1],` +
+			`"channel":{"alternatives":[{"transcript":"` + text +
+			`"}]},"metadata":{"request_id":"theirs","model_uuid":"m"}}`
 	}
 	e := serve(t, &Simulator{Results: folder(t, map[string]string{
 		"stream-1.json": results("one", "0.0", "1.0"),
@@ -127,12 +137,21 @@ func TestOwnStreamIsPlayedAsAudioComes(t *testing.T) {
 	requireClosed(t, h.err, websocket.CloseNormalClosure)
 	require.Equal(t, []string{"Results", "Results", "Metadata"}, h.types())
 	require.Equal(t, "two three", h.transcript())
-	require.Equal(t, map[string]any{"request_id": id, "model_uuid": "m", "simulated": true, "extra": map[string]any{"k": "v"}}, h.messages[0]["metadata"])
+	require.Equal(t, map[string]any{
+		"request_id": id,
+		"model_uuid": "m",
+		"simulated":  true,
+		"extra":      map[string]any{"k": "v"},
+	}, h.messages[0]["metadata"])
 	require.Equal(t, id, h.messages[2]["request_id"])
 }
 
 func TestOwnStreamGetsAMetadataWhereItHasNone(t *testing.T) {
-	e := serve(t, &Simulator{Results: folder(t, map[string]string{"stream.json": `{"type":"SpeechStarted","channel":[0],"timestamp":0}`})})
+	e := serve(t, &Simulator{
+		Results: folder(t, map[string]string{
+			"stream.json": `{"type":"SpeechStarted","channel":[0],"timestamp":0}`,
+		}),
+	})
 	conn, resp := e.speak(raw...)
 	say(t, conn, `{"type":"Finalize"}`)
 	say(t, conn, `{"type":"CloseStream"}`)
@@ -165,7 +184,8 @@ func TestBodiesThatCannotBeAreRefusedWhenLoaded(t *testing.T) {
 // be played.
 func FuzzStreamBodies(f *testing.F) {
 	f.Add([]byte(`{"type":"Results","start":0,"duration":1}{"type":"Metadata"}`))
-	f.Add([]byte(` [{"type":"UtteranceEnd"},{"type":"Results","start":1e300,"duration":1,"metadata":null}]`))
+	f.Add([]byte(` [{"type":"UtteranceEnd"},` +
+		`{"type":"Results","start":1e300,"duration":1,"metadata":null}]`))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		b := &bodies{}
 		if b.addStream("", content) != nil {

@@ -29,7 +29,8 @@ func TestCaddyfileAdaptsAsItsGoldenSays(t *testing.T) {
 			require.NoError(t, err)
 			input, want, ok := strings.Cut(string(content), "----------\n")
 			require.True(t, ok, "no line of dashes")
-			require.Equal(t, input, string(caddyfile.Format([]byte(input))), "the Caddyfile is not formatted")
+			require.Equal(t, input, string(caddyfile.Format([]byte(input))),
+				"the Caddyfile is not formatted")
 
 			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(input), nil)
 			want = strings.TrimSpace(want)

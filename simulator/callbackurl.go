@@ -56,10 +56,12 @@ var (
 func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" || u.Opaque != "" {
-		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: not an absolute URL with a host.")
+		return nil, refusal(http.StatusBadRequest,
+			"Invalid callback URL: not an absolute URL with a host.")
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: the scheme must be one of %s.", strings.Join(schemes, ", "))
+		return nil, refusal(http.StatusBadRequest,
+			"Invalid callback URL: the scheme must be one of %s.", strings.Join(schemes, ", "))
 	}
 
 	port := u.Port()
@@ -71,7 +73,8 @@ func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: %s is not a port.", port)
 	}
 	if !p.anyPort && !slices.Contains(p.ports, number) {
-		return nil, refusal(http.StatusBadRequest, "Invalid callback URL: port %d is not allowed; use one of %s.",
+		return nil, refusal(http.StatusBadRequest,
+			"Invalid callback URL: port %d is not allowed; use one of %s.",
 			number, strings.Trim(fmt.Sprint(p.ports), "[]"))
 	}
 
@@ -86,7 +89,8 @@ func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 	target := &callbackURL{url: u}
 	if u.User != nil && u.User.String() != "" {
 		password, _ := u.User.Password()
-		target.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+		target.authorization = "Basic " +
+			base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
 	}
 	u.User = nil
 	u.Fragment, u.RawFragment = "", ""

@@ -11,7 +11,8 @@ import (
 func TestCallbackURLsAreTakenAsTheVendorTakesThem(t *testing.T) {
 	vendor := urlPolicy{ports: defaultPorts}
 	for _, raw := range []string{
-		"http://localhost/cb", "https://localhost", "http://127.0.0.1:8080/a?b=c", "https://[::1]:8443/", "http://localhost:80", "http://localhost:/",
+		"http://localhost/cb", "https://localhost", "http://127.0.0.1:8080/a?b=c",
+		"https://[::1]:8443/", "http://localhost:80", "http://localhost:/",
 		"https://example.com:443/x", // a name is checked when it is dialled
 	} {
 		_, err := vendor.parse(raw, batchSchemes)
@@ -24,7 +25,11 @@ func TestCallbackURLsAreTakenAsTheVendorTakesThem(t *testing.T) {
 }
 
 func TestCallbackURLsAreRefusedAsTheVendorRefusesThem(t *testing.T) {
-	policies := map[string]urlPolicy{"vendor": {ports: defaultPorts}, "any": {anyPort: true}, "8444": {ports: []int{8444}}}
+	policies := map[string]urlPolicy{
+		"vendor": {ports: defaultPorts},
+		"any":    {anyPort: true},
+		"8444":   {ports: []int{8444}},
+	}
 	for _, test := range []struct{ policy, raw, message string }{
 		{"vendor", "ws://localhost/", "scheme must be one of http, https"},
 		{"vendor", "ftp://localhost/", "scheme"},
@@ -64,7 +69,12 @@ func TestCredentialsLeaveTheCallbackURL(t *testing.T) {
 }
 
 func TestCallbackMethodIsPostOrPut(t *testing.T) {
-	for value, want := range map[string]string{"": "POST", "post": "POST", "PUT": "PUT", "put": "PUT"} {
+	for value, want := range map[string]string{
+		"":     "POST",
+		"post": "POST",
+		"PUT":  "PUT",
+		"put":  "PUT",
+	} {
 		method, err := callbackMethod(url.Values{"callback_method": {value}})
 		require.NoError(t, err)
 		require.Equal(t, want, method)

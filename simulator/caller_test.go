@@ -22,13 +22,16 @@ func TestKeyDecidesWhoMayCall(t *testing.T) {
 		return e.do(req)
 	}
 	t.Setenv("SIMULATOR_TEST_KEY", "from-env")
-	closed := serve(t, &Simulator{APIKeys: []APIKey{{"good", "good-id"}, {"{env.SIMULATOR_TEST_KEY}", "env-id"}}})
+	closed := serve(t, &Simulator{
+		APIKeys: []APIKey{{"good", "good-id"}, {"{env.SIMULATOR_TEST_KEY}", "env-id"}},
+	})
 	open := serve(t, &Simulator{})
 	for _, good := range []string{"Token good", "token good", "Bearer good", "Token from-env"} {
 		require.Equal(t, http.StatusOK, request(closed, good).status, good)
 	}
 	require.Equal(t, http.StatusOK, request(open, "Token anything").status)
-	for _, bad := range []string{"", "Token", "Token ", "Token wrong", "Basic good", "good", "Token {env.SIMULATOR_TEST_KEY}"} {
+	for _, bad := range []string{"", "Token", "Token ", "Token wrong", "Basic good", "good",
+		"Token {env.SIMULATOR_TEST_KEY}"} {
 		a := request(closed, bad)
 		requireError(t, a, http.StatusUnauthorized, "INVALID_AUTH")
 		require.NotEmpty(t, a.header.Get("WWW-Authenticate"))
@@ -52,7 +55,8 @@ func TestWebPagesOfOtherOriginsAreRefusedUnlessAKeyIsConfigured(t *testing.T) {
 		{address, nil, true},
 		{address, http.Header{"Origin": {"http://" + address}}, true},
 		{"localhost:" + port, http.Header{"Origin": {"http://LOCALHOST:" + port}}, true},
-		{"[::1]:" + port, http.Header{"Origin": {"http://[::1]:" + port}, "Sec-Fetch-Site": {"same-origin"}}, true},
+		{"[::1]:" + port, http.Header{"Origin": {"http://[::1]:" + port},
+			"Sec-Fetch-Site": {"same-origin"}}, true},
 		{"simulator:8090", http.Header{"Origin": {"http://simulator:8090"}}, true},
 		{"simulator.test", http.Header{"Origin": {"http://simulator.test"}}, true},
 		{"simulator.example", nil, true},                         // no browser
@@ -69,7 +73,8 @@ func TestWebPagesOfOtherOriginsAreRefusedUnlessAKeyIsConfigured(t *testing.T) {
 		{address, http.Header{"Origin": {"chrome-extension://abcdef"}}, false},
 		{address, http.Header{"Origin": {"%"}}, false},
 		{"", http.Header{"Origin": {"http://"}}, false},
-		{"evil.example:" + port, http.Header{"Origin": {"http://evil.example:" + port}}, false}, // rebound
+		// rebound
+		{"evil.example:" + port, http.Header{"Origin": {"http://evil.example:" + port}}, false},
 		{"127.0.0.1.evil.example", http.Header{"Origin": {"http://127.0.0.1.evil.example"}}, false},
 		{"evil.example.", http.Header{"Origin": {"http://evil.example."}}, false},
 		{address, http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Mode": {"no-cors"}}, false},
@@ -93,7 +98,8 @@ func TestWebPagesOfOtherOriginsAreRefusedUnlessAKeyIsConfigured(t *testing.T) {
 				}
 				w := httptest.NewRecorder()
 				require.NoError(t, e.sim.ServeHTTP(w, req, nil))
-				require.Equal(t, want, w.Code != http.StatusForbidden, "%s to %s with %v: %d", kind, test.host, test.header, w.Code)
+				require.Equal(t, want, w.Code != http.StatusForbidden, "%s to %s with %v: %d", kind,
+					test.host, test.header, w.Code)
 			}
 		}
 	}
@@ -115,7 +121,8 @@ func TestAPagesWebSocketCallsNobody(t *testing.T) {
 	batch, socket := newReceiver(t), newSocketReceiver(t)
 	browser := websocket.Dialer{Subprotocols: []string{"token", "anything"}}
 	for _, callback := range []string{batch.URL, socket.with("", "/")} {
-		target := strings.Replace(e.url, "http", "ws", 1) + "/v1/listen?" + pairs([]string{"callback", callback}).Encode()
+		target := strings.Replace(e.url, "http", "ws", 1) + "/v1/listen?" +
+			pairs([]string{"callback", callback}).Encode()
 		_, resp, err := browser.Dial(target, http.Header{"Origin": {"https://evil.example"}})
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
 		require.Equal(t, http.StatusForbidden, resp.StatusCode)

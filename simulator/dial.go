@@ -36,7 +36,8 @@ func (p addressPolicy) check(target netip.AddrPort) error {
 			errAddress, addr)
 	}
 	// Callbacks survive a reload, which may have moved the endpoint.
-	for _, admin := range []adminEndpoint{p.admin, newAdminEndpoint(caddy.ActiveContext()), defaultAdminEndpoint()} {
+	for _, admin := range []adminEndpoint{p.admin, newAdminEndpoint(caddy.ActiveContext()),
+		defaultAdminEndpoint()} {
 		if admin.listensOn(addr, target.Port()) {
 			return fmt.Errorf("%w: the simulator may not call %s, the address of Caddy's admin endpoint",
 				errAddress, netip.AddrPortFrom(addr, target.Port()))

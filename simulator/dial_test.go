@@ -58,10 +58,13 @@ func TestTheAdminEndpointIsNotDialledUnderAnyOfItsAddresses(t *testing.T) {
 	require.NoError(t, err)
 	for listen, addresses := range map[string]map[string]bool{
 		"localhost:3019": {
-			"127.0.0.1:3019": false, "127.9.9.9:3019": false, "[::1]:3019": false, "[::ffff:127.0.0.1]:3019": false,
-			"0.0.0.0:3019": false, "[::]:3019": false, "127.0.0.1:3020": true, "192.0.2.1:3019": true,
+			"127.0.0.1:3019": false, "127.9.9.9:3019": false, "[::1]:3019": false,
+			"[::ffff:127.0.0.1]:3019": false,
+			"0.0.0.0:3019":            false, "[::]:3019": false, "127.0.0.1:3020": true,
+			"192.0.2.1:3019": true,
 		},
-		"127.0.0.1:3019":      {"[::1]:3019": false, "0.0.0.0:3019": false, "192.0.2.1:3019": true, "127.0.0.1:80": true},
+		"127.0.0.1:3019": {"[::1]:3019": false, "0.0.0.0:3019": false, "192.0.2.1:3019": true,
+			"127.0.0.1:80": true},
 		"[::1]:3019":          {"[::1]:3019": false, "127.0.0.1:3019": false, "192.0.2.1:3019": true},
 		":3019":               {"127.0.0.1:3019": false, "192.0.2.1:3019": false, "192.0.2.1:80": true},
 		"0.0.0.0:3019":        {"127.0.0.1:3019": false, "192.0.2.1:3019": false},
@@ -123,7 +126,11 @@ func TestSlowConnectionKeepsToItsRate(t *testing.T) {
 				}
 			}
 		}()
-		for rate, want := range map[int64]time.Duration{1: 10 * time.Second, 5: 2 * time.Second, 1000: 10 * time.Millisecond} {
+		for rate, want := range map[int64]time.Duration{
+			1:    10 * time.Second,
+			5:    2 * time.Second,
+			1000: 10 * time.Millisecond,
+		} {
 			start := time.Now()
 			n, err := (&slowConn{near, rate}).Write(make([]byte, 10))
 			require.NoError(t, err)

@@ -30,14 +30,21 @@ func (e *apiError) Error() string { return e.message }
 // refusal is an error whose code is the text of its status, which is what the
 // vendor does for errors of the request ("Bad Request").
 func refusal(status int, format string, args ...any) *apiError {
-	return &apiError{status: status, code: http.StatusText(status), message: fmt.Sprintf(format, args...)}
+	return &apiError{
+		status:  status,
+		code:    http.StatusText(status),
+		message: fmt.Sprintf(format, args...),
+	}
 }
 
 var (
-	errInvalidAuth    = &apiError{http.StatusUnauthorized, "INVALID_AUTH", "Invalid credentials."}
-	errForeignPage    = refusal(http.StatusForbidden, "Requests of web pages from other origins are refused, as the simulator has no api_key configured.")
-	errNotAudio       = refusal(http.StatusBadRequest, "Bad Request: failed to process audio: corrupt or unsupported data")
-	errNotJSON        = refusal(http.StatusBadRequest, "Content-type was application/json, but we could not process the JSON payload.")
+	errInvalidAuth = &apiError{http.StatusUnauthorized, "INVALID_AUTH", "Invalid credentials."}
+	errForeignPage = refusal(http.StatusForbidden,
+		"Requests of web pages from other origins are refused, as the simulator has no api_key configured.")
+	errNotAudio = refusal(http.StatusBadRequest,
+		"Bad Request: failed to process audio: corrupt or unsupported data")
+	errNotJSON = refusal(http.StatusBadRequest,
+		"Content-type was application/json, but we could not process the JSON payload.")
 	errTooManyPending = &apiError{http.StatusTooManyRequests, "TOO_MANY_REQUESTS",
 		"Too many requests. The simulator has too many callbacks pending; please try again later."}
 )
@@ -51,7 +58,8 @@ func (c *call) refuse(w http.ResponseWriter, err error) error {
 	switch {
 	case errors.As(err, &answer):
 	case errors.As(err, &tooLarge):
-		answer = refusal(http.StatusRequestEntityTooLarge, "the request body is larger than %d bytes", tooLarge.Limit)
+		answer = refusal(http.StatusRequestEntityTooLarge, "the request body is larger than %d bytes",
+			tooLarge.Limit)
 	default:
 		answer = refusal(http.StatusInternalServerError, "internal error of the simulator")
 	}

@@ -33,7 +33,8 @@ func TestPendingCallbackSurvivesAReload(t *testing.T) {
 	defer receiver.Close()
 
 	old := serve(t, &Simulator{})
-	old.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", receiver.URL+"/pending")
+	old.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback",
+		receiver.URL+"/pending")
 
 	// Caddy provisions the new configuration before it cleans up the old one.
 	unload := provision(t, &Simulator{AnyPort: true})
@@ -136,13 +137,15 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 				latency 0
 			}
 		}`, path, log))
-		e := &env{t: t, url: "http://localhost", dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}}
+		e := &env{t: t, url: "http://localhost",
+			dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", path)
+			}}
 
 		a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", receiver.URL)
 		require.Equal(t, http.StatusOK, a.status)
-		require.Equal(t, a.header.Get("dg-request-id"), result(t, receiver.next(t).body).Metadata.RequestID)
+		require.Equal(t, a.header.Get("dg-request-id"),
+			result(t, receiver.next(t).body).Metadata.RequestID)
 
 		conn, _ := e.speak(raw...)
 		sayLinear16(t, conn, 3, 3200)
@@ -179,14 +182,17 @@ func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
 				require.Equal(t, status, got.status, "%s: %s", host, got.body)
 				_, resp, err := a.dialStream("callback", "ws://"+target)
 				require.ErrorIs(t, err, websocket.ErrBadHandshake)
-				require.Equal(t, map[int]int{http.StatusBadRequest: 400, http.StatusOK: 502}[status], resp.StatusCode, host)
+				require.Equal(t, map[int]int{http.StatusBadRequest: 400, http.StatusOK: 502}[status],
+					resp.StatusCode, host)
 			}
-			redirects := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:"+admin+"/stop", http.StatusTemporaryRedirect))
+			redirects := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:"+admin+"/stop",
+				http.StatusTemporaryRedirect))
 			defer redirects.Close()
 			a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", redirects.URL)
 
 			log := awaitLost(t, a.log, len(names)+1)
-			require.Contains(t, log, "the address of Caddy's admin endpoint", "localhost is resolved, and refused")
+			require.Contains(t, log, "the address of Caddy's admin endpoint",
+				"localhost is resolved, and refused")
 			require.NotContains(t, log, "callback delivered")
 			requireAdminAnswers(t, admin)
 		})
@@ -198,8 +204,10 @@ func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
 func TestNoPendingCallbackReachesAnAdminEndpointThatMoved(t *testing.T) {
 	before, after := strconv.Itoa(caddytest.FreePort(t)), strconv.Itoa(caddytest.FreePort(t))
 	a := runWithAdmin(t, "127.0.0.1:"+before, "latency 500ms")
-	a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http://localhost:"+after+"/stop")
-	caddytest.Reload(t, caddytest.Adapt(t, a.config("127.0.0.1:"+after)), strings.TrimPrefix(a.url, "http://"))
+	a.post("/v1/read", "text/plain", strings.NewReader("text"), "callback",
+		"http://localhost:"+after+"/stop")
+	caddytest.Reload(t, caddytest.Adapt(t, a.config("127.0.0.1:"+after)),
+		strings.TrimPrefix(a.url, "http://"))
 	require.Contains(t, awaitLost(t, a.log, 1), "the address of Caddy's admin endpoint")
 	requireAdminAnswers(t, after)
 }
@@ -220,7 +228,8 @@ func runWithAdmin(t *testing.T, admin string, options ...string) *withAdmin {
 	}
 	a.config = func(admin string) string {
 		globals := strings.Replace(caddytest.Globals(a.log.Option("")), "admin off", "admin "+admin, 1)
-		return globals + "http://" + addr + " {\n deepgram_simulator {\n ports any\n allow 0.0.0.0/0 ::/0\n retries 0\n timeout 2s\n" +
+		return globals + "http://" + addr +
+			" {\n deepgram_simulator {\n ports any\n allow 0.0.0.0/0 ::/0\n retries 0\n timeout 2s\n" +
 			strings.Join(options, "\n") + "\n }\n}"
 	}
 	runCaddy(t, a.config(admin))
@@ -238,7 +247,8 @@ func requireAdminAnswers(t *testing.T, port string) {
 // awaitLost waits until so many callbacks by HTTP are lost, and returns the log.
 func awaitLost(t *testing.T, log caddytest.Log, lost int) string {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Count(log.Text(t), "callback lost") == lost }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Count(log.Text(t), "callback lost") == lost },
+		patience, 10*time.Millisecond)
 	return log.Text(t)
 }
 
@@ -266,14 +276,17 @@ func TestTheReadmesFilterKeepsCredentialsOutOfTheAccessLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr, log := caddytest.FreeAddr(t), caddytest.NewLog(t)
-			config := caddytest.Globals("debug\n"+log.Option(test.filter)) + "http://" + addr + " {\n" + test.access +
+			config := caddytest.Globals("debug\n"+log.Option(test.filter)) + "http://" + addr + " {\n" +
+				test.access +
 				"\n deepgram_simulator {\n ports any\n timeout 1s\n retries 0\n latency 0\n }\n}"
 			runCaddy(t, config)
 			e := &env{t: t, url: "http://" + addr}
 			closed := "//user:hunter2@" + caddytest.FreeAddr(t) + "/?hunter2"
-			e.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http:"+closed, "extra", "callback_secret:hunter2")
+			e.post("/v1/read", "text/plain", strings.NewReader("text"), "callback", "http:"+closed,
+				"extra", "callback_secret:hunter2")
 			browser := websocket.Dialer{Subprotocols: []string{"token", "hunter2"}}
-			_, resp, err := browser.Dial("ws://"+addr+"/v1/listen?"+pairs([]string{"callback", "ws:" + closed}).Encode(), nil)
+			_, resp, err := browser.Dial("ws://"+addr+"/v1/listen?"+
+				pairs([]string{"callback", "ws:" + closed}).Encode(), nil)
 			require.ErrorIs(t, err, websocket.ErrBadHandshake)
 			require.Equal(t, http.StatusBadGateway, resp.StatusCode)
 			awaitLost(t, log, 1)

@@ -36,7 +36,9 @@ func (s *Simulator) serveBatch(w http.ResponseWriter, r *http.Request, c *call,
 	}
 	s.address(result, c, to)
 	latency, sender := s.latency, s.sender
-	if !s.outbox.later(len(result.body), func(ctx context.Context) { _ = sender.deliver(ctx, latency, result) }) {
+	if !s.outbox.later(len(result.body), func(ctx context.Context) {
+		_ = sender.deliver(ctx, latency, result)
+	}) {
 		return c.refuse(w, errTooManyPending)
 	}
 	return c.accepted(w)
@@ -55,7 +57,8 @@ func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*ca
 	var body []byte
 	metadata := o.ofRequest(c.requestID, notes)
 	if len(s.bodies.prerecorded) > 0 {
-		body, err = patch(choose(s.bodies.prerecorded, heard.sha256), map[string]map[string]any{"metadata": metadata})
+		body, err = patch(choose(s.bodies.prerecorded, heard.sha256),
+			map[string]map[string]any{"metadata": metadata})
 	} else {
 		result := newListenResult(c.requestID, o, heard, s.bodies.text)
 		result.Metadata.Warnings = notes
@@ -66,7 +69,9 @@ func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*ca
 
 // hear measures the audio of a request. What a URL names is not fetched: the
 // simulator calls nobody but callback URLs.
-func (s *Simulator) hear(w http.ResponseWriter, r *http.Request, c *call) (audio, []warning, error) {
+func (s *Simulator) hear(
+	w http.ResponseWriter, r *http.Request, c *call,
+) (audio, []warning, error) {
 	if isJSON(r) {
 		var body struct {
 			URL string `json:"url"`

@@ -39,7 +39,8 @@ func result(t *testing.T, body []byte) listenResult {
 func TestListenAnswersWithASimulatedResult(t *testing.T) {
 	e := serve(t, &Simulator{})
 	file := wav(1, 8000, 10)
-	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(file), "model", "nova-3", "unknown_option", "x")
+	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(file), "model", "nova-3",
+		"unknown_option", "x")
 	require.Equal(t, http.StatusOK, a.status)
 	require.Equal(t, "application/json", a.header.Get("Content-Type"))
 
@@ -56,7 +57,8 @@ func TestListenAnswersWithASimulatedResult(t *testing.T) {
 
 	require.Len(t, r.Results.Channels, 1)
 	alternative := r.Results.Channels[0].Alternatives[0]
-	require.True(t, strings.HasPrefix(alternative.Transcript, "this is a simulated transcript nobody listened"), alternative.Transcript)
+	require.True(t, strings.HasPrefix(alternative.Transcript,
+		"this is a simulated transcript nobody listened"), alternative.Transcript)
 	require.Equal(t, len(strings.Fields(alternative.Transcript)), len(alternative.Words))
 	last := 0.0
 	for _, w := range alternative.Words {
@@ -73,7 +75,8 @@ func TestListenAnswersWithASimulatedResult(t *testing.T) {
 func TestSameInputGivesTheSameResult(t *testing.T) {
 	e := serve(t, &Simulator{})
 	ask := func() map[string]any {
-		a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(2, 16000, 8)), "smart_format", "true", "utterances", "true", "multichannel", "true", "diarize", "true")
+		a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(2, 16000, 8)), "smart_format",
+			"true", "utterances", "true", "multichannel", "true", "diarize", "true")
 		decoded := a.json(t)
 		metadata := decoded["metadata"].(map[string]any)
 		delete(metadata, "request_id")
@@ -93,7 +96,8 @@ func TestOptionsShapeTheResult(t *testing.T) {
 
 	r := ask("smart_format", "true")
 	alternative := r.Results.Channels[0].Alternatives[0]
-	require.True(t, strings.HasPrefix(alternative.Transcript, "This is a simulated transcript. Nobody"))
+	require.True(t, strings.HasPrefix(alternative.Transcript,
+		"This is a simulated transcript. Nobody"))
 	require.Equal(t, "transcript.", alternative.Words[4].PunctuatedWord)
 	require.Equal(t, "transcript", alternative.Words[4].Word)
 	require.NotNil(t, alternative.Paragraphs)
@@ -129,11 +133,14 @@ func TestOptionsShapeTheResult(t *testing.T) {
 	}
 	require.Len(t, speakers, 2)
 	require.NotNil(t, r.Results.Utterances[0].Speaker)
-	require.True(t, strings.HasPrefix(r.Results.Channels[0].Alternatives[0].Paragraphs.Transcript, "\nSpeaker 0: This"))
+	require.True(t, strings.HasPrefix(r.Results.Channels[0].Alternatives[0].Paragraphs.Transcript,
+		"\nSpeaker 0: This"))
 
-	r = ask("tag", "one", "tag", "two", "extra", "callback_secret:s3:cret", "extra", "customer:42", "extra", "bare")
+	r = ask("tag", "one", "tag", "two", "extra", "callback_secret:s3:cret", "extra", "customer:42",
+		"extra", "bare")
 	require.Equal(t, []string{"one", "two"}, r.Metadata.Tags)
-	require.Equal(t, map[string]string{"callback_secret": "s3:cret", "customer": "42", "bare": ""}, r.Metadata.Extra)
+	require.Equal(t, map[string]string{"callback_secret": "s3:cret", "customer": "42", "bare": ""},
+		r.Metadata.Extra)
 }
 
 // Real results of half an hour have 0.5 to 1 MB, and receivers' limits are
@@ -141,7 +148,8 @@ func TestOptionsShapeTheResult(t *testing.T) {
 func TestResultsHaveRealisticSizesAndABound(t *testing.T) {
 	size := func(hours float64, channels int) int {
 		o := options{punctuate: true, utterances: true, multichannel: true}
-		body, err := json.Marshal(newListenResult("id", o, audio{seconds: hours * 3600, channels: channels}, builtInStory(t)))
+		body, err := json.Marshal(newListenResult("id", o,
+			audio{seconds: hours * 3600, channels: channels}, builtInStory(t)))
 		require.NoError(t, err)
 		return len(body)
 	}
@@ -182,28 +190,46 @@ func TestErrorsHaveTheVendorsShape(t *testing.T) {
 		status int
 		code   string
 	}{
-		"no audio":           {e.post("/v1/listen", "audio/wav", nil), 400, "Bad Request"},
-		"URL without type":   {e.post("/v1/listen", "", strings.NewReader(`{"url":"http://x"}`)), 400, "Bad Request"},
-		"broken JSON":        {e.post("/v1/listen", "application/json", strings.NewReader(`{"url":`)), 400, "Bad Request"},
-		"JSON without URL":   {e.post("/v1/listen", "application/json", strings.NewReader(`{}`)), 400, "Bad Request"},
-		"too much audio":     {e.post("/v1/listen", "audio/wav", bytes.NewReader(make([]byte, 1001))), 413, "Request Entity Too Large"},
-		"too much JSON":      {e.post("/v1/listen", "application/json", strings.NewReader(`{"url":"`+long+`"}`)), 413, "Request Entity Too Large"},
-		"callback's scheme":  {e.post("/v1/listen", "audio/wav", file(), "callback", "ws://localhost/"), 400, "Bad Request"},
-		"callback's port":    {e.post("/v1/listen", "audio/wav", file(), "callback", "http://localhost:9999/"), 400, "Bad Request"},
-		"callback's address": {e.post("/v1/listen", "audio/wav", file(), "callback", "http://192.0.2.1/"), 400, "Bad Request"},
-		"callback's method":  {e.post("/v1/listen", "audio/wav", file(), "callback", "http://localhost/", "callback_method", "patch"), 400, "Bad Request"},
-		"encoding":           {e.post("/v1/listen", "audio/wav", file(), "encoding", "morse"), 400, "Bad Request"},
-		"speak without text": {e.post("/v1/speak", "application/json", strings.NewReader(`{"text":" "}`)), 400, "Bad Request"},
-		"speak's callback":   {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "callback", "wss://localhost/"), 400, "Bad Request"},
-		"speak's length":     {e.post("/v1/speak", "text/plain", strings.NewReader(strings.Repeat("x", 2001))), 413, "Request Entity Too Large"},
-		"speak's encoding":   {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding", "opus"), 400, "Bad Request"},
-		"speak's rate":       {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding", "linear16", "sample_rate", "7"), 400, "Bad Request"},
-		"speak's container":  {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding", "linear16", "container", "ogg"), 400, "Bad Request"},
-		"flux's model":       {e.post("/v2/speak", "text/plain", strings.NewReader("Hi")), 400, "Bad Request"},
-		"Aura on flux":       {e.post("/v2/speak", "text/plain", strings.NewReader("Hi"), "model", "aura-2-thalia-en"), 400, "Bad Request"},
-		"flux's callback":    {e.post("/v2/speak", "text/plain", strings.NewReader("Hi"), "model", "flux-alexis-en", "callback", "ws://localhost/"), 400, "Bad Request"},
-		"callback to admin":  {e.post("/v1/listen", "audio/wav", file(), "callback", "http://127.0.0.1:2019/stop"), 400, "Bad Request"},
-		"read without text":  {e.post("/v1/read", "text/plain", nil), 400, "Bad Request"},
+		"no audio": {e.post("/v1/listen", "audio/wav", nil), 400, "Bad Request"},
+		"URL without type": {e.post("/v1/listen", "", strings.NewReader(`{"url":"http://x"}`)), 400,
+			"Bad Request"},
+		"broken JSON": {e.post("/v1/listen", "application/json", strings.NewReader(`{"url":`)),
+			400, "Bad Request"},
+		"JSON without URL": {e.post("/v1/listen", "application/json", strings.NewReader(`{}`)), 400,
+			"Bad Request"},
+		"too much audio": {e.post("/v1/listen", "audio/wav", bytes.NewReader(make([]byte, 1001))),
+			413, "Request Entity Too Large"},
+		"too much JSON": {e.post("/v1/listen", "application/json",
+			strings.NewReader(`{"url":"`+long+`"}`)), 413, "Request Entity Too Large"},
+		"callback's scheme": {e.post("/v1/listen", "audio/wav", file(), "callback", "ws://localhost/"),
+			400, "Bad Request"},
+		"callback's port": {e.post("/v1/listen", "audio/wav", file(), "callback",
+			"http://localhost:9999/"), 400, "Bad Request"},
+		"callback's address": {e.post("/v1/listen", "audio/wav", file(), "callback",
+			"http://192.0.2.1/"), 400, "Bad Request"},
+		"callback's method": {e.post("/v1/listen", "audio/wav", file(), "callback",
+			"http://localhost/", "callback_method", "patch"), 400, "Bad Request"},
+		"encoding": {e.post("/v1/listen", "audio/wav", file(), "encoding", "morse"), 400, "Bad Request"},
+		"speak without text": {e.post("/v1/speak", "application/json",
+			strings.NewReader(`{"text":" "}`)), 400, "Bad Request"},
+		"speak's callback": {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "callback",
+			"wss://localhost/"), 400, "Bad Request"},
+		"speak's length": {e.post("/v1/speak", "text/plain",
+			strings.NewReader(strings.Repeat("x", 2001))), 413, "Request Entity Too Large"},
+		"speak's encoding": {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding",
+			"opus"), 400, "Bad Request"},
+		"speak's rate": {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding",
+			"linear16", "sample_rate", "7"), 400, "Bad Request"},
+		"speak's container": {e.post("/v1/speak", "text/plain", strings.NewReader("Hi"), "encoding",
+			"linear16", "container", "ogg"), 400, "Bad Request"},
+		"flux's model": {e.post("/v2/speak", "text/plain", strings.NewReader("Hi")), 400, "Bad Request"},
+		"Aura on flux": {e.post("/v2/speak", "text/plain", strings.NewReader("Hi"), "model",
+			"aura-2-thalia-en"), 400, "Bad Request"},
+		"flux's callback": {e.post("/v2/speak", "text/plain", strings.NewReader("Hi"), "model",
+			"flux-alexis-en", "callback", "ws://localhost/"), 400, "Bad Request"},
+		"callback to admin": {e.post("/v1/listen", "audio/wav", file(), "callback",
+			"http://127.0.0.1:2019/stop"), 400, "Bad Request"},
+		"read without text": {e.post("/v1/read", "text/plain", nil), 400, "Bad Request"},
 	} {
 		t.Run(name, func(t *testing.T) { requireError(t, test.got, test.status, test.code) })
 	}
@@ -214,10 +240,12 @@ func TestErrorsHaveTheVendorsShape(t *testing.T) {
 func TestNoErrorReachesCaddysLog(t *testing.T) {
 	e := serve(t, &Simulator{}) // fails where ServeHTTP returns an error
 	e.sim.bodies.prerecorded = [][]byte{[]byte("no JSON")}
-	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", "http://user:hunter2@localhost/")
+	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback",
+		"http://user:hunter2@localhost/")
 	requireError(t, a, http.StatusInternalServerError, "Internal Server Error")
 
-	gone := httptest.NewRequest(http.MethodPost, "/v1/listen?extra=secret:hunter2", bytes.NewReader(wav(1, 8000, 1)))
+	gone := httptest.NewRequest(http.MethodPost, "/v1/listen?extra=secret:hunter2",
+		bytes.NewReader(wav(1, 8000, 1)))
 	gone.Header.Set("Authorization", "Token k")
 	require.NoError(t, e.sim.ServeHTTP(goneClient{httptest.NewRecorder()}, gone, nil))
 	require.Equal(t, 2, e.logs.FilterMessage("answering failed").Len())
@@ -236,7 +264,8 @@ func TestOtherMethodsAndPaths(t *testing.T) {
 		req.Header.Set("Authorization", "Token k")
 		return e.do(req)
 	}
-	require.Equal(t, http.StatusTeapot, request("GET", "/v1/projects").status, "other paths are the next handler's")
+	require.Equal(t, http.StatusTeapot, request("GET", "/v1/projects").status,
+		"other paths are the next handler's")
 	a := request("PUT", "/v1/listen")
 	requireError(t, a, http.StatusMethodNotAllowed, "Method Not Allowed")
 	require.Equal(t, "GET, POST", a.header.Get("Allow"))
@@ -249,7 +278,8 @@ func TestCallbackBringsTheResult(t *testing.T) {
 	e := serve(t, &Simulator{APIKeys: []APIKey{{"a-key", "a-key-id"}}})
 	receiver := newReceiver(t)
 	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 3)),
-		"callback", receiver.with("user:p%40ss@", "/hook/x%2Fy?signature=a%2Bb&z"), "extra", "callback_secret:s3cret")
+		"callback", receiver.with("user:p%40ss@", "/hook/x%2Fy?signature=a%2Bb&z"), "extra",
+		"callback_secret:s3cret")
 	require.Equal(t, http.StatusOK, a.status)
 	id := a.header.Get("dg-request-id")
 	require.JSONEq(t, fmt.Sprintf(`{"request_id":%q}`, id), string(a.body))
@@ -268,7 +298,8 @@ func TestCallbackBringsTheResult(t *testing.T) {
 func TestCallbackByPutAndWithoutDGToken(t *testing.T) {
 	e := serve(t, &Simulator{DGToken: new(false)})
 	receiver := newReceiver(t)
-	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", receiver.URL, "callback_method", "put")
+	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", receiver.URL,
+		"callback_method", "put")
 	got := receiver.next(t)
 	require.Equal(t, http.MethodPut, got.method)
 	require.NotContains(t, got.header, "Dg-Token")
@@ -289,7 +320,8 @@ func TestKeyIdentifierIsDerivedWhereNoneIsConfigured(t *testing.T) {
 func TestCallbackIsRetriedOverSockets(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t, 503, 302, 401, 202)
-	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", receiver.with("", "/hook"))
+	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback",
+		receiver.with("", "/hook"))
 	var bodies [4]received
 	for i := range bodies {
 		bodies[i] = receiver.next(t)
@@ -317,7 +349,8 @@ func TestSlowUploadTakesItsTime(t *testing.T) {
 	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 20)), "callback", receiver.URL)
 	got := receiver.next(t)
 	// The last piece arrives before the pause that follows it.
-	require.GreaterOrEqual(t, time.Since(start), time.Duration(len(got.body))*time.Second/rate-slowStep)
+	require.GreaterOrEqual(t, time.Since(start),
+		time.Duration(len(got.body))*time.Second/rate-slowStep)
 }
 
 // A name passes the submission, as only dialling resolves it, and is checked
@@ -335,15 +368,18 @@ func TestAddressBehindANameIsCheckedWhenDialled(t *testing.T) {
 		return dial(ctx, network, strings.Replace(address, "localhost", "192.0.2.1", 1))
 	}}
 	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", named)
-	require.Eventually(t, func() bool { return e.logs.FilterMessage("callback lost").Len() == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return e.logs.FilterMessage("callback lost").Len() == 1 },
+		patience, time.Millisecond)
 	require.Equal(t, 1, e.logs.FilterMessage("callback attempt failed").Len())
-	require.Contains(t, e.logs.FilterMessage("callback lost").All()[0].ContextMap()["error"], errAddress.Error())
+	require.Contains(t, e.logs.FilterMessage("callback lost").All()[0].ContextMap()["error"],
+		errAddress.Error())
 }
 
 func TestTooManyPendingCallbacksAreRefused(t *testing.T) {
 	e := serve(t, &Simulator{Latency: new(caddy.Duration(time.Hour))})
 	require.True(t, e.sim.outbox.enter(maxPendingBytes-pendingOverhead))
-	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", "http://localhost:9/")
+	a := e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback",
+		"http://localhost:9/")
 	requireError(t, a, http.StatusTooManyRequests, "TOO_MANY_REQUESTS")
 	e.sim.outbox.leave(maxPendingBytes - pendingOverhead)
 }
@@ -368,9 +404,10 @@ func TestSpeakSendsAudio(t *testing.T) {
 			require.Equal(t, 4.0, header.seconds(int64(len(body))))
 			require.EqualValues(t, 32000, header.bytesPerSec)
 		}},
-		"raw mulaw": {[]string{"encoding", "mulaw", "container", "none"}, "audio/mulaw;rate=8000", func(body []byte) {
-			require.Equal(t, bytes.Repeat([]byte{0xff}, 32000), body)
-		}},
+		"raw mulaw": {[]string{"encoding", "mulaw", "container", "none"}, "audio/mulaw;rate=8000",
+			func(body []byte) {
+				require.Equal(t, bytes.Repeat([]byte{0xff}, 32000), body)
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			query := append([]string{"model", "aura-2-thalia-en"}, test.query...)
@@ -382,7 +419,9 @@ func TestSpeakSendsAudio(t *testing.T) {
 			require.Regexp(t, uuidShape, a.header.Get("dg-model-uuid"))
 			test.check(a.body)
 
-			accepted := e.post("/v1/speak", "application/json", strings.NewReader(`{"text":"`+text+`"}`), append(query, "callback", receiver.with("u:p@", "/tts"))...)
+			accepted := e.post("/v1/speak", "application/json",
+				strings.NewReader(`{"text":"`+text+`"}`),
+				append(query, "callback", receiver.with("u:p@", "/tts"))...)
 			require.Regexp(t, uuidShape, accepted.json(t)["request_id"])
 			for _, header := range []string{"dg-char-count", "dg-model-name", "dg-model-uuid"} {
 				require.Equal(t, a.header.Get(header), accepted.header.Get(header), header)
@@ -403,7 +442,8 @@ func TestSpeakAnswersWithTheHeadersThatSDKsRead(t *testing.T) {
 	for _, path := range []string{"/v1/speak", "/v2/speak"} {
 		for _, callback := range []string{"", receiver.URL} {
 			query := url.Values{"model": {"flux-alexis-en"}, "callback": {callback}}
-			req, err := http.NewRequest(http.MethodPost, e.url+path+"?"+query.Encode(), strings.NewReader("Hi"))
+			req, err := http.NewRequest(http.MethodPost, e.url+path+"?"+query.Encode(),
+				strings.NewReader("Hi"))
 			require.NoError(t, err)
 			req.Header.Set("Authorization", "Token k")
 			resp, err := http.DefaultClient.Do(req)
@@ -424,7 +464,8 @@ func TestReadAnswersWhatIsAskedFor(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t)
 	ask := func(query ...string) (metadata, results map[string]any) {
-		accepted := e.post("/v1/read", "application/json", strings.NewReader(`{"text":"One two three."}`), append(query, "callback", receiver.URL)...)
+		accepted := e.post("/v1/read", "application/json",
+			strings.NewReader(`{"text":"One two three."}`), append(query, "callback", receiver.URL)...)
 		decoded := receiver.next(t).json(t)
 		metadata, results = decoded["metadata"].(map[string]any), decoded["results"].(map[string]any)
 		require.Equal(t, accepted.json(t)["request_id"], metadata["request_id"])
@@ -438,10 +479,12 @@ func TestReadAnswersWhatIsAskedFor(t *testing.T) {
 		require.Len(t, results, 1)
 		require.Contains(t, results, feature.result)
 		for _, other := range readFeatures {
-			require.Equal(t, other == feature, metadata[other.info] != nil, "%s for %s", other.info, feature.parameter)
+			require.Equal(t, other == feature, metadata[other.info] != nil, "%s for %s", other.info,
+				feature.parameter)
 		}
 	}
-	metadata, results := ask("summarize", "v2", "topics", "true", "intents", "false", "language", "es", "tag", "t", "extra", "a:b")
+	metadata, results := ask("summarize", "v2", "topics", "true", "intents", "false", "language", "es",
+		"tag", "t", "extra", "a:b")
 	require.ElementsMatch(t, []string{"summary", "topics"}, slices.Collect(maps.Keys(results)))
 	require.Contains(t, results["summary"].(map[string]any)["text"], "Simulated summary")
 	require.Equal(t, "es", metadata["language"])

@@ -39,7 +39,8 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 	if !websocket.IsWebSocketUpgrade(r) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
-		return c.refuse(w, refusal(http.StatusUpgradeRequired, "GET /v1/listen is for WebSockets; send audio files by POST"))
+		return c.refuse(w, refusal(http.StatusUpgradeRequired,
+			"GET /v1/listen is for WebSockets; send audio files by POST"))
 	}
 	o, err := parseOptions(c.query, defaultModel)
 	if err != nil {
@@ -149,13 +150,16 @@ type ending struct {
 func (e *ending) Error() string { return e.reason }
 
 var (
-	endComplete     = &ending{"complete", websocket.CloseNormalClosure, websocket.CloseNormalClosure}
-	endSpeakerGone  = &ending{"the speaker is gone", 0, websocket.CloseNormalClosure}
-	endInvalid      = &ending{"DATA-0000: a text message that is no control message", websocket.ClosePolicyViolation, websocket.CloseNormalClosure}
-	endIdle         = &ending{"NET-0001: no audio and no KeepAlive within the timeout", websocket.CloseInternalServerErr, websocket.CloseNormalClosure}
+	endComplete    = &ending{"complete", websocket.CloseNormalClosure, websocket.CloseNormalClosure}
+	endSpeakerGone = &ending{"the speaker is gone", 0, websocket.CloseNormalClosure}
+	endInvalid     = &ending{"DATA-0000: a text message that is no control message",
+		websocket.ClosePolicyViolation, websocket.CloseNormalClosure}
+	endIdle = &ending{"NET-0001: no audio and no KeepAlive within the timeout",
+		websocket.CloseInternalServerErr, websocket.CloseNormalClosure}
 	endCallbackLost = &ending{"the callback connection was lost", websocket.CloseInternalServerErr, 0}
-	endShutdown     = &ending{"the simulator shuts down", websocket.CloseGoingAway, websocket.CloseGoingAway}
-	endFault        = &ending{"dropped after the configured number of results", 0, 0}
+	endShutdown     = &ending{"the simulator shuts down", websocket.CloseGoingAway,
+		websocket.CloseGoingAway}
+	endFault = &ending{"dropped after the configured number of results", 0, 0}
 )
 
 // input is what the speaker said.
@@ -182,7 +186,8 @@ func (l *live) connect(ctx context.Context, s *Simulator, c *call, target *callb
 		s.address(&cb, c, reply{target: target, method: http.MethodGet})
 		socket, err := s.dialCallback(ctx, &cb)
 		if err != nil {
-			s.sender.logger.Load().Error("callback connection failed", append(cb.fields(), zap.Error(err))...)
+			s.sender.logger.Load().Error("callback connection failed",
+				append(cb.fields(), zap.Error(err))...)
 			return refusal(http.StatusBadGateway, "The callback server could not be connected to.")
 		}
 		l.callback = socket

@@ -31,7 +31,8 @@ func TestSpeakerHearsItsResults(t *testing.T) {
 
 	requireClosed(t, h.err, websocket.CloseNormalClosure)
 	require.Equal(t, "Metadata", h.types()[len(h.types())-1])
-	require.True(t, strings.HasPrefix(h.transcript(), "This is a simulated transcript. Nobody listened to the audio, and nothing was"), h.transcript())
+	require.True(t, strings.HasPrefix(h.transcript(),
+		"This is a simulated transcript. Nobody listened to the audio, and nothing was"), h.transcript())
 
 	// The shapes are those of the vendor: nothing is missing, nothing else is
 	// there but `simulated`.
@@ -65,7 +66,8 @@ func decodeStrictly(t *testing.T, raw string, into any) {
 
 func TestStreamEventsComeInTheirOrder(t *testing.T) {
 	e := serve(t, &Simulator{})
-	conn, _ := e.speak(append(raw, "interim_results", "true", "vad_events", "true", "utterance_end_ms", "1000")...)
+	conn, _ := e.speak(append(raw, "interim_results", "true", "vad_events", "true",
+		"utterance_end_ms", "1000")...)
 	sayLinear16(t, conn, 20, 16000)
 	say(t, conn, `{"type":"CloseStream"}`)
 	h := listenTo(conn)
@@ -83,7 +85,8 @@ func TestStreamEventsComeInTheirOrder(t *testing.T) {
 				interims++
 				require.Equal(t, false, m["speech_final"])
 				final := nextFinal(h.messages[i:])
-				require.True(t, strings.HasPrefix(transcriptIn(final), transcriptIn(m)), "an interim result is the beginning of the final one")
+				require.True(t, strings.HasPrefix(transcriptIn(final), transcriptIn(m)),
+					"an interim result is the beginning of the final one")
 				continue
 			}
 			var r streamResults
@@ -114,7 +117,8 @@ func nextFinal(messages []map[string]any) map[string]any {
 func TestStreamIsDeterministic(t *testing.T) {
 	e := serve(t, &Simulator{})
 	listen := func(piece int) []map[string]any {
-		conn, _ := e.speak(append(raw, "interim_results", "true", "utterance_end_ms", "1000", "vad_events", "true")...)
+		conn, _ := e.speak(append(raw, "interim_results", "true", "utterance_end_ms", "1000",
+			"vad_events", "true")...)
 		sayLinear16(t, conn, 15, piece)
 		say(t, conn, `{"type":"CloseStream"}`)
 		h := listenTo(conn)
@@ -146,7 +150,8 @@ func TestFinalizeBringsWhatWasHeard(t *testing.T) {
 	say(t, conn, `{"type":"CloseStream"}`)
 	h := listenTo(conn)
 	whole := first.Channel.Alternatives[0].Transcript + " " + h.transcript()
-	require.True(t, strings.HasPrefix(whole, "This is a simulated transcript. Nobody listened"), "no word is lost or doubled: %s", whole)
+	require.True(t, strings.HasPrefix(whole, "This is a simulated transcript. Nobody listened"),
+		"no word is lost or doubled: %s", whole)
 }
 
 func TestMultichannelStream(t *testing.T) {
@@ -169,7 +174,8 @@ func TestStreamOfAWAVFile(t *testing.T) {
 	file := wav(2, 44100, 4)
 	require.NoError(t, conn.WriteMessage(websocket.BinaryMessage, file[:10]))
 	require.NoError(t, conn.WriteMessage(websocket.BinaryMessage, file[10:]))
-	require.NoError(t, conn.WriteMessage(websocket.BinaryMessage, nil), "an empty message ends a stream, too")
+	require.NoError(t, conn.WriteMessage(websocket.BinaryMessage, nil),
+		"an empty message ends a stream, too")
 	h := listenTo(conn)
 	requireClosed(t, h.err, websocket.CloseNormalClosure)
 	require.Equal(t, 4.0, h.messages[len(h.messages)-1]["duration"])
@@ -220,7 +226,8 @@ func TestSilentSpeakerIsToldWhy(t *testing.T) {
 
 func TestUnknownControlMessageIsClosed(t *testing.T) {
 	e := serve(t, &Simulator{})
-	for _, text := range []string{"hello", `{"type":"Nonsense"}`, `[]`, strings.Repeat(" ", maxControl) + `{"type":"KeepAlive"}`} {
+	for _, text := range []string{"hello", `{"type":"Nonsense"}`, `[]`,
+		strings.Repeat(" ", maxControl) + `{"type":"KeepAlive"}`} {
 		conn, _ := e.speak(raw...)
 		say(t, conn, text)
 		h := listenTo(conn)
@@ -253,7 +260,8 @@ func TestStreamHandshakeIsRefused(t *testing.T) {
 
 	browser := websocket.Dialer{Subprotocols: []string{"token", "a-key"}}
 	conn, resp, err := browser.Dial(target, http.Header{"Origin": {"https://elsewhere.example"}})
-	require.NoError(t, err, "a browser sends its key as a subprotocol, and a page of anywhere may where one is configured")
+	require.NoError(t, err,
+		"a browser sends its key as a subprotocol, and a page of anywhere may where one is configured")
 	require.Equal(t, "token", resp.Header.Get("Sec-Websocket-Protocol"))
 	require.NoError(t, conn.Close())
 }
@@ -261,9 +269,15 @@ func TestStreamHandshakeIsRefused(t *testing.T) {
 func TestBrokenHandshakeIsAnsweredInTheVendorsShape(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newSocketReceiver(t)
-	req, err := http.NewRequest(http.MethodGet, e.url+"/v1/listen?"+pairs([]string{"callback", receiver.with("", "/")}).Encode(), nil)
+	req, err := http.NewRequest(http.MethodGet,
+		e.url+"/v1/listen?"+pairs([]string{"callback", receiver.with("", "/")}).Encode(), nil)
 	require.NoError(t, err)
-	for name, value := range map[string]string{"Authorization": "Token k", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "8"} {
+	for name, value := range map[string]string{
+		"Authorization":         "Token k",
+		"Connection":            "Upgrade",
+		"Upgrade":               "websocket",
+		"Sec-WebSocket-Version": "8",
+	} {
 		req.Header.Set(name, value)
 	}
 	ended := make(chan error, 1)
@@ -277,7 +291,8 @@ func TestBrokenHandshakeIsAnsweredInTheVendorsShape(t *testing.T) {
 func TestStreamByPostKeepsItsOrder(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t, 200, 500, 200)
-	conn, resp := e.speak(append(raw, "interim_results", "true", "callback", receiver.with("u:p@", "/stream?x=y"))...)
+	conn, resp := e.speak(append(raw, "interim_results", "true", "callback",
+		receiver.with("u:p@", "/stream?x=y"))...)
 	sayLinear16(t, conn, 12, 3200)
 	say(t, conn, `{"type":"CloseStream"}`)
 	toSpeaker := listenTo(conn)
@@ -302,20 +317,25 @@ func TestStreamByPostKeepsItsOrder(t *testing.T) {
 		require.GreaterOrEqual(t, end, last)
 		last = end
 	}
-	require.Equal(t, 1, e.logs.FilterMessage("callback attempt failed").Len(), "a result is tried once, and its failure does not end the stream")
+	require.Equal(t, 1, e.logs.FilterMessage("callback attempt failed").Len(),
+		"a result is tried once, and its failure does not end the stream")
 }
 
 // bridge opens a stream whose results go to a WebSocket.
-func bridge(t *testing.T, s *Simulator, query ...string) (e *env, speaker *websocket.Conn, callback accepted, id string) {
+func bridge(
+	t *testing.T, s *Simulator, query ...string,
+) (e *env, speaker *websocket.Conn, callback accepted, id string) {
 	t.Helper()
 	e = serve(t, s)
 	receiver := newSocketReceiver(t)
-	speaker, resp := e.speak(append(append(raw, "callback", receiver.with("us:er@", "/live?x=y%20z")), query...)...)
+	speaker, resp := e.speak(append(append(raw, "callback", receiver.with("us:er@", "/live?x=y%20z")),
+		query...)...)
 	return e, speaker, take(t, receiver.got), resp.Header.Get("dg-request-id")
 }
 
 func TestStreamByWebSocket(t *testing.T) {
-	_, speaker, callback, id := bridge(t, &Simulator{APIKeys: []APIKey{{"a-key", "a-key-id"}}}, "vad_events", "true", "interim_results", "true")
+	_, speaker, callback, id := bridge(t, &Simulator{APIKeys: []APIKey{{"a-key", "a-key-id"}}},
+		"vad_events", "true", "interim_results", "true")
 	require.Equal(t, "/live?x=y%20z", callback.uri)
 	require.Equal(t, "Basic dXM6ZXI=", callback.header.Get("Authorization"))
 	require.Equal(t, "a-key-id", callback.header.Get("dg-token"))
@@ -340,7 +360,8 @@ func TestDeadCallbackServerRefusesTheSpeaker(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	for _, target := range []string{"ws://" + listener.Addr().String() + "/", strings.Replace(refusing.URL, "http", "ws", 1) + "/?secret=hunter2"} {
+	for _, target := range []string{"ws://" + listener.Addr().String() + "/",
+		strings.Replace(refusing.URL, "http", "ws", 1) + "/?secret=hunter2"} {
 		_, resp, err := e.dialStream(append(raw, "callback", target)...)
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
 		require.Equal(t, http.StatusBadGateway, resp.StatusCode)
@@ -354,7 +375,8 @@ func TestDeadCallbackServerRefusesTheSpeaker(t *testing.T) {
 func TestLostCallbackKillsTheStream(t *testing.T) {
 	for name, end := range map[string]func(*websocket.Conn){
 		"close frame": func(c *websocket.Conn) {
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""),
+				time.Now().Add(patience))
 		},
 		"dropped": func(c *websocket.Conn) { _ = c.NetConn().Close() },
 		"reset": func(c *websocket.Conn) {
@@ -378,14 +400,16 @@ func TestLostCallbackKillsTheStream(t *testing.T) {
 
 func requireEnded(t *testing.T, e *env, end *ending) {
 	t.Helper()
-	require.Eventually(t, func() bool { return e.logs.FilterMessage("stream ended").Len() == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return e.logs.FilterMessage("stream ended").Len() == 1 },
+		patience, time.Millisecond)
 	require.Equal(t, end.reason, e.logs.FilterMessage("stream ended").All()[0].ContextMap()["reason"])
 }
 
 func TestVanishedSpeakerEndsTheCallbackProperly(t *testing.T) {
 	for name, end := range map[string]func(*websocket.Conn){
 		"close frame": func(c *websocket.Conn) {
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""),
+				time.Now().Add(patience))
 		},
 		"dropped": func(c *websocket.Conn) { _ = c.NetConn().Close() },
 		"within a message": func(c *websocket.Conn) {
@@ -400,7 +424,8 @@ func TestVanishedSpeakerEndsTheCallbackProperly(t *testing.T) {
 			end(speaker)
 			h := listenTo(callback.conn)
 			requireClosed(t, h.err, websocket.CloseNormalClosure)
-			require.Equal(t, "Metadata", h.types()[len(h.types())-1], "the last messages come before the end")
+			require.Equal(t, "Metadata", h.types()[len(h.types())-1],
+				"the last messages come before the end")
 			require.Contains(t, h.transcript(), "Nobody")
 			requireEnded(t, e, endSpeakerGone)
 		})
@@ -438,14 +463,16 @@ func TestNeverCloseFaultLeavesTheCallbackOpen(t *testing.T) {
 	}
 	pong := make(chan string, 1)
 	callback.conn.SetPongHandler(func(text string) error { pong <- text; return nil })
-	require.NoError(t, callback.conn.WriteControl(websocket.PingMessage, []byte("there?"), time.Now().Add(patience)))
+	require.NoError(t, callback.conn.WriteControl(websocket.PingMessage, []byte("there?"),
+		time.Now().Add(patience)))
 	ended := make(chan error, 1)
 	go func() { ended <- listenTo(callback.conn).err }()
 	require.Equal(t, "there?", take(t, pong))
 	require.Empty(t, ended)
 	require.Zero(t, e.logs.FilterMessage("stream ended").Len())
 
-	require.NoError(t, callback.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience)))
+	require.NoError(t, callback.conn.WriteControl(websocket.CloseMessage,
+		websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience)))
 	requireClosed(t, take(t, ended), websocket.CloseNormalClosure)
 	requireEnded(t, e, endComplete)
 }
@@ -453,7 +480,8 @@ func TestNeverCloseFaultLeavesTheCallbackOpen(t *testing.T) {
 // A callback server that reads nothing stops the speaker instead of filling
 // the memory, and is given up after the time limit.
 func TestStalledCallbackIsLost(t *testing.T) {
-	e, speaker, callback, _ := bridge(t, &Simulator{Timeout: caddy.Duration(200 * time.Millisecond)}, "interim_results", "true")
+	e, speaker, callback, _ := bridge(t, &Simulator{Timeout: caddy.Duration(200 * time.Millisecond)},
+		"interim_results", "true")
 	_ = callback
 	go func() {
 		sound := make([]byte, 1<<20)

@@ -61,7 +61,8 @@ func parseOptions(query url.Values, model string) (options, error) {
 	if value := query.Get("utterance_end_ms"); value != "" {
 		ms, err := strconv.Atoi(value)
 		if err != nil || ms < 1 || ms > 60_000 {
-			return o, refusal(http.StatusBadRequest, "Invalid utterance_end_ms: it must be a number of milliseconds.")
+			return o, refusal(http.StatusBadRequest,
+				"Invalid utterance_end_ms: it must be a number of milliseconds.")
 		}
 		o.utteranceEnd = float64(ms) / 1000
 	}

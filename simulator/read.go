@@ -42,13 +42,15 @@ func (s *Simulator) read(w http.ResponseWriter, r *http.Request, c *call) (*call
 			}
 		}
 	}
-	body, err := patch(choose(s.bodies.read, sha256Of(text)), map[string]map[string]any{"metadata": metadata, "results": results})
+	body, err := patch(choose(s.bodies.read, sha256Of(text)),
+		map[string]map[string]any{"metadata": metadata, "results": results})
 	return &callback{kind: "read", contentType: "application/json", body: body}, err
 }
 
 func (c *call) asksFor(feature readFeature) bool {
 	// summarize has versions; v2 is the one there is.
-	return isOn(c.query, feature.parameter) || feature.parameter == "summarize" && c.query.Get("summarize") == "v2"
+	return isOn(c.query, feature.parameter) ||
+		feature.parameter == "summarize" && c.query.Get("summarize") == "v2"
 }
 
 // readText returns the text of a request: plain, or in JSON. A text that a URL
@@ -60,7 +62,8 @@ func readText(w http.ResponseWriter, r *http.Request) (string, []warning, error)
 			return "", nil, unreadable(err)
 		}
 		if strings.TrimSpace(string(text)) == "" {
-			return "", nil, refusal(http.StatusBadRequest, "Bad Request: there is no text in the request body")
+			return "", nil, refusal(http.StatusBadRequest,
+				"Bad Request: there is no text in the request body")
 		}
 		return string(text), nil, nil
 	}

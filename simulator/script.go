@@ -127,7 +127,8 @@ func (s *storyScript) advance(seconds float64, emit func(message) error) error {
 // expectSilence decides whether the pause after the current sentence is long
 // enough for an UtteranceEnd.
 func (s *storyScript) expectSilence() {
-	if due := s.current.end + s.options.utteranceEnd; s.options.utteranceEnd > 0 && due < s.current.next {
+	if due := s.current.end + s.options.utteranceEnd; s.options.utteranceEnd > 0 &&
+		due < s.current.next {
 		s.silence = max(due, s.from)
 	}
 }
@@ -166,8 +167,11 @@ func (s *storyScript) emitInterim(emit func(message) error) error {
 	return s.emitResults(at, streamResults{}, emit)
 }
 
-func (s *storyScript) emitFinal(at float64, speechFinal, fromFinalize bool, emit func(message) error) error {
-	err := s.emitResults(at, streamResults{IsFinal: true, SpeechFinal: speechFinal, FromFinalize: fromFinalize}, emit)
+func (s *storyScript) emitFinal(
+	at float64, speechFinal, fromFinalize bool, emit func(message) error,
+) error {
+	err := s.emitResults(at,
+		streamResults{IsFinal: true, SpeechFinal: speechFinal, FromFinalize: fromFinalize}, emit)
 	if words := s.current.said(at); len(words) > s.final {
 		s.final = len(words)
 		s.lastWord = words[len(words)-1].end
@@ -178,7 +182,9 @@ func (s *storyScript) emitFinal(at float64, speechFinal, fromFinalize bool, emit
 
 // emitResults emits, for each channel, what was said since the last final
 // result.
-func (s *storyScript) emitResults(at float64, result streamResults, emit func(message) error) error {
+func (s *storyScript) emitResults(
+	at float64, result streamResults, emit func(message) error,
+) error {
 	said := s.current.said(at)
 	words := s.options.newWords(said[min(s.final, len(said)):], s.current.paragraph, false)
 	result.Type = "Results"
@@ -216,7 +222,9 @@ func (s *storyScript) emitUtteranceEnd(emit func(message) error) error {
 	})
 }
 
-func (s *storyScript) emitOfEachChannel(results bool, emit func(message) error, of func(channel [2]int) any) error {
+func (s *storyScript) emitOfEachChannel(
+	results bool, emit func(message) error, of func(channel [2]int) any,
+) error {
 	for channel := range s.channels {
 		if err := emitJSON(of([2]int{channel, s.channels}), results, emit); err != nil {
 			return err

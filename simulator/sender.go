@@ -79,7 +79,8 @@ func (s *sender) repeat(ctx context.Context, cb *callback) error {
 func (s *sender) attempt(ctx context.Context, cb *callback, number int) error {
 	start := time.Now()
 	status, err := s.send(ctx, cb)
-	fields := append(cb.fields(), zap.Int("attempt", number), zap.Duration("duration", time.Since(start)))
+	fields := append(cb.fields(), zap.Int("attempt", number),
+		zap.Duration("duration", time.Since(start)))
 	if status != 0 {
 		fields = append(fields, zap.Int("status", status))
 	}
@@ -95,7 +96,8 @@ func (s *sender) send(ctx context.Context, cb *callback) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limit(len(cb.body)+overhead))
 	defer cancel()
 
-	req, err := http.NewRequestWithContext(ctx, cb.method, cb.target.url.String(), bytes.NewReader(cb.body))
+	req, err := http.NewRequestWithContext(ctx, cb.method, cb.target.url.String(),
+		bytes.NewReader(cb.body))
 	if err != nil {
 		return 0, withoutURL(err)
 	}

@@ -43,13 +43,23 @@ func (r *fakeReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	if status == 0 {
 		return nil, errors.New("connection refused")
 	}
-	return &http.Response{StatusCode: status, Header: http.Header{"Location": {"/elsewhere"}}, Body: http.NoBody, Request: req}, nil
+	return &http.Response{
+		StatusCode: status,
+		Header:     http.Header{"Location": {"/elsewhere"}},
+		Body:       http.NoBody,
+		Request:    req,
+	}, nil
 }
 
 // newSender has the documented defaults.
 func newSender(receiver *fakeReceiver) (*sender, *observer.ObservedLogs) {
 	receiver.start = time.Now()
-	s := &sender{transport: receiver, retries: defaultRetries, retryDelay: defaultRetryDelay, timeout: defaultTimeout}
+	s := &sender{
+		transport:  receiver,
+		retries:    defaultRetries,
+		retryDelay: defaultRetryDelay,
+		timeout:    defaultTimeout,
+	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	s.logger.Store(zap.New(core))
 	return s, logs
@@ -57,9 +67,18 @@ func newSender(receiver *fakeReceiver) (*sender, *observer.ObservedLogs) {
 
 func testCallback(t *testing.T) *callback {
 	t.Helper()
-	target, err := urlPolicy{anyPort: true}.parse("http://user:hunter2@localhost:9/path?secret=hunter2", batchSchemes)
+	policy := urlPolicy{anyPort: true}
+	target, err := policy.parse("http://user:hunter2@localhost:9/path?secret=hunter2", batchSchemes)
 	require.NoError(t, err)
-	return &callback{requestID: "id", kind: "prerecorded", method: "POST", target: target, keyID: "key-id", contentType: "application/json", body: []byte("{}")}
+	return &callback{
+		requestID:   "id",
+		kind:        "prerecorded",
+		method:      "POST",
+		target:      target,
+		keyID:       "key-id",
+		contentType: "application/json",
+		body:        []byte("{}"),
+	}
 }
 
 func TestRetriesTenTimesThirtySecondsApart(t *testing.T) {
@@ -72,7 +91,8 @@ func TestRetriesTenTimesThirtySecondsApart(t *testing.T) {
 		for i, at := range receiver.times {
 			require.Equal(t, 500*time.Millisecond+time.Duration(i)*30*time.Second, at)
 		}
-		require.Equal(t, 11, logs.FilterMessage("callback attempt failed").FilterField(zap.Int("status", 503)).Len())
+		require.Equal(t, 11,
+			logs.FilterMessage("callback attempt failed").FilterField(zap.Int("status", 503)).Len())
 		require.Equal(t, 1, logs.FilterMessage("callback lost").Len())
 	})
 }
@@ -82,14 +102,28 @@ func TestRetriesUntilTheReceiverTakesIt(t *testing.T) {
 		receiver := &fakeReceiver{statuses: []int{500, 0, 404, 204}}
 		s, logs := newSender(receiver)
 		require.NoError(t, s.deliver(t.Context(), 0, testCallback(t)))
-		require.Equal(t, []time.Duration{0, 30 * time.Second, 60 * time.Second, 90 * time.Second}, receiver.times)
+		require.Equal(t, []time.Duration{0, 30 * time.Second, 60 * time.Second, 90 * time.Second},
+			receiver.times)
 		require.Equal(t, []string{"{}", "{}", "{}", "{}"}, receiver.bodies)
-		require.Equal(t, 1, logs.FilterMessage("callback delivered").FilterField(zap.Int("attempt", 4)).Len())
+		require.Equal(t, 1,
+			logs.FilterMessage("callback delivered").FilterField(zap.Int("attempt", 4)).Len())
 	})
 }
 
 func TestOnlySuccessIsSuccess(t *testing.T) {
-	for status, success := range map[int]bool{200: true, 201: true, 204: true, 299: true, 300: false, 302: false, 307: false, 400: false, 401: false, 410: false, 500: false} {
+	for status, success := range map[int]bool{
+		200: true,
+		201: true,
+		204: true,
+		299: true,
+		300: false,
+		302: false,
+		307: false,
+		400: false,
+		401: false,
+		410: false,
+		500: false,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			receiver := &fakeReceiver{statuses: []int{status}}
 			s, _ := newSender(receiver)
@@ -107,7 +141,8 @@ func TestAttemptIsGivenUpAfterTheTimeLimit(t *testing.T) {
 		s, _ := newSender(receiver)
 		s.retries = 1
 		require.ErrorIs(t, s.deliver(t.Context(), 0, testCallback(t)), context.DeadlineExceeded)
-		require.Equal(t, []time.Duration{0, 40 * time.Second}, receiver.times, "10 s for the attempt, 30 s of delay")
+		require.Equal(t, []time.Duration{0, 40 * time.Second}, receiver.times,
+			"10 s for the attempt, 30 s of delay")
 	})
 }
 
@@ -150,7 +185,8 @@ func TestShutdownEndsTheWaitBetweenAttempts(t *testing.T) {
 		receiver := &fakeReceiver{statuses: []int{500}}
 		s, logs := newSender(receiver)
 		box := newOutbox()
-		require.True(t, box.later(2, func(ctx context.Context) { _ = s.deliver(ctx, 0, testCallback(t)) }))
+		require.True(t,
+			box.later(2, func(ctx context.Context) { _ = s.deliver(ctx, 0, testCallback(t)) }))
 		synctest.Wait()
 		require.Len(t, receiver.times, 1)
 
@@ -169,7 +205,8 @@ func TestLogsTellNoSecrets(t *testing.T) {
 			_ = s.deliver(t.Context(), 0, testCallback(t))
 			require.NotEmpty(t, logs.All())
 			for _, entry := range logs.All() {
-				encoded, err := zapcore.NewJSONEncoder(zapcore.EncoderConfig{MessageKey: "m"}).EncodeEntry(entry.Entry, entry.Context)
+				encoder := zapcore.NewJSONEncoder(zapcore.EncoderConfig{MessageKey: "m"})
+				encoded, err := encoder.EncodeEntry(entry.Entry, entry.Context)
 				require.NoError(t, err)
 				line := encoded.String()
 				require.False(t, strings.Contains(line, "hunter2") || strings.Contains(line, "key-id"), line)

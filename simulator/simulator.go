@@ -221,7 +221,9 @@ func (s *Simulator) Provision(ctx caddy.Context) error {
 		return err
 	}
 
-	shared, _, err := outboxes.LoadOrNew(outboxKey, func() (caddy.Destructor, error) { return newOutbox(), nil })
+	shared, _, err := outboxes.LoadOrNew(outboxKey, func() (caddy.Destructor, error) {
+		return newOutbox(), nil
+	})
 	if err != nil {
 		return err
 	}
@@ -299,7 +301,9 @@ func (s *Simulator) Cleanup() error {
 }
 
 // ServeHTTP answers the vendor's endpoints and passes on everything else.
-func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (s *Simulator) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
 	methods, ok := endpoints[r.URL.Path]
 	if !ok {
 		return next.ServeHTTP(w, r)

@@ -50,7 +50,8 @@ func (s *Simulator) speak(w http.ResponseWriter, r *http.Request, c *call) (*cal
 	}
 	characters := utf8.RuneCountInString(text)
 	if characters > maxSpeakText {
-		return nil, refusal(http.StatusRequestEntityTooLarge, "Input text exceeds the limit of %d characters.", maxSpeakText)
+		return nil, refusal(http.StatusRequestEntityTooLarge,
+			"Input text exceeds the limit of %d characters.", maxSpeakText)
 	}
 
 	var spoken speech
@@ -93,7 +94,8 @@ func synthesise(characters int, query url.Values) (speech, error) {
 	if value := query.Get("sample_rate"); value != "" {
 		var err error
 		if rate, err = strconv.Atoi(value); err != nil || !slices.Contains(speakRates, rate) {
-			return speech{}, refusal(http.StatusBadRequest, "Invalid sample_rate: use one of %s.", strings.Trim(fmt.Sprint(speakRates), "[]"))
+			return speech{}, refusal(http.StatusBadRequest, "Invalid sample_rate: use one of %s.",
+				strings.Trim(fmt.Sprint(speakRates), "[]"))
 		}
 	}
 	samples := int(seconds * float64(rate))
@@ -105,7 +107,8 @@ func synthesise(characters int, query url.Values) (speech, error) {
 	case "none":
 		return speech{contentType: fmt.Sprintf("%s;rate=%d", encoding.mediaType, rate), audio: sound}, nil
 	default:
-		return speech{}, refusal(http.StatusBadRequest, "Invalid container: it is wav or none for this encoding.")
+		return speech{}, refusal(http.StatusBadRequest,
+			"Invalid container: it is wav or none for this encoding.")
 	}
 }
 

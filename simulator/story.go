@@ -64,7 +64,9 @@ func newStory(text string) *story {
 
 // plainWord is a word without its punctuation and capitals.
 func plainWord(word string) string {
-	return strings.ToLower(strings.TrimFunc(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsNumber(r) }))
+	return strings.ToLower(strings.TrimFunc(word, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsNumber(r)
+	}))
 }
 
 // spokenWord is a word and when it is said, in seconds from the start.

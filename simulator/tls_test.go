@@ -17,7 +17,9 @@ import (
 
 // newTLSReceiver answers posts and WebSockets, and returns the file with the
 // certificate that it has to be trusted by.
-func newTLSReceiver(t *testing.T) (server *httptest.Server, got chan *http.Request, conns chan *websocket.Conn, authority string) {
+func newTLSReceiver(
+	t *testing.T,
+) (server *httptest.Server, got chan *http.Request, conns chan *websocket.Conn, authority string) {
 	t.Helper()
 	got, conns = make(chan *http.Request, 10), make(chan *websocket.Conn, 1)
 	server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -62,8 +64,10 @@ func TestReceiverThatIsNotTrustedGetsNothing(t *testing.T) {
 	server, got, _, _ := newTLSReceiver(t)
 	e := serve(t, &Simulator{Retries: new(1)})
 	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", server.URL)
-	require.Eventually(t, func() bool { return e.logs.FilterMessage("callback lost").Len() == 1 }, patience, time.Millisecond)
-	_, resp, err := e.dialStream(append(raw, "callback", strings.Replace(server.URL, "https", "wss", 1))...)
+	require.Eventually(t, func() bool { return e.logs.FilterMessage("callback lost").Len() == 1 },
+		patience, time.Millisecond)
+	_, resp, err := e.dialStream(append(raw, "callback",
+		strings.Replace(server.URL, "https", "wss", 1))...)
 	require.ErrorIs(t, err, websocket.ErrBadHandshake)
 	require.Equal(t, http.StatusBadGateway, resp.StatusCode)
 	require.Empty(t, got)

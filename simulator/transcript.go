@@ -127,9 +127,11 @@ func newListenResult(requestID string, o options, heard audio, text *story) list
 
 	result := listenResult{Metadata: newListenMetadata(requestID, o, heard)}
 	for channel := range channels {
-		result.Results.Channels = append(result.Results.Channels, channelResult{[]alternative{o.alternative(said)}})
+		result.Results.Channels = append(result.Results.Channels,
+			channelResult{[]alternative{o.alternative(said)}})
 		if o.utterances {
-			result.Results.Utterances = append(result.Results.Utterances, o.newUtterances(said, heard, channel)...)
+			result.Results.Utterances = append(result.Results.Utterances,
+				o.newUtterances(said, heard, channel)...)
 		}
 	}
 	return result

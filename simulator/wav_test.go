@@ -48,25 +48,37 @@ func TestDurationOfAudio(t *testing.T) {
 		seconds  float64
 		channels int
 	}{
-		"wav":                           {wav(1, 44100, 2), "", 2, 1},
-		"wav of two channels":           {riff("RIFF", stereo, chunk("data", sound)), "", 1.5, 2},
-		"chunks around the sound":       {riff("RIFF", chunk("LIST", []byte("odd")), stereo, chunk("fact", make([]byte, 4)), chunk("data", sound), chunk("LIST", make([]byte, 5000))), "", 1.5, 2},
-		"a header before the sound":     {riff("RIFF", chunk("JUNK", make([]byte, 20000)), stereo, chunk("data", sound)), "", 1.5, 2},
-		"size unknown when written":     {streamed, "", 1.5, 2},
-		"size zero when written":        {riff("RIFF", stereo, []byte("data\x00\x00\x00\x00"), sound), "", 1.5, 2},
-		"RF64":                          {riff("RF64", chunk("ds64", make([]byte, 28)), stereo, []byte("data\xff\xff\xff\xff"), sound), "", 1.5, 2},
-		"declares more than there is":   {riff("RIFF", stereo, []byte("data\x00\x00\xff\x7f"), sound), "", 1.5, 2},
-		"no byte rate in the header":    {riff("RIFF", chunk("fmt ", format(1, 1, 16000, 0, 2, 16)), chunk("data", sound)), "", 1.5, 1},
-		"long format chunk":             {riff("RIFF", chunk("fmt ", append(format(0xfffe, 2, 8000, 32000, 4, 16), make([]byte, 24)...)), chunk("data", sound)), "", 1.5, 2},
-		"no sound":                      {wav(1, 8000, 0), "", 0, 1},
-		"not wav":                       {append([]byte("ID3\x04"), make([]byte, 31996)...), "", 2, 1},
-		"shorter than a header":         {[]byte("RIFF"), "", 0.00025, 1},
-		"wav without sound chunk":       {riff("RIFF", stereo), "", 36.0 / 16000, 1},
-		"wav with a broken format":      {riff("RIFF", chunk("fmt ", make([]byte, 16)), chunk("data", make([]byte, 15956))), "", 1, 1},
-		"raw linear16":                  {make([]byte, 64000), "encoding=linear16&sample_rate=16000&channels=2", 1, 2},
-		"raw mulaw, rate by default":    {make([]byte, 8000), "encoding=mulaw", 1, 1},
-		"raw audio that looks like wav": {wav(1, 8000, 1), "encoding=linear16&sample_rate=8000", 1 + 44/16000.0, 1},
-		"raw opus, estimated":           {make([]byte, 8000), "encoding=opus&sample_rate=48000", 2, 1},
+		"wav":                 {wav(1, 44100, 2), "", 2, 1},
+		"wav of two channels": {riff("RIFF", stereo, chunk("data", sound)), "", 1.5, 2},
+		"chunks around the sound": {riff("RIFF", chunk("LIST", []byte("odd")), stereo,
+			chunk("fact", make([]byte, 4)), chunk("data", sound), chunk("LIST", make([]byte, 5000))),
+			"", 1.5, 2},
+		"a header before the sound": {riff("RIFF", chunk("JUNK", make([]byte, 20000)), stereo,
+			chunk("data", sound)), "", 1.5, 2},
+		"size unknown when written": {streamed, "", 1.5, 2},
+		"size zero when written": {riff("RIFF", stereo, []byte("data\x00\x00\x00\x00"), sound),
+			"", 1.5, 2},
+		"RF64": {riff("RF64", chunk("ds64", make([]byte, 28)), stereo,
+			[]byte("data\xff\xff\xff\xff"), sound), "", 1.5, 2},
+		"declares more than there is": {riff("RIFF", stereo, []byte("data\x00\x00\xff\x7f"), sound),
+			"", 1.5, 2},
+		"no byte rate in the header": {riff("RIFF", chunk("fmt ", format(1, 1, 16000, 0, 2, 16)),
+			chunk("data", sound)), "", 1.5, 1},
+		"long format chunk": {riff("RIFF",
+			chunk("fmt ", append(format(0xfffe, 2, 8000, 32000, 4, 16), make([]byte, 24)...)),
+			chunk("data", sound)), "", 1.5, 2},
+		"no sound":                {wav(1, 8000, 0), "", 0, 1},
+		"not wav":                 {append([]byte("ID3\x04"), make([]byte, 31996)...), "", 2, 1},
+		"shorter than a header":   {[]byte("RIFF"), "", 0.00025, 1},
+		"wav without sound chunk": {riff("RIFF", stereo), "", 36.0 / 16000, 1},
+		"wav with a broken format": {riff("RIFF", chunk("fmt ", make([]byte, 16)),
+			chunk("data", make([]byte, 15956))), "", 1, 1},
+		"raw linear16": {make([]byte, 64000),
+			"encoding=linear16&sample_rate=16000&channels=2", 1, 2},
+		"raw mulaw, rate by default": {make([]byte, 8000), "encoding=mulaw", 1, 1},
+		"raw audio that looks like wav": {wav(1, 8000, 1), "encoding=linear16&sample_rate=8000",
+			1 + 44/16000.0, 1},
+		"raw opus, estimated": {make([]byte, 8000), "encoding=opus&sample_rate=48000", 2, 1},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +131,9 @@ func TestRefusesAudioParametersThatCannotBe(t *testing.T) {
 // than its bytes allow.
 func FuzzParseWAV(f *testing.F) {
 	f.Add(wav(1, 8000, 0.01), int64(204))
-	f.Add(riff("RF64", chunk("ds64", make([]byte, 28)), chunk("fmt ", format(1, 2, 8000, 32000, 4, 16)), []byte("data\xff\xff\xff\xff")), int64(1<<40))
+	f.Add(riff("RF64", chunk("ds64", make([]byte, 28)),
+		chunk("fmt ", format(1, 2, 8000, 32000, 4, 16)),
+		[]byte("data\xff\xff\xff\xff")), int64(1<<40))
 	f.Add(riff("RIFF", []byte("LIST\xff\xff\xff\xff")), int64(100))
 	f.Add([]byte("RIFF\x00\x00\x00\x00WAVEfmt "), int64(20))
 	f.Fuzz(func(t *testing.T, b []byte, size int64) {

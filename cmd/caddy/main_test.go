@@ -51,7 +51,10 @@ func startDemo(t *testing.T) *demo {
 func startDemoWith(t *testing.T, change func(config string) string) *demo {
 	t.Helper()
 	ports := freePorts(t, 4)
-	d := &demo{ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2], ":8090", ":"+ports[3])}
+	d := &demo{
+		ports: strings.NewReplacer(":8080", ":"+ports[0], ":9000", ":"+ports[1], ":20190", ":"+ports[2],
+			":8090", ":"+ports[3]),
+	}
 
 	original, err := os.ReadFile("../../testdata/demo.Caddyfile")
 	require.NoError(t, err)
@@ -138,13 +141,15 @@ func TestTheReadmesExamplesPrintWhatItSays(t *testing.T) {
 		demo.awaitEndOfStreams(t)
 		ported := demo.ports.Replace(e.command)
 		if !strings.Contains(ported, "curl -s ") {
-			ported = strings.Replace(ported, "curl ", "curl -sS ", 1) // no progress bar, as it is no terminal
+			// no progress bar, as it is no terminal
+			ported = strings.Replace(ported, "curl ", "curl -sS ", 1)
 		}
 		c := exec.CommandContext(t.Context(), "sh", "-c", ported)
 		c.Dir = "../.."
 		output, err := c.CombinedOutput()
 		if err != nil {
-			require.ErrorContains(t, err, "exit status 28", "%s\n%s", e.command, output) // curl was told to hang up
+			// curl was told to hang up
+			require.ErrorContains(t, err, "exit status 28", "%s\n%s", e.command, output)
 		}
 		require.Equal(t, comparable(e.output), comparable(string(output)), e.command)
 	}
@@ -159,7 +164,8 @@ func TestTheReadmesExamplesPrintWhatItSays(t *testing.T) {
 func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
 	demo := startDemo(t)
 	send := func(method, password, token, body string) int {
-		request, err := http.NewRequestWithContext(t.Context(), method, demo.ports.Replace("http://127.0.0.1:8080/callback"), strings.NewReader(body))
+		request, err := http.NewRequestWithContext(t.Context(), method,
+			demo.ports.Replace("http://127.0.0.1:8080/callback"), strings.NewReader(body))
 		require.NoError(t, err)
 		request.SetBasicAuth("deepgram", password)
 		if token != "" {
@@ -173,14 +179,17 @@ func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
 		return response.StatusCode
 	}
 	const password = "demo-secret-do-not-use-elsewhere"
-	require.Equal(t, 200, send("POST", password, "", `{"results":{"channels":[{"alternatives":[{"transcript":"hello"}]}]}}`))
+	require.Equal(t, 200, send("POST", password, "",
+		`{"results":{"channels":[{"alternatives":[{"transcript":"hello"}]}]}}`))
 	require.Equal(t, 200, send("PUT", password, "demo-key-id", "{}"))
 	require.Equal(t, 401, send("POST", password, "other-key-id", "{}"))
 	require.Equal(t, 401, send("POST", "guess", "", "{}"))
 	require.Equal(t, 405, send("DELETE", password, "", ""))
 	require.Equal(t, 413, send("POST", password, "", strings.Repeat("x", 1<<20+1)))
 
-	require.Eventually(t, func() bool { return strings.Contains(demo.log.String(), "callback 2: PUT") }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(demo.log.String(), "callback 2: PUT")
+	}, 5*time.Second, 10*time.Millisecond)
 	require.Contains(t, demo.log.String(), `transcript: "hello"`)
 	require.NotContains(t, demo.log.String(), "callback 3")
 }
@@ -192,8 +201,10 @@ func TestTheDemoFeedsItselfWhereItIsToldTo(t *testing.T) {
 		require.NotEqual(t, config, fed)
 		return fed
 	})
-	for _, shown := range []string{": POST /callback/", "transcript: ", " opened on /live", " says interim "} {
-		require.Eventually(t, func() bool { return strings.Contains(demo.log.String(), shown) }, time.Minute, 10*time.Millisecond, shown)
+	for _, shown := range []string{": POST /callback/", "transcript: ", " opened on /live",
+		" says interim "} {
+		require.Eventually(t, func() bool { return strings.Contains(demo.log.String(), shown) },
+			time.Minute, 10*time.Millisecond, shown)
 	}
 	require.NotContains(t, demo.errors.String(), "demo-secret")
 	require.NotContains(t, demo.errors.String(), "submitting failed")
@@ -220,7 +231,8 @@ func TestTheRecipesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
 	log := &start(t, config, ports[0]).Errors
 
 	url := "http://127.0.0.1:" + ports[0] + "/callback?a=1&token=" + secret
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url,
+		strings.NewReader("{}"))
 	require.NoError(t, err)
 	request.Header.Set("dg-token", keyID)
 	response, err := http.DefaultClient.Do(request)
@@ -228,7 +240,8 @@ func TestTheRecipesFilterKeepsCredentialsOutOfLogs(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusBadGateway, response.StatusCode)
 
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "http.log.access") }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "http.log.access") },
+		5*time.Second, 10*time.Millisecond)
 	require.Contains(t, log.String(), "http.log.error")
 	require.Contains(t, log.String(), "token=REDACTED")
 	require.NotContains(t, log.String(), keyID)

@@ -48,7 +48,9 @@ func (l Log) Lines(t testing.TB) []map[string]any {
 }
 
 // WaitFor waits for a line that matches.
-func (l Log) WaitFor(t testing.TB, what string, matches func(line map[string]any) bool) (found map[string]any) {
+func (l Log) WaitFor(
+	t testing.TB, what string, matches func(line map[string]any) bool,
+) (found map[string]any) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		for _, found = range l.Lines(t) {

@@ -44,40 +44,77 @@ func TestFinderFollowsOnlyThePath(t *testing.T) {
 		found Event
 		value string
 	}{
-		"compact":                       {`{"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
-		"pretty-printed":                {"{\n  \"metadata\" : {\r\n\t\"extra\" : { \"callback_secret\" : \"s3\" }\n}\n}", Found, "s3"},
-		"leading whitespace":            {" \r\n\t" + `{"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
-		"metadata last":                 {`{"results":{"a":[1,{"b":"}"}]},"n":-1.5e+3,"t":true,"metadata":{"x":null,"extra":{"y":"z","callback_secret":"s3"}}}`, Found, "s3"},
-		"what follows is not looked at": {`{"metadata":{"extra":{"callback_secret":"s3"` + "garbage", Found, "s3"},
-		"empty secret":                  {`{"metadata":{"extra":{"callback_secret":""}}}`, Found, ""},
-		"escapes in names":              {`{"meta\u0064ata":{"e\u0078tra":{"callback\u005fsecret":"s3"}}}`, Found, "s3"},
-		"escapes in the value":          {`{"metadata":{"extra":{"callback_secret":"\"\\\/\b\f\n\r\tA\u00e9\u20AC"}}}`, Found, "\"\\/\b\f\n\r\tAé€"},
-		"surrogate pair":                {`{"metadata":{"extra":{"callback_secret":"\ud83d\ude00"}}}`, Found, "😀"},
-		"lone surrogates":               {`{"metadata":{"extra":{"callback_secret":"\ud83d\ud83d\ude00\ude00x\ud83d"}}}`, Found, "\ufffd😀\ufffdx\ufffd"},
-		"a half before another escape":  {`{"metadata":{"extra":{"callback_secret":"\ud83d\n\ud83d\u0041"}}}`, Found, "\ufffd\n\ufffdA"},
-		"raw UTF-8":                     {`{"metadata":{"extra":{"callback_secret":"é😀"}}}`, Found, "é😀"},
-		"the first of a name decides":   {`{"metadata":{"extra":{"callback_secret":"s3","callback_secret":"other"}}}`, Found, "s3"},
-		"a decoy in a string":           {`{"a":"{\"metadata\":{\"extra\":{\"callback_secret\":\"no\"}}}","metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
-		"a decoy deeper":                {`{"a":{"metadata":{"extra":{"callback_secret":"no"}}},"metadata":{"extra":{"a":{"callback_secret":"no"},"callback_secret":"s3"}}}`, Found, "s3"},
-		"a name on the wrong level":     {`{"extra":{"callback_secret":"no"},"callback_secret":"no","metadata":{"callback_secret":"no","extra":{"callback_secret":"s3"}}}`, Found, "s3"},
-		"a name that begins alike":      {`{"metadata ":{},"metadat":{},"metadata_of_another_kind":{},"metadata":{"extra":{"callback_secret_":"no","callback_secret":"s3"}}}`, Found, "s3"},
-		"names that differ in case":     {`{"Metadata":{"extra":{"callback_secret":"no"}},"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
-		"nesting up to the limit":       {`{"a":` + deep(maxDepth) + `,"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
+		"compact": {`{"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
+		"pretty-printed": {
+			"{\n  \"metadata\" : {\r\n\t\"extra\" : { \"callback_secret\" : \"s3\" }\n}\n}", Found, "s3",
+		},
+		"leading whitespace": {" \r\n\t" + `{"metadata":{"extra":{"callback_secret":"s3"}}}`,
+			Found, "s3"},
+		"metadata last": {
+			`{"results":{"a":[1,{"b":"}"}]},"n":-1.5e+3,"t":true,"metadata":{"x":null,"extra":{"y":"z","callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"what follows is not looked at": {`{"metadata":{"extra":{"callback_secret":"s3"` + "garbage",
+			Found, "s3"},
+		"empty secret": {`{"metadata":{"extra":{"callback_secret":""}}}`, Found, ""},
+		"escapes in names": {
+			`{"meta\u0064ata":{"e\u0078tra":{"callback\u005fsecret":"s3"}}}`, Found, "s3",
+		},
+		"escapes in the value": {
+			`{"metadata":{"extra":{"callback_secret":"\"\\\/\b\f\n\r\tA\u00e9\u20AC"}}}`, Found,
+			"\"\\/\b\f\n\r\tAé€",
+		},
+		"surrogate pair": {`{"metadata":{"extra":{"callback_secret":"\ud83d\ude00"}}}`, Found, "😀"},
+		"lone surrogates": {
+			`{"metadata":{"extra":{"callback_secret":"\ud83d\ud83d\ude00\ude00x\ud83d"}}}`, Found,
+			"\ufffd😀\ufffdx\ufffd",
+		},
+		"a half before another escape": {
+			`{"metadata":{"extra":{"callback_secret":"\ud83d\n\ud83d\u0041"}}}`, Found, "\ufffd\n\ufffdA",
+		},
+		"raw UTF-8": {`{"metadata":{"extra":{"callback_secret":"é😀"}}}`, Found, "é😀"},
+		"the first of a name decides": {
+			`{"metadata":{"extra":{"callback_secret":"s3","callback_secret":"other"}}}`, Found, "s3",
+		},
+		"a decoy in a string": {
+			`{"a":"{\"metadata\":{\"extra\":{\"callback_secret\":\"no\"}}}","metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"a decoy deeper": {
+			`{"a":{"metadata":{"extra":{"callback_secret":"no"}}},"metadata":{"extra":{"a":{"callback_secret":"no"},"callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"a name on the wrong level": {
+			`{"extra":{"callback_secret":"no"},"callback_secret":"no","metadata":{"callback_secret":"no","extra":{"callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"a name that begins alike": {
+			`{"metadata ":{},"metadat":{},"metadata_of_another_kind":{},"metadata":{"extra":{"callback_secret_":"no","callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"names that differ in case": {
+			`{"Metadata":{"extra":{"callback_secret":"no"}},"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
+		},
+		"nesting up to the limit": {`{"a":` + deep(maxDepth) +
+			`,"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
 
-		"empty object":                       {`{}`, End, ""},
-		"no metadata":                        {`{"a":1}`, End, ""},
-		"no extra":                           {`{"metadata":{}}`, End, ""},
-		"no secret":                          {`{"metadata":{"extra":{}}}`, End, ""},
-		"metadata is an array":               {`{"metadata":[{"extra":{"callback_secret":"s3"}}]}`, End, ""},
-		"extra is a string":                  {`{"metadata":{"extra":"callback_secret:s3"}}`, End, ""},
-		"the first metadata has none":        {`{"metadata":{},"metadata":{"extra":{"callback_secret":"s3"}}}`, End, ""},
-		"the first extra has none":           {`{"metadata":{"extra":{"a":1},"extra":{"callback_secret":"s3"}}}`, End, ""},
-		"a number":                           {`{"metadata":{"extra":{"callback_secret":3}}}`, NotString, ""},
-		"null":                               {`{"metadata":{"extra":{"callback_secret":null}}}`, NotString, ""},
-		"an array":                           {`{"metadata":{"extra":{"callback_secret":["s3"]}}}`, NotString, ""},
-		"the first secret is no string":      {`{"metadata":{"extra":{"callback_secret":1,"callback_secret":"s3"}}}`, NotString, ""},
-		"longer than any secret":             {`{"metadata":{"extra":{"callback_secret":"` + strings.Repeat("x", secretLimit+1), TooLong, ""},
-		"longer than any secret, by escapes": {`{"metadata":{"extra":{"callback_secret":"` + strings.Repeat(`\u0041`, secretLimit/6+1), TooLong, ""},
+		"empty object":         {`{}`, End, ""},
+		"no metadata":          {`{"a":1}`, End, ""},
+		"no extra":             {`{"metadata":{}}`, End, ""},
+		"no secret":            {`{"metadata":{"extra":{}}}`, End, ""},
+		"metadata is an array": {`{"metadata":[{"extra":{"callback_secret":"s3"}}]}`, End, ""},
+		"extra is a string":    {`{"metadata":{"extra":"callback_secret:s3"}}`, End, ""},
+		"the first metadata has none": {
+			`{"metadata":{},"metadata":{"extra":{"callback_secret":"s3"}}}`, End, "",
+		},
+		"the first extra has none": {
+			`{"metadata":{"extra":{"a":1},"extra":{"callback_secret":"s3"}}}`, End, "",
+		},
+		"a number": {`{"metadata":{"extra":{"callback_secret":3}}}`, NotString, ""},
+		"null":     {`{"metadata":{"extra":{"callback_secret":null}}}`, NotString, ""},
+		"an array": {`{"metadata":{"extra":{"callback_secret":["s3"]}}}`, NotString, ""},
+		"the first secret is no string": {
+			`{"metadata":{"extra":{"callback_secret":1,"callback_secret":"s3"}}}`, NotString, "",
+		},
+		"longer than any secret": {`{"metadata":{"extra":{"callback_secret":"` +
+			strings.Repeat("x", secretLimit+1), TooLong, ""},
+		"longer than any secret, by escapes": {`{"metadata":{"extra":{"callback_secret":"` +
+			strings.Repeat(`\u0041`, secretLimit/6+1), TooLong, ""},
 
 		"nothing":                      {``, More, ""},
 		"truncated in a name":          {`{"meta`, More, ""},
@@ -85,21 +122,22 @@ func TestFinderFollowsOnlyThePath(t *testing.T) {
 		"truncated after an escape":    {`{"metadata":{"extra":{"callback_secret":"s3\`, More, ""},
 		"truncated in what is skipped": {`{"a":[[`, More, ""},
 
-		"byte order mark":          {"\ufeff{}", Malformed, ""},
-		"array":                    {`[{"metadata":{"extra":{"callback_secret":"s3"}}}]`, Malformed, ""},
-		"string":                   {`"metadata"`, Malformed, ""},
-		"number":                   {`3`, Malformed, ""},
-		"form":                     {`metadata[extra][callback_secret]=s3`, Malformed, ""},
-		"sound":                    {"RIFF\x24\x9f\x00\x00WAVE", Malformed, ""},
-		"name without quotes":      {`{metadata:{}}`, Malformed, ""},
-		"no colon":                 {`{"metadata"{}}`, Malformed, ""},
-		"no value":                 {`{"a":,"b":1}`, Malformed, ""},
-		"no comma":                 {`{"a":1 "b":2}`, Malformed, ""},
-		"comma before the end":     {`{"a":1,}`, Malformed, ""},
-		"comma first":              {`{,"a":1}`, Malformed, ""},
-		"bracket of another kind":  {`{"a":1]`, Malformed, ""},
-		"a quote after a number":   {`{"a":1"`, Malformed, ""},
-		"line break in the secret": {"{\"metadata\":{\"extra\":{\"callback_secret\":\"s\n3\"}}}", Malformed, ""},
+		"byte order mark":         {"\ufeff{}", Malformed, ""},
+		"array":                   {`[{"metadata":{"extra":{"callback_secret":"s3"}}}]`, Malformed, ""},
+		"string":                  {`"metadata"`, Malformed, ""},
+		"number":                  {`3`, Malformed, ""},
+		"form":                    {`metadata[extra][callback_secret]=s3`, Malformed, ""},
+		"sound":                   {"RIFF\x24\x9f\x00\x00WAVE", Malformed, ""},
+		"name without quotes":     {`{metadata:{}}`, Malformed, ""},
+		"no colon":                {`{"metadata"{}}`, Malformed, ""},
+		"no value":                {`{"a":,"b":1}`, Malformed, ""},
+		"no comma":                {`{"a":1 "b":2}`, Malformed, ""},
+		"comma before the end":    {`{"a":1,}`, Malformed, ""},
+		"comma first":             {`{,"a":1}`, Malformed, ""},
+		"bracket of another kind": {`{"a":1]`, Malformed, ""},
+		"a quote after a number":  {`{"a":1"`, Malformed, ""},
+		"line break in the secret": {"{\"metadata\":{\"extra\":{\"callback_secret\":\"s\n3\"}}}",
+			Malformed, ""},
 		"NUL in a name":            {"{\"meta\x00data\":1}", Malformed, ""},
 		"unknown escape":           {`{"\metadata":1}`, Malformed, ""},
 		"a digit that is not":      {`{"\u00g0":1}`, Malformed, ""},
@@ -126,7 +164,8 @@ func TestFinderSkipsLongStringsWhereverTheyAreCut(t *testing.T) {
 		"escape last":       strings.Repeat("x", 61) + `\"`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			document := `{"a":"` + text + `","b":[{"c":"` + text + `"}],"metadata":{"extra":{"` + text + `":"` + text + `","callback_secret":"s3"}}}`
+			document := `{"a":"` + text + `","b":[{"c":"` + text + `"}],"metadata":{"extra":{"` + text +
+				`":"` + text + `","callback_secret":"s3"}}}`
 			require.True(t, json.Valid([]byte(document)))
 			for size := range 130 {
 				found, value := scanPieces(document, size)
@@ -282,7 +321,8 @@ func TestFinderFindsTheSecretInRealBodies(t *testing.T) {
 			require.NoError(t, err)
 			pretty, err := json.MarshalIndent(document, "", "  ")
 			require.NoError(t, err)
-			spliced := bytes.Replace(body, []byte(`"metadata": {`), []byte(`"metadata": { "extra": {"callback_secret": "s3"},`), 1)
+			spliced := bytes.Replace(body, []byte(`"metadata": {`),
+				[]byte(`"metadata": { "extra": {"callback_secret": "s3"},`), 1)
 			for _, text := range [][]byte{compact, pretty, spliced} {
 				if bytes.Equal(text, body) {
 					continue // this one has no such spelling to splice into
@@ -310,9 +350,11 @@ func transcript(secret string) []byte {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, `{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
+		fmt.Fprintf(&b,
+			`{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
 	}
-	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`, secret)
+	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`,
+		secret)
 	return b.Bytes()
 }
 
@@ -380,16 +422,19 @@ func events(search *Search, document string, size int) []string {
 
 func TestEveryMemberCountsWhereItIsAsked(t *testing.T) {
 	for document, want := range map[string][]string{
-		`{"type":"a","metadata":{"request_id":"b"},"request_id":"c"} garbage`: {"2 a", "0 b", "1 c", "end"},
-		`{"metadata":{},"metadata":{"request_id":"b","request_id":"c"}}`:      {"0 b", "0 c", "end"},
-		`{"metadata":[{"request_id":"no"}],"type":"123456789","type":"t"}`:    {"2 too long", "2 t", "end"},
-		`{"type":{"a":"\\"},"type":[1],"type":-1,"type":null,"type":"t"}`:     {"2 no string", "2 no string", "2 no string", "2 no string", "2 t", "end"},
-		`{"a":{"metadata":{"request_id":"no"}},"type":"t","request_id":"x`:    {"2 t", "more"},
+		`{"type":"a","metadata":{"request_id":"b"},"request_id":"c"} garbage`: {"2 a", "0 b",
+			"1 c", "end"},
+		`{"metadata":{},"metadata":{"request_id":"b","request_id":"c"}}`:   {"0 b", "0 c", "end"},
+		`{"metadata":[{"request_id":"no"}],"type":"123456789","type":"t"}`: {"2 too long", "2 t", "end"},
+		`{"type":{"a":"\\"},"type":[1],"type":-1,"type":null,"type":"t"}`: {"2 no string",
+			"2 no string", "2 no string", "2 no string", "2 t", "end"},
+		`{"a":{"metadata":{"request_id":"no"}},"type":"t","request_id":"x`: {"2 t", "more"},
 		`{"type":"\u007g"}`: {"malformed"},
 		`{"type":}`:         {"malformed"},
 	} {
 		for size := 1; size < 20; size++ {
-			require.Equal(t, want, events(severalSearch, document, size), "%s in pieces of %d", document, size)
+			require.Equal(t, want, events(severalSearch, document, size), "%s in pieces of %d",
+				document, size)
 		}
 	}
 }
@@ -400,7 +445,8 @@ func TestTheFirstPlaceOfSeveralDoesNotEndTheSearch(t *testing.T) {
 		Place{Path: []string{"extra", "secret"}, Limit: 64},
 	)
 	for document, want := range map[string][]string{
-		`{"metadata":{"extra":{"secret":"a"}},"extra":{"secret":"b"},"extra":`:      {"0 a", "1 b", "end"},
+		`{"metadata":{"extra":{"secret":"a"}},"extra":{"secret":"b"},"extra":`: {"0 a",
+			"1 b", "end"},
 		`{"extra":{"secret":"b"},"metadata":{}`:                                     {"1 b", "end"},
 		`{"extra":1,"extra":{"secret":"no"},"metadata":{"extra":{"secret":"a"},"x"`: {"0 a", "end"},
 		`{"metadata":{"secret":"no","metadata":{"extra":{"secret":"no"}}},"extra":`: {"more"},
@@ -471,7 +517,8 @@ func FuzzFinderOfSeveralPlaces(f *testing.F) {
 		`{"metadata":{},"metadata":{"request_id":12,"request_id":"a\u0062c"},"type":"Results"}`,
 		`{"type":{"type":"a\\"},"type":"\ud83d\ude00"}`,
 		`{"metadata":[{"request_id":"no"}],"request\u005fid":"abc"}`,
-		"{\"request_id\":\"a\nb\"}", "RIFF\x00\x00{\"request_id\":\"no\"}", `{"a":,"request_id":"no"}`, `{} {"request_id":"no"}`,
+		"{\"request_id\":\"a\nb\"}", "RIFF\x00\x00{\"request_id\":\"no\"}", `{"a":,"request_id":"no"}`,
+		`{} {"request_id":"no"}`,
 	} {
 		f.Add([]byte(seed), uint8(3))
 	}
@@ -479,7 +526,8 @@ func FuzzFinderOfSeveralPlaces(f *testing.F) {
 		got := events(severalSearch, string(document), len(document)+1)
 		require.Equal(t, got, events(severalSearch, string(document), int(size%17)+1))
 		object := bytes.HasPrefix(bytes.TrimLeft(document, " \t\r\n"), []byte("{"))
-		if !object || !json.Valid(document) || slices.ContainsFunc(got, func(s string) bool { return strings.HasSuffix(s, " too long") }) {
+		if !object || !json.Valid(document) ||
+			slices.ContainsFunc(got, func(s string) bool { return strings.HasSuffix(s, " too long") }) {
 			return
 		}
 		require.Equal(t, referenceEvents(document), got)

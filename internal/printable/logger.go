@@ -9,7 +9,9 @@ import (
 // stringers among the fields of its lines: an encoder for people writes them as
 // they are. Messages and names of fields are the program's own.
 func Logger(logger *zap.Logger) *zap.Logger {
-	return logger.WithOptions(zap.WrapCore(func(inner zapcore.Core) zapcore.Core { return &core{inner} }))
+	return logger.WithOptions(zap.WrapCore(func(inner zapcore.Core) zapcore.Core {
+		return &core{inner}
+	}))
 }
 
 type core struct{ zapcore.Core }

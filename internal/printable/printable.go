@@ -54,7 +54,8 @@ func JSON(text []byte) []byte {
 	kept := 0 // how much of text is in b, once there is anything to escape
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRune(text[i:])
-		if r == '\n' || r == '\r' || r == '\t' || unicode.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+		if r == '\n' || r == '\r' || r == '\t' ||
+			unicode.IsPrint(r) && (r != utf8.RuneError || size > 1) {
 			i += size
 			continue
 		}

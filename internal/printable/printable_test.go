@@ -32,7 +32,8 @@ func TestEscapeLeavesWhatIsPrintedAndEscapesTheRest(t *testing.T) {
 }
 
 func TestJSONSaysTheSameWithoutSteering(t *testing.T) {
-	for _, value := range []string{"plain", "é\u009b31m\x7f\u202e😀\U000e0001\u00a0", strings.Repeat("\u0085", 100)} {
+	for _, value := range []string{"plain", "é\u009b31m\x7f\u202e😀\U000e0001\u00a0",
+		strings.Repeat("\u0085", 100)} {
 		text, err := json.MarshalIndent(map[string]string{value: value}, "", "\t")
 		require.NoError(t, err)
 		requireHarmless(t, string(JSON(text)))
@@ -59,7 +60,8 @@ func TestLoggerEscapesFields(t *testing.T) {
 	var out bytes.Buffer
 	encoder := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{MessageKey: "msg", LineEnding: "\n"})
 	quiet := zapcore.NewCore(encoder, zapcore.AddSync(&bytes.Buffer{}), zap.ErrorLevel)
-	logger := Logger(zap.New(zapcore.NewTee(quiet, zapcore.NewCore(encoder, zapcore.AddSync(&out), zap.InfoLevel))))
+	logger := Logger(zap.New(zapcore.NewTee(quiet,
+		zapcore.NewCore(encoder, zapcore.AddSync(&out), zap.InfoLevel))))
 
 	fields := []zap.Field{
 		zap.String("a", evil), zap.Error(errors.New(evil)), zap.NamedError("b", nil),

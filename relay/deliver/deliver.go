@@ -41,7 +41,9 @@ type Service struct {
 }
 
 // Deliver is a [spool.Delivery].
-func (s *Service) Deliver(ctx context.Context, msg *spool.Message, body spool.Body) (result spool.Result) {
+func (s *Service) Deliver(
+	ctx context.Context, msg *spool.Message, body spool.Body,
+) (result spool.Result) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 

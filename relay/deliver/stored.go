@@ -73,7 +73,9 @@ var backgroundServer = new(caddyhttp.Server)
 
 // request makes a stored callback the request that it was, but for its body. An error that wraps
 // [spool.ErrUndeliverable] says that no request can be made of it.
-func (s *Service) request(ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter) (*http.Request, error) {
+func (s *Service) request(
+	ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter,
+) (*http.Request, error) {
 	header := maps.Clone(msg.Header)
 	if header == nil {
 		header = make(http.Header)

@@ -25,10 +25,12 @@ func TestFieldsOfTheConnectionAreNotStored(t *testing.T) {
 	r := httptest.NewRequest("POST", "http://x/", nil)
 	r.Header = http.Header{
 		"Connection": {"close, x-one", " X-TWO ,,\tx-three"},
-		"X-One":      {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "X-Four": {"4"}, "Keep-Alive": {"5"}, "Content-Length": {"6"},
+		"X-One":      {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "X-Four": {"4"}, "Keep-Alive": {"5"},
+		"Content-Length": {"6"},
 	}
 	stored := Stored(of(r))
-	for _, gone := range []string{"Connection", "X-One", "X-Two", "X-Three", "Keep-Alive", "Content-Length"} {
+	for _, gone := range []string{"Connection", "X-One", "X-Two", "X-Three", "Keep-Alive",
+		"Content-Length"} {
 		require.NotContains(t, stored, gone)
 	}
 	require.Equal(t, []string{"4"}, stored["X-Four"])
@@ -52,7 +54,11 @@ func TestStoringAHeaderLooksAtEachFieldAndNameOnce(t *testing.T) {
 
 func TestWhatCannotBeMadeARequestIsUndeliverable(t *testing.T) {
 	good := func() *spool.Message {
-		return &spool.Message{Method: "POST", URI: "/c?x", Header: http.Header{"X": {"y"}, ":host": {"example.com"}}}
+		return &spool.Message{
+			Method: "POST",
+			URI:    "/c?x",
+			Header: http.Header{"X": {"y"}, ":host": {"example.com"}},
+		}
 	}
 	for name, spoil := range map[string]func(*spool.Message){
 		"opaque":          func(m *spool.Message) { m.URI = "x:p0" },
@@ -73,7 +79,8 @@ func TestWhatCannotBeMadeARequestIsUndeliverable(t *testing.T) {
 		require.Equal(t, spool.Undeliverable, result.Outcome(), name)
 		require.NotEmpty(t, result.String())
 	}
-	_, err := (&Service{}).request(t.Context(), good(), emptyBody{strings.NewReader("")}, httptest.NewRecorder())
+	_, err := (&Service{}).request(t.Context(), good(), emptyBody{strings.NewReader("")},
+		httptest.NewRecorder())
 	require.NoError(t, err)
 }
 

@@ -51,16 +51,20 @@ func requireAnswer(t testing.TB, want string, res *http.Response, err error) {
 // only what is safe is sent again.
 func TestConnectionThatFailsAtItsNextRequest(t *testing.T) {
 	for how, fail := range map[string]func(conn net.Conn, reader *bufio.Reader){
-		"closed":                    func(net.Conn, *bufio.Reader) {},
-		"reset":                     func(conn net.Conn, _ *bufio.Reader) { _ = conn.(*net.TCPConn).SetLinger(0) },
-		"after a byte of an answer": func(conn net.Conn, _ *bufio.Reader) { _, _ = io.WriteString(conn, "H") },
+		"closed": func(net.Conn, *bufio.Reader) {},
+		"reset":  func(conn net.Conn, _ *bufio.Reader) { _ = conn.(*net.TCPConn).SetLinger(0) },
+		"after a byte of an answer": func(conn net.Conn, _ *bufio.Reader) {
+			_, _ = io.WriteString(conn, "H")
+		},
 	} {
 		for name, c := range map[string]struct {
 			request *http.Request
 			repeats bool
 		}{
-			"GET":                           {newRequest(context.Background(), "GET", "http://service/", nil), true},
-			"HEAD":                          {newRequest(context.Background(), "HEAD", "http://service/", nil), true},
+			"GET": {newRequest(context.Background(), "GET", "http://service/",
+				nil), true},
+			"HEAD": {newRequest(context.Background(), "HEAD",
+				"http://service/", nil), true},
 			"POST":                          {post("body"), false},
 			"POST with an Idempotency-Key":  {post("body"), true},
 			"large with an Idempotency-Key": {post(strings.Repeat("x", 200<<10)), false},
@@ -118,7 +122,9 @@ func TestConnectionThatSaysSomethingUnaskedIsNotUsed(t *testing.T) {
 // slowBody is a body whose end is still to come.
 func slowBody(beginning string) (body io.Reader, end func(error)) {
 	reader, writer := io.Pipe()
-	return io.MultiReader(strings.NewReader(beginning), reader), func(err error) { _ = writer.CloseWithError(err) }
+	return io.MultiReader(strings.NewReader(beginning), reader), func(err error) {
+		_ = writer.CloseWithError(err)
+	}
 }
 
 func TestBodyComesBeforeTheConnection(t *testing.T) {
@@ -130,7 +136,11 @@ func TestBodyComesBeforeTheConnection(t *testing.T) {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		}
 	})
-	for name, length := range map[string]int64{"of a known length": 4, "in chunks": -1, "of a large length": 1 << 20} {
+	for name, length := range map[string]int64{
+		"of a known length": 4,
+		"in chunks":         -1,
+		"of a large length": 1 << 20,
+	} {
 		t.Run(name, func(t *testing.T) {
 			beginning := "body"
 			body, end := slowBody(beginning)
@@ -156,7 +166,8 @@ func TestLargeBodyThatBreaksOff(t *testing.T) {
 	body, end := slowBody(strings.Repeat("x", 100<<10))
 	broken := errors.New("the sender is gone")
 	end(broken)
-	_, err := send(client(t, nil), s, newRequest(context.Background(), "POST", "http://service/", body))
+	_, err := send(client(t, nil), s,
+		newRequest(context.Background(), "POST", "http://service/", body))
 	require.ErrorIs(t, err, broken)
 	require.ErrorAs(t, err, new(*http1.RequestError))
 	_, received := s.seen()
@@ -275,7 +286,10 @@ func TestHeadHasItsTimeAndTheBodyItsOwn(t *testing.T) {
 }
 
 func TestRequestThatIsGivenUp(t *testing.T) {
-	for name, says := range map[string]string{"before an answer": "", "in its body": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no"} {
+	for name, says := range map[string]string{
+		"before an answer": "",
+		"in its body":      "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no",
+	} {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
 			ctx, cancel := context.WithCancelCause(context.Background())

@@ -214,7 +214,8 @@ func (c *conn) readAnswer(o *outgoing) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		if res.StatusCode < 100 || res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
+		if res.StatusCode < 100 || res.StatusCode >= 200 ||
+			res.StatusCode == http.StatusSwitchingProtocols {
 			return res, nil
 		}
 		if trace != nil && trace.Got1xxResponse != nil {

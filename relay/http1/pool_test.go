@@ -50,7 +50,8 @@ func use(t *testing.T, c *Client, to Address, n int) {
 	t.Helper()
 	answers := make([]*http.Response, n)
 	for i := range answers {
-		r, err := http.NewRequestWithContext(context.Background(), "POST", "http://service/", strings.NewReader("body"))
+		r, err := http.NewRequestWithContext(context.Background(), "POST", "http://service/",
+			strings.NewReader("body"))
 		require.NoError(t, err)
 		answers[i], err = c.RoundTrip(r, to)
 		require.NoError(t, err)
@@ -68,7 +69,12 @@ func TestIdleConnectionsAreLimited(t *testing.T) {
 		"to none":          {0, -1, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := &Client{Dial: new(net.Dialer).DialContext, MaxIdle: c.all, MaxIdlePerAddress: c.each, IdleTimeout: time.Hour}
+			client := &Client{
+				Dial:              new(net.Dialer).DialContext,
+				MaxIdle:           c.all,
+				MaxIdlePerAddress: c.each,
+				IdleTimeout:       time.Hour,
+			}
 			defer client.Close()
 			first, openFirst := idleService(t)
 			second, openSecond := idleService(t)
@@ -80,7 +86,8 @@ func TestIdleConnectionsAreLimited(t *testing.T) {
 			}, 20*time.Second, time.Millisecond)
 
 			client.Close()
-			require.Eventually(t, func() bool { return openFirst()+openSecond() == 0 }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return openFirst()+openSecond() == 0 },
+				20*time.Second, time.Millisecond)
 			use(t, client, first, 1) // as what is under way at a reload
 			require.Empty(t, client.idle.conns)
 		})

@@ -31,7 +31,8 @@ var memory = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // written.
 func (c *Client) prepare(r *http.Request) (*outgoing, error) {
 	o := &outgoing{Request: *r} // a RoundTripper leaves its request as it is
-	if c.Compress && r.Header.Get("Accept-Encoding") == "" && r.Header.Get("Range") == "" && r.Method != http.MethodHead {
+	if c.Compress && r.Header.Get("Accept-Encoding") == "" && r.Header.Get("Range") == "" &&
+		r.Method != http.MethodHead {
 		o.asksGzip = true // as net/http's transport does, and under the same conditions
 		o.Header = maps.Clone(r.Header)
 		o.Header["Accept-Encoding"] = []string{"gzip"}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +68,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 func BenchmarkIdlePair(b *testing.B) {
 	for _, wireName := range []string{"tcp", "tls to caller"} {
 		for _, size := range []int{-1, 100, 1500, 100 << 10} {
-			b.Run(strings.ReplaceAll(fmt.Sprintf("%s/after %d bytes", wireName, size), "-1", "no"), func(b *testing.B) {
+			after := strings.ReplaceAll(strconv.Itoa(size), "-1", "no")
+			b.Run(fmt.Sprintf("%s/after %s bytes", wireName, after), func(b *testing.B) {
 				for b.Loop() {
 					heap, stacks := idleMemory(b, wireName, size)
 					b.ReportMetric(heap, "heap-bytes/pair")

@@ -40,7 +40,8 @@ func newDirection(p *Pair, from, to *leg, count *counter, endpoint Endpoint) *di
 	d.grammar = grammar{
 		wantMasked:  !from.toServer,
 		allowBinary: p.options.AllowBinary,
-		maxMessage:  min(p.options.MaxMessage, math.MaxInt64-maxHeader), // so that a frame's size is an int64 too
+		// so that a frame's size is an int64 too
+		maxMessage: min(p.options.MaxMessage, math.MaxInt64-maxHeader),
 	}
 	d.reader = newReader(endpoint)
 	if endpoint.Admit != nil {
@@ -106,7 +107,12 @@ func (d *direction) conclude(err error) (again bool) {
 		if broken.code == ClosePolicyViolation {
 			reason = EndRefused
 		}
-		p.failed(d.from, d.to, End{Reason: reason, Code: CloseInternalError, Text: d.from.name + ": " + broken.text, Err: broken}, broken.code, broken.text)
+		p.failed(d.from, d.to, End{
+			Reason: reason,
+			Code:   CloseInternalError,
+			Text:   d.from.name + ": " + broken.text,
+			Err:    broken,
+		}, broken.code, broken.text)
 		d.discard()
 
 	default:

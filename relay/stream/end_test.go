@@ -25,22 +25,50 @@ func TestWhateverEndsOneLegEndsTheOther(t *testing.T) {
 		code    int // that the survivor is told; zero where no Close frame can be sent
 		ownCode int // that the culprit is told, where it can still hear
 	}{
-		"FIN":                          {act: (*peer).close, reason: EndDropped, code: 1001},
-		"half-close":                   {act: (*peer).halfClose, tcpOnly: true, reason: EndDropped, code: 1001, ownCode: 1002},
-		"RST":                          {act: (*peer).reset, tcpOnly: true, reason: EndDropped, code: 1001},
-		"FIN inside a header":          {act: func(p *peer) { p.sendRaw(text("hello").encode(p.key())[:1]); p.close() }, reason: EndDropped, code: 1001},
-		"FIN inside a small frame":     {act: func(p *peer) { p.sendRaw(text("hello").encode(p.key())[:6]); p.close() }, reason: EndDropped, code: 1001},
-		"RST inside a small frame":     {act: func(p *peer) { p.sendRaw(text("hello").encode(p.key())[:6]); p.reset() }, tcpOnly: true, reason: EndDropped, code: 1001},
-		"FIN inside a large frame":     {act: func(p *peer) { p.sendRaw(large.encode(p.key())[:50<<10]); p.close() }, reason: EndDropped},
-		"FIN inside a control frame":   {act: func(p *peer) { p.sendRaw(closing(1000, "bye").encode(p.key())[:4]); p.close() }, reason: EndDropped, code: 1001},
-		"FIN inside a message":         {act: func(p *peer) { p.send(frame{opcode: 1}); p.close() }, forward: []frame{{opcode: 1}}, reason: EndDropped, code: 1001},
-		"reserved bits":                {act: func(p *peer) { p.send(frame{fin: true, rsv: 4, opcode: 1}) }, reason: EndViolation, code: 1011, ownCode: 1002},
-		"wrong masking":                {act: func(p *peer) { p.sendRaw(text("x").encode(map[bool][]byte{false: testKey, true: nil}[p.client])) }, reason: EndViolation, code: 1011, ownCode: 1002},
-		"binary":                       {act: func(p *peer) { p.send(frame{fin: true, opcode: 2}) }, reason: EndViolation, code: 1011, ownCode: 1003},
-		"message too big":              {act: func(p *peer) { p.sendRaw(append([]byte{0x81, p.maskBit() | 127, 0, 0, 0, 0, 0, 16, 0, 1}, p.key()...)) }, reason: EndViolation, code: 1011, ownCode: 1009},
-		"Close with an illegal code":   {act: func(p *peer) { p.send(closing(1006, "")) }, reason: EndViolation, code: 1011, ownCode: 1002},
-		"Close with half a code":       {act: func(p *peer) { p.send(frame{fin: true, opcode: 8, payload: []byte{3}}) }, reason: EndViolation, code: 1011, ownCode: 1002},
-		"Close with a reason not UTF8": {act: func(p *peer) { p.send(closing(1000, "\xff")) }, reason: EndViolation, code: 1011, ownCode: 1007},
+		"FIN": {act: (*peer).close, reason: EndDropped, code: 1001},
+		"half-close": {act: (*peer).halfClose, tcpOnly: true, reason: EndDropped,
+			code: 1001, ownCode: 1002},
+		"RST": {act: (*peer).reset, tcpOnly: true, reason: EndDropped, code: 1001},
+		"FIN inside a header": {act: func(p *peer) {
+			p.sendRaw(text("hello").encode(p.key())[:1])
+			p.close()
+		}, reason: EndDropped, code: 1001},
+		"FIN inside a small frame": {act: func(p *peer) {
+			p.sendRaw(text("hello").encode(p.key())[:6])
+			p.close()
+		}, reason: EndDropped, code: 1001},
+		"RST inside a small frame": {act: func(p *peer) {
+			p.sendRaw(text("hello").encode(p.key())[:6])
+			p.reset()
+		}, tcpOnly: true, reason: EndDropped, code: 1001},
+		"FIN inside a large frame": {act: func(p *peer) {
+			p.sendRaw(large.encode(p.key())[:50<<10])
+			p.close()
+		}, reason: EndDropped},
+		"FIN inside a control frame": {act: func(p *peer) {
+			p.sendRaw(closing(1000, "bye").encode(p.key())[:4])
+			p.close()
+		}, reason: EndDropped, code: 1001},
+		"FIN inside a message": {act: func(p *peer) { p.send(frame{opcode: 1}); p.close() },
+			forward: []frame{{opcode: 1}}, reason: EndDropped, code: 1001},
+		"reserved bits": {act: func(p *peer) {
+			p.send(frame{fin: true, rsv: 4, opcode: 1})
+		}, reason: EndViolation, code: 1011, ownCode: 1002},
+		"wrong masking": {act: func(p *peer) {
+			p.sendRaw(text("x").encode(map[bool][]byte{false: testKey, true: nil}[p.client]))
+		}, reason: EndViolation, code: 1011, ownCode: 1002},
+		"binary": {act: func(p *peer) { p.send(frame{fin: true, opcode: 2}) },
+			reason: EndViolation, code: 1011, ownCode: 1003},
+		"message too big": {act: func(p *peer) {
+			p.sendRaw(append([]byte{0x81, p.maskBit() | 127, 0, 0, 0, 0, 0, 16, 0, 1}, p.key()...))
+		}, reason: EndViolation, code: 1011, ownCode: 1009},
+		"Close with an illegal code": {act: func(p *peer) { p.send(closing(1006, "")) },
+			reason: EndViolation, code: 1011, ownCode: 1002},
+		"Close with half a code": {act: func(p *peer) {
+			p.send(frame{fin: true, opcode: 8, payload: []byte{3}})
+		}, reason: EndViolation, code: 1011, ownCode: 1002},
+		"Close with a reason not UTF8": {act: func(p *peer) { p.send(closing(1000, "\xff")) },
+			reason: EndViolation, code: 1011, ownCode: 1007},
 	}
 	for wireName, w := range wires {
 		for name, way := range ways {
@@ -273,7 +301,8 @@ func TestNothingGoesThroughAfterAClose(t *testing.T) {
 	for _, side := range sides {
 		b := start(t, setup{})
 		first, second := b.of(side)
-		first.sendRaw(append(closing(1000, "").encode(first.key()), text("too late").encode(first.key())...))
+		first.sendRaw(append(closing(1000, "").encode(first.key()),
+			text("too late").encode(first.key())...))
 		second.wantsClose(1000)
 		second.send(closing(1000, ""))
 		second.wantsEnd()
@@ -399,7 +428,8 @@ func TestStalledPeerIsGivenUpAfterWriteTimeout(t *testing.T) {
 				end := b.wantsEnded(side, EndStalled)
 				require.Equal(t, options.WriteTimeout, time.Since(began), "the survivor's answer ends it")
 				require.ErrorContains(t, end.Err, "timeout")
-				require.Zero(t, b.pair.FromCaller().Messages+b.pair.FromBackend().Messages, "not delivered, not counted")
+				require.Zero(t, b.pair.FromCaller().Messages+b.pair.FromBackend().Messages,
+					"not delivered, not counted")
 			})
 		})
 	}
@@ -417,7 +447,12 @@ func TestWriteTimeoutOfOneEndBoundsItsWrites(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					options := generous
 					options.WriteTimeout = 5 * time.Second
-					b := start(t, setup{caller: pipeWire, backend: pipeWire, options: options, own: ownLimits(side, 0, own)})
+					b := start(t, setup{
+						caller:  pipeWire,
+						backend: pipeWire,
+						options: options,
+						own:     ownLimits(side, 0, own),
+					})
 					_, sender := b.of(side)
 					began := time.Now()
 					sender.send(text("nobody takes this"))
@@ -478,7 +513,8 @@ func TestStalledPeerOverTCPAndTLS(t *testing.T) {
 				sender.wantsClose(1001)
 				began := time.Now()
 				b.wantsEnded(side, EndStalled)
-				require.Less(t, time.Since(began), 4*time.Second, "closing TLS must not wait for the stalled peer")
+				require.Less(t, time.Since(began), 4*time.Second,
+					"closing TLS must not wait for the stalled peer")
 			})
 		}
 	}
@@ -607,7 +643,11 @@ func TestResetDoesNotHideACloseThatCameBefore(t *testing.T) {
 func TestLostLegWhoseSenderClosesToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reset := &resetConn{failed: make(chan struct{})}
-		b := start(t, setup{caller: pipeWire, backend: pipeWire, wrapBackend: func(c net.Conn) net.Conn { reset.Conn = c; return reset }})
+		b := start(t, setup{
+			caller:      pipeWire,
+			backend:     pipeWire,
+			wrapBackend: func(c net.Conn) net.Conn { reset.Conn = c; return reset },
+		})
 		// One read brings the message whose write fails and the Close behind it.
 		b.caller.sendRaw(append(text("lost").encode(testKey), closing(1000, "bye").encode(testKey)...))
 		<-reset.failed

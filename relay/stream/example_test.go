@@ -29,7 +29,8 @@ func ExampleStart() {
 	)
 
 	go func() {
-		_, _ = atCaller.Write(append([]byte{0x81, 0x80 | 5, 0, 0, 0, 0}, "hello"...)) // a text frame, masked with zeros
+		// a text frame, masked with zeros
+		_, _ = atCaller.Write(append([]byte{0x81, 0x80 | 5, 0, 0, 0, 0}, "hello"...))
 		_ = atCaller.Close()
 	}()
 	fmt.Printf("the backend receives %q\n", readFrame(atBackend))

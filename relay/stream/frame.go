@@ -161,16 +161,25 @@ func (g *grammar) check(h header) *violation {
 			return breach("a new message inside a fragmented one")
 		}
 		if h.opcode == opBinary && !g.allowBinary {
-			return &violation{code: CloseUnsupportedData, text: "a binary message where only text is allowed"}
+			return &violation{
+				code: CloseUnsupportedData,
+				text: "a binary message where only text is allowed",
+			}
 		}
 	default:
 		return breach("reserved opcode 0x%X", h.opcode)
 	}
 	if h.length > g.maxMessage-g.length {
-		return &violation{code: CloseMessageTooBig, text: fmt.Sprintf("a message over %d bytes", g.maxMessage)}
+		return &violation{
+			code: CloseMessageTooBig,
+			text: fmt.Sprintf("a message over %d bytes", g.maxMessage),
+		}
 	}
 	if g.frames >= freeFrames+g.length/bytesPerFrame {
-		return &violation{code: CloseMessageTooBig, text: fmt.Sprintf("a message of %d bytes in over %d frames", g.length, g.frames)}
+		return &violation{
+			code: CloseMessageTooBig,
+			text: fmt.Sprintf("a message of %d bytes in over %d frames", g.length, g.frames),
+		}
 	}
 	return nil
 }

@@ -21,60 +21,66 @@ func TestGrammarRefusesWhatRFC6455Forbids(t *testing.T) {
 		code    int
 		text    string
 	}{
-		"reserved bit 1":              {raw: []byte{0xC1, 0}, code: 1002, text: "reserved bits"},
-		"reserved bit 2":              {raw: []byte{0xA1, 0}, code: 1002, text: "reserved bits"},
-		"reserved bit 3":              {raw: []byte{0x91, 0}, code: 1002, text: "reserved bits"},
-		"reserved bit on control":     {raw: []byte{0xC9, 0}, code: 1002, text: "reserved bits"},
-		"reserved data opcode":        {raw: []byte{0x83, 0}, code: 1002, text: "opcode 0x3"},
-		"last reserved data opcode":   {raw: []byte{0x87, 0}, code: 1002, text: "opcode 0x7"},
-		"reserved control opcode":     {raw: []byte{0x8B, 0}, code: 1002, text: "opcode 0xB"},
-		"last reserved opcode":        {raw: []byte{0x8F, 0}, code: 1002, text: "opcode 0xF"},
-		"fragmented ping":             {raw: []byte{0x09, 0}, code: 1002, text: "fragmented control"},
-		"fragmented pong":             {raw: []byte{0x0A, 0}, code: 1002, text: "fragmented control"},
-		"fragmented Close":            {raw: []byte{0x08, 0}, code: 1002, text: "fragmented control"},
-		"ping of 126 bytes":           {raw: []byte{0x89, 126, 0, 126}, code: 1002, text: "over 125"},
-		"Close of 126 bytes":          {raw: []byte{0x88, 126, 0, 126}, code: 1002, text: "over 125"},
-		"125 in two bytes":            {raw: []byte{0x81, 126, 0, 125}, code: 1002, text: "minimally"},
-		"0 in two bytes":              {raw: []byte{0x81, 126, 0, 0}, code: 1002, text: "minimally"},
-		"65535 in eight bytes":        {raw: long(127, 65535), code: 1002, text: "minimally"},
-		"highest bit of the length":   {raw: long(127, 1<<63), code: 1002, text: "minimally"},
-		"all bits of the length":      {raw: long(127, math.MaxUint64), code: 1002, text: "minimally"},
-		"continuation of nothing":     {raw: []byte{0x80, 0}, code: 1002, text: "to continue"},
-		"first part of nothing":       {raw: []byte{0x00, 0}, code: 1002, text: "to continue"},
-		"continuation after the end":  {earlier: []frame{{opcode: 1}, {fin: true}}, raw: []byte{0x80, 0}, code: 1002, text: "to continue"},
-		"text inside a message":       {earlier: []frame{{opcode: 1}}, raw: []byte{0x81, 0}, code: 1002, text: "inside a fragmented"},
-		"binary inside a message":     {earlier: []frame{{opcode: 1}}, raw: []byte{0x82, 0}, code: 1002, text: "inside a fragmented"},
-		"binary":                      {raw: []byte{0x82, 0}, code: 1003, text: "only text"},
-		"first part of binary":        {raw: []byte{0x02, 0}, code: 1003, text: "only text"},
-		"one byte too many":           {raw: []byte{0x81, 126, 0x03, 0xE9}, code: 1009, text: "over 1000"},
-		"far too many bytes":          {raw: long(127, math.MaxInt64), code: 1009, text: "over 1000"},
-		"one too many in fragments":   {earlier: []frame{{opcode: 1, payload: make([]byte, 600)}, {payload: make([]byte, 400)}}, raw: []byte{0x80, 1}, code: 1009, text: "over 1000"},
-		"overflow over two fragments": {earlier: []frame{{opcode: 1, payload: make([]byte, 600)}}, raw: append([]byte{0x80}, long(127, math.MaxInt64)[1:]...), code: 1009, text: "over 1000"},
+		"reserved bit 1":            {raw: []byte{0xC1, 0}, code: 1002, text: "reserved bits"},
+		"reserved bit 2":            {raw: []byte{0xA1, 0}, code: 1002, text: "reserved bits"},
+		"reserved bit 3":            {raw: []byte{0x91, 0}, code: 1002, text: "reserved bits"},
+		"reserved bit on control":   {raw: []byte{0xC9, 0}, code: 1002, text: "reserved bits"},
+		"reserved data opcode":      {raw: []byte{0x83, 0}, code: 1002, text: "opcode 0x3"},
+		"last reserved data opcode": {raw: []byte{0x87, 0}, code: 1002, text: "opcode 0x7"},
+		"reserved control opcode":   {raw: []byte{0x8B, 0}, code: 1002, text: "opcode 0xB"},
+		"last reserved opcode":      {raw: []byte{0x8F, 0}, code: 1002, text: "opcode 0xF"},
+		"fragmented ping":           {raw: []byte{0x09, 0}, code: 1002, text: "fragmented control"},
+		"fragmented pong":           {raw: []byte{0x0A, 0}, code: 1002, text: "fragmented control"},
+		"fragmented Close":          {raw: []byte{0x08, 0}, code: 1002, text: "fragmented control"},
+		"ping of 126 bytes":         {raw: []byte{0x89, 126, 0, 126}, code: 1002, text: "over 125"},
+		"Close of 126 bytes":        {raw: []byte{0x88, 126, 0, 126}, code: 1002, text: "over 125"},
+		"125 in two bytes":          {raw: []byte{0x81, 126, 0, 125}, code: 1002, text: "minimally"},
+		"0 in two bytes":            {raw: []byte{0x81, 126, 0, 0}, code: 1002, text: "minimally"},
+		"65535 in eight bytes":      {raw: long(127, 65535), code: 1002, text: "minimally"},
+		"highest bit of the length": {raw: long(127, 1<<63), code: 1002, text: "minimally"},
+		"all bits of the length":    {raw: long(127, math.MaxUint64), code: 1002, text: "minimally"},
+		"continuation of nothing":   {raw: []byte{0x80, 0}, code: 1002, text: "to continue"},
+		"first part of nothing":     {raw: []byte{0x00, 0}, code: 1002, text: "to continue"},
+		"continuation after the end": {earlier: []frame{{opcode: 1}, {fin: true}},
+			raw: []byte{0x80, 0}, code: 1002, text: "to continue"},
+		"text inside a message": {earlier: []frame{{opcode: 1}}, raw: []byte{0x81, 0}, code: 1002,
+			text: "inside a fragmented"},
+		"binary inside a message": {earlier: []frame{{opcode: 1}}, raw: []byte{0x82, 0}, code: 1002,
+			text: "inside a fragmented"},
+		"binary":               {raw: []byte{0x82, 0}, code: 1003, text: "only text"},
+		"first part of binary": {raw: []byte{0x02, 0}, code: 1003, text: "only text"},
+		"one byte too many":    {raw: []byte{0x81, 126, 0x03, 0xE9}, code: 1009, text: "over 1000"},
+		"far too many bytes":   {raw: long(127, math.MaxInt64), code: 1009, text: "over 1000"},
+		"one too many in fragments": {earlier: []frame{{opcode: 1, payload: make([]byte, 600)},
+			{payload: make([]byte, 400)}}, raw: []byte{0x80, 1}, code: 1009, text: "over 1000"},
+		"overflow over two fragments": {earlier: []frame{{opcode: 1, payload: make([]byte, 600)}},
+			raw: append([]byte{0x80}, long(127, math.MaxInt64)[1:]...), code: 1009, text: "over 1000"},
 	}
 	for name, c := range cases {
 		for _, masked := range []bool{false, true} {
-			t.Run(name+map[bool]string{false: " from a server", true: " from a client"}[masked], func(t *testing.T) {
-				g := grammar{wantMasked: masked, maxMessage: 1000}
-				var key []byte
-				raw := bytes.Clone(c.raw)
-				if masked {
-					key = testKey
-					raw[1] |= 0x80
-					raw = append(raw, key...)
-				}
-				for _, f := range c.earlier {
-					h, ok := parseHeader(f.encode(key))
+			t.Run(name+map[bool]string{false: " from a server", true: " from a client"}[masked],
+				func(t *testing.T) {
+					g := grammar{wantMasked: masked, maxMessage: 1000}
+					var key []byte
+					raw := bytes.Clone(c.raw)
+					if masked {
+						key = testKey
+						raw[1] |= 0x80
+						raw = append(raw, key...)
+					}
+					for _, f := range c.earlier {
+						h, ok := parseHeader(f.encode(key))
+						require.True(t, ok)
+						require.Nil(t, g.check(h))
+						g.accept(h)
+					}
+					h, ok := parseHeader(raw)
 					require.True(t, ok)
-					require.Nil(t, g.check(h))
-					g.accept(h)
-				}
-				h, ok := parseHeader(raw)
-				require.True(t, ok)
-				bad := g.check(h)
-				require.NotNil(t, bad)
-				require.Equal(t, c.code, bad.code)
-				require.ErrorContains(t, bad, c.text)
-			})
+					bad := g.check(h)
+					require.NotNil(t, bad)
+					require.Equal(t, c.code, bad.code)
+					require.ErrorContains(t, bad, c.text)
+				})
 		}
 	}
 }
@@ -106,8 +112,10 @@ func TestGrammarAllowsWhatRFC6455Allows(t *testing.T) {
 			{payload: nil}, {fin: true, opcode: 10}, {fin: true, payload: make([]byte, 35000)}, text("next"),
 		},
 		"lengths at the edges of their encodings": {
-			{fin: true, opcode: 1, payload: make([]byte, 125)}, {fin: true, opcode: 1, payload: make([]byte, 126)},
-			{fin: true, opcode: 1, payload: make([]byte, 65535)}, {fin: true, opcode: 1, payload: make([]byte, 65536)},
+			{fin: true, opcode: 1, payload: make([]byte, 125)},
+			{fin: true, opcode: 1, payload: make([]byte, 126)},
+			{fin: true, opcode: 1, payload: make([]byte, 65535)},
+			{fin: true, opcode: 1, payload: make([]byte, 65536)},
 		},
 		"binary": {{fin: true, opcode: 2, payload: []byte{0}}, {opcode: 2}, {fin: true}},
 	}
@@ -149,9 +157,12 @@ func TestHeaderIsReadOnlyWhenWhole(t *testing.T) {
 }
 
 func TestCloseCodesThatMayBeSent(t *testing.T) {
-	legal := map[int]bool{1000: true, 1001: true, 1002: true, 1003: true, 1007: true, 1008: true, 1009: true,
-		1010: true, 1011: true, 1012: true, 1013: true, 1014: true, 3000: true, 3999: true, 4000: true, 4999: true}
-	for _, code := range []int{0, 1, 999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010, 1011,
+	legal := map[int]bool{1000: true, 1001: true, 1002: true, 1003: true, 1007: true,
+		1008: true, 1009: true,
+		1010: true, 1011: true, 1012: true, 1013: true, 1014: true, 3000: true, 3999: true,
+		4000: true, 4999: true}
+	for _, code := range []int{0, 1, 999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008,
+		1009, 1010, 1011,
 		1012, 1013, 1014, 1015, 1016, 2000, 2999, 3000, 3999, 4000, 4999, 5000, 65535} {
 		got, reason, bad := parseClose(closing(code, "why").payload)
 		if legal[code] {
@@ -181,7 +192,9 @@ func TestClosePayloads(t *testing.T) {
 }
 
 func TestCloseReasonIsCutBetweenCharacters(t *testing.T) {
-	for _, reason := range []string{"", "short", strings.Repeat("x", 123), strings.Repeat("x", 124), strings.Repeat("é", 100), strings.Repeat("日本", 50), "bad \xff\xfe utf8" + strings.Repeat("\xff", 200)} {
+	for _, reason := range []string{"", "short", strings.Repeat("x", 123), strings.Repeat("x", 124),
+		strings.Repeat("é", 100), strings.Repeat("日本", 50),
+		"bad \xff\xfe utf8" + strings.Repeat("\xff", 200)} {
 		payload := closePayload(1001, reason)
 		require.LessOrEqual(t, len(payload), maxControlPayload)
 		require.True(t, utf8.Valid(payload[2:]), "%q", payload)
@@ -198,7 +211,9 @@ func TestCloseReasonIsCutBetweenCharacters(t *testing.T) {
 
 func TestOwnControlFramesAreWellFormed(t *testing.T) {
 	payload := []byte("12345678")
-	f, err := readFrame(bytes.NewReader(appendControl(nil, opPing, payload, true, [4]byte{1, 2, 3, 4})), true)
+	f, err := readFrame(bytes.NewReader(appendControl(nil, opPing, payload, true,
+		[4]byte{1, 2, 3, 4})),
+		true)
 	require.NoError(t, err)
 	require.Equal(t, frame{fin: true, opcode: 9, payload: payload}, f)
 	require.Equal(t, "12345678", string(payload), "the payload given is not masked in place")
@@ -212,8 +227,10 @@ func TestOwnControlFramesAreWellFormed(t *testing.T) {
 // strict one: what the grammar lets through is legal, and what it refuses is not.
 func FuzzHeader(f *testing.F) {
 	for _, seed := range [][]byte{
-		text("hello").encode(nil), text("hello").encode(testKey), {0x81}, {0x81, 0xFE, 0, 125, 1, 2, 3, 4},
-		{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0}, {0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255}, {0x88, 2, 3, 232}, {0xF1, 0}, {0x09, 0}, {0x8B, 0},
+		text("hello").encode(nil), text("hello").encode(testKey), {0x81},
+		{0x81, 0xFE, 0, 125, 1, 2, 3, 4},
+		{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0}, {0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255},
+		{0x88, 2, 3, 232}, {0xF1, 0}, {0x09, 0}, {0x8B, 0},
 	} {
 		f.Add(seed, true)
 		f.Add(seed, false)
@@ -226,7 +243,12 @@ func FuzzHeader(f *testing.F) {
 		}
 		require.LessOrEqual(t, h.size, len(raw))
 		require.LessOrEqual(t, h.size, maxHeader)
-		g := grammar{wantMasked: masked, allowBinary: true, maxMessage: 1 << 16, inMessage: raw[0]&0xF == 0}
+		g := grammar{
+			wantMasked:  masked,
+			allowBinary: true,
+			maxMessage:  1 << 16,
+			inMessage:   raw[0]&0xF == 0,
+		}
 		bad := g.check(h)
 		if bad != nil && bad.code == CloseMessageTooBig {
 			require.Greater(t, h.length, int64(1<<16))
@@ -250,7 +272,11 @@ func FuzzParseClose(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		payload = payload[:min(len(payload), maxControlPayload)]
 		code, reason, bad := parseClose(payload)
-		_, err := readFrame(bytes.NewReader(frame{fin: true, opcode: opClose, payload: payload}.encode(nil)), false)
+		_, err := readFrame(bytes.NewReader(frame{
+			fin:     true,
+			opcode:  opClose,
+			payload: payload,
+		}.encode(nil)), false)
 		require.Equal(t, bad == nil, err == nil, "%v, but %v", bad, err)
 		if bad == nil && len(payload) > 0 {
 			require.Equal(t, payload, closePayload(code, reason), "goes on as it came")

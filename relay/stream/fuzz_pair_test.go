@@ -93,7 +93,9 @@ var hasty = Options{
 // and as much again for a busy machine.
 const inTime = 4 * settle
 
-func actOut(t *testing.T, callerScript, backendScript []byte, chunk int, pause time.Duration, gated bool) {
+func actOut(
+	t *testing.T, callerScript, backendScript []byte, chunk int, pause time.Duration, gated bool,
+) {
 	s := setup{caller: pipeWire, backend: pipeWire, options: hasty}
 	if chunk > 0 {
 		cut := func(c net.Conn) net.Conn { return shortReads{c, func() int { return chunk }} }
@@ -139,7 +141,8 @@ func actOut(t *testing.T, callerScript, backendScript []byte, chunk int, pause t
 			sent, received = dataOnly(sent), dataOnly(received)
 		}
 		require.LessOrEqual(t, len(received), len(sent), "%s received more than was sent", side)
-		require.True(t, slices.EqualFunc(received, sent[:len(received)], sameFrame), "%s received what was not sent", side)
+		require.True(t, slices.EqualFunc(received, sent[:len(received)], sameFrame),
+			"%s received what was not sent", side)
 	}
 }
 
@@ -266,10 +269,12 @@ func (a *actor) act(script []byte) {
 			}
 			raw, f.rsv = f.encode(wrong), 1 // so that the model takes it for illegal
 		case opSendOverlong:
-			raw = append(binary.BigEndian.AppendUint16([]byte{0x81, a.peer.maskBit() | 126}, uint16(arg%126)), key...)
+			raw = append(binary.BigEndian.AppendUint16([]byte{0x81, a.peer.maskBit() | 126},
+				uint16(arg%126)), key...)
 			f.rsv = 1
 		case opSendLong:
-			raw = append(binary.BigEndian.AppendUint64([]byte{0x81, a.peer.maskBit() | 127}, 1<<(63-arg%40)-uint64(arg)), key...)
+			raw = append(binary.BigEndian.AppendUint64([]byte{0x81, a.peer.maskBit() | 127},
+				1<<(63-arg%40)-uint64(arg)), key...)
 			f.rsv = 1
 		case opSendGarbage:
 			raw, f = script[1:], nil
@@ -297,7 +302,8 @@ func (a *actor) act(script []byte) {
 
 // closeFrameOf is a Close frame, legal or not.
 func closeFrameOf(arg byte) *frame {
-	codes := []int{1000, 1001, 1002, 1003, 1005, 1006, 1007, 1011, 1015, 999, 3000, 4999, 5000, 2999, 0, 65535}
+	codes := []int{1000, 1001, 1002, 1003, 1005, 1006, 1007, 1011, 1015, 999, 3000, 4999, 5000,
+		2999, 0, 65535}
 	f := closing(codes[arg%16], "bye")
 	switch arg >> 4 {
 	case 1:

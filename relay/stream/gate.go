@@ -36,7 +36,11 @@ func (d *direction) openGate(admit Admit) {
 	d.gate.timer = time.AfterFunc(admitWithin, func() {
 		defer d.pair.guard()
 		const text = "no right credentials in time"
-		d.pair.failed(d.from, d.to, End{Reason: EndRefused, Code: CloseInternalError, Text: d.from.name + ": " + text}, ClosePolicyViolation, text)
+		d.pair.failed(d.from, d.to, End{
+			Reason: EndRefused,
+			Code:   CloseInternalError,
+			Text:   d.from.name + ": " + text,
+		}, ClosePolicyViolation, text)
 	})
 }
 
@@ -111,7 +115,10 @@ func (d *direction) hold() error {
 			return bad
 		}
 		if h.length > admitLimit-int64(len(g.held)) {
-			return &violation{code: ClosePolicyViolation, text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit)}
+			return &violation{
+				code: ClosePolicyViolation,
+				text: fmt.Sprintf("no right credentials in the first %d bytes", admitLimit),
+			}
 		}
 		size := h.size + int(h.length)
 		if len(in) < size {
@@ -157,7 +164,11 @@ func (d *direction) controlAtGate(h header, payload []byte) error {
 		if bad != nil {
 			return bad
 		}
-		return closeFrame{payload: closePayload(CloseGoingAway, d.from.name+" left before it was admitted"), code: code, text: text}
+		return closeFrame{
+			payload: closePayload(CloseGoingAway, d.from.name+" left before it was admitted"),
+			code:    code,
+			text:    text,
+		}
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ func TestGateHoldsEverythingBackUntilAMessageIsAdmitted(t *testing.T) {
 		t.Run(wireName, func(t *testing.T) {
 			b := start(t, setup{caller: w.caller, backend: w.backend, admit: password})
 			b.backend.send(text("welcome"))
-			early := wireBytes([]frame{text("one"), {opcode: 1, payload: []byte("two")}, {fin: true, payload: []byte(" halves")}}, testKey)
+			early := wireBytes([]frame{text("one"), {opcode: 1, payload: []byte("two")},
+				{fin: true, payload: []byte(" halves")}}, testKey)
 			b.caller.sendRaw(early)
 			// An answer to a ping behind them shows that they have been seen.
 			b.caller.send(frame{fin: true, opcode: 9, payload: []byte("seen?")})
@@ -57,7 +58,9 @@ func TestGateHoldsEverythingBackUntilAMessageIsAdmitted(t *testing.T) {
 
 func TestGateAdmitsAFragmentedMessageWithAPingBetween(t *testing.T) {
 	b := start(t, setup{admit: password})
-	first, ping, last := frame{opcode: 1, payload: []byte("open ")}, frame{fin: true, opcode: 9}, frame{fin: true, payload: []byte("sesame")}
+	first := frame{opcode: 1, payload: []byte("open ")}
+	ping := frame{fin: true, opcode: 9}
+	last := frame{fin: true, payload: []byte("sesame")}
 	b.caller.send(first, ping)
 	b.caller.wants(frame{fin: true, opcode: 10, payload: []byte{}})
 	b.caller.send(last, text("more"))
@@ -67,7 +70,8 @@ func TestGateAdmitsAFragmentedMessageWithAPingBetween(t *testing.T) {
 }
 
 func TestGateAdmitsHoweverTheBytesAreCut(t *testing.T) {
-	frames := []frame{text("one"), {fin: true, opcode: 10}, {opcode: 1, payload: []byte("open ")}, {fin: true, opcode: 9}, {fin: true, payload: []byte("sesame")}, text("more")}
+	frames := []frame{text("one"), {fin: true, opcode: 10}, {opcode: 1, payload: []byte("open ")},
+		{fin: true, opcode: 9}, {fin: true, payload: []byte("sesame")}, text("more")}
 	raw := wireBytes(frames, testKey)
 	want := wireBytes([]frame{frames[0], frames[2], frames[4], frames[5]}, testKey)
 	for cut := range len(raw) {
@@ -87,7 +91,8 @@ func TestGateAdmitsHoweverTheBytesAreCut(t *testing.T) {
 
 func TestGateAnswersThePingsOfTheBackend(t *testing.T) {
 	b := start(t, setup{admit: password})
-	b.backend.send(frame{fin: true, opcode: 10}, frame{fin: true, opcode: 9, payload: []byte("anybody?")})
+	b.backend.send(frame{fin: true, opcode: 10},
+		frame{fin: true, opcode: 9, payload: []byte("anybody?")})
 	b.backend.wants(frame{fin: true, opcode: 10, payload: []byte("anybody?")})
 	b.caller.send(text("open sesame"))
 	b.backend.wants(text("open sesame"))
@@ -103,16 +108,25 @@ func TestGateRefuses(t *testing.T) {
 		text   string
 		reason string
 	}{
-		"wrong credentials":        {func(p *peer) { p.send(text("one"), text("wrong")) }, 1008, "wrong credentials", EndRefused},
-		"a frame that is too long": {func(p *peer) { p.sendRaw([]byte{0x81, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0}) }, 1008, "65536 bytes", EndRefused},
+		"wrong credentials": {func(p *peer) { p.send(text("one"), text("wrong")) }, 1008,
+			"wrong credentials", EndRefused},
+		"a frame that is too long": {func(p *peer) {
+			p.sendRaw([]byte{0x81, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0})
+		}, 1008, "65536 bytes", EndRefused},
 		"a message that is too long": {func(p *peer) {
 			p.send(frame{opcode: 1, payload: make([]byte, 60000)}, frame{payload: make([]byte, 6000)})
 		}, 1008, "65536 bytes", EndRefused},
-		"too many messages":           {func(p *peer) { p.sendRaw(bytes.Repeat(text(strings.Repeat("x", 1000)).encode(testKey), 70)) }, 1008, "65536 bytes", EndRefused},
-		"too many empty messages":     {func(p *peer) { p.sendRaw(bytes.Repeat(text("").encode(testKey), 11000)) }, 1008, "65536 bytes", EndRefused},
-		"a violation":                 {func(p *peer) { p.send(frame{fin: true, rsv: 1, opcode: 1}) }, 1002, "reserved bits", EndViolation},
-		"binary":                      {func(p *peer) { p.send(frame{fin: true, opcode: 2}) }, 1003, "binary", EndViolation},
-		"a Close with a code of 1005": {func(p *peer) { p.send(closing(1005, "")) }, 1002, "1005", EndViolation},
+		"too many messages": {func(p *peer) {
+			p.sendRaw(bytes.Repeat(text(strings.Repeat("x", 1000)).encode(testKey), 70))
+		}, 1008, "65536 bytes", EndRefused},
+		"too many empty messages": {func(p *peer) {
+			p.sendRaw(bytes.Repeat(text("").encode(testKey), 11000))
+		}, 1008, "65536 bytes", EndRefused},
+		"a violation": {func(p *peer) { p.send(frame{fin: true, rsv: 1, opcode: 1}) },
+			1002, "reserved bits", EndViolation},
+		"binary": {func(p *peer) { p.send(frame{fin: true, opcode: 2}) }, 1003, "binary", EndViolation},
+		"a Close with a code of 1005": {func(p *peer) { p.send(closing(1005, "")) }, 1002, "1005",
+			EndViolation},
 	}
 	for wireName, w := range wires {
 		for name, c := range cases {
@@ -138,7 +152,8 @@ func TestGateRefuses(t *testing.T) {
 func TestGateRefusesTheLongestFrames(t *testing.T) {
 	options := generous
 	options.MaxMessage = 1<<63 - 1
-	for _, length := range []uint64{1<<63 - 1, 1<<63 - 14, 1<<63 - 15, 1<<63 - 1024, 1 << 62, 1 << 32, 1<<31 - 1} {
+	for _, length := range []uint64{1<<63 - 1, 1<<63 - 14, 1<<63 - 15, 1<<63 - 1024, 1 << 62, 1 << 32,
+		1<<31 - 1} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
 			b := start(t, setup{options: options, admit: password})
 			b.caller.send(text("one"))
@@ -283,15 +298,19 @@ func TestGateIsForgottenOnceItIsOpen(t *testing.T) {
 	b := start(t, setup{admit: judge()})
 	b.caller.send(text("hello"))
 	b.backend.wants(text("hello"))
-	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil },
+		patience, time.Millisecond)
 	runtime.KeepAlive(b)
 }
 
 func TestAdmitSeesTheMessageUnmaskedAndWhole(t *testing.T) {
 	seen := make(chan string, 3)
 	count := 0
-	b := start(t, setup{admit: func(m []byte) (bool, error) { seen <- string(m); count++; return count == 3, nil }})
-	b.caller.send(text("one"), frame{opcode: 1, payload: []byte("tw")}, frame{payload: nil}, frame{fin: true, payload: []byte("o")}, text(""))
+	b := start(t, setup{
+		admit: func(m []byte) (bool, error) { seen <- string(m); count++; return count == 3, nil },
+	})
+	b.caller.send(text("one"), frame{opcode: 1, payload: []byte("tw")}, frame{payload: nil},
+		frame{fin: true, payload: []byte("o")}, text(""))
 	for _, want := range []string{"one", "two", ""} {
 		require.Equal(t, want, <-seen)
 	}
@@ -301,5 +320,6 @@ func TestAdmitSeesTheMessageUnmaskedAndWhole(t *testing.T) {
 	}
 	b.caller.send(closing(1000, ""))
 	b.backend.wantsClose(1000)
-	require.Equal(t, Traffic{Messages: 3, Bytes: 6}, b.pair.FromCaller(), "counted as if they came only now")
+	require.Equal(t, Traffic{Messages: 3, Bytes: 6}, b.pair.FromCaller(),
+		"counted as if they came only now")
 }

@@ -19,7 +19,9 @@ import (
 // gorillaEnds joins a gorilla client, as the caller, and a gorilla server, as
 // the backend, by a pair: the relay has the raw connections behind two real
 // handshakes, that with the caller done by hand.
-func gorillaEnds(t *testing.T, options Options) (caller, backend *websocket.Conn, pair *Pair, ended chan End) {
+func gorillaEnds(
+	t *testing.T, options Options,
+) (caller, backend *websocket.Conn, pair *Pair, ended chan End) {
 	ended = make(chan End, 1)
 	backends := make(chan *websocket.Conn, 1)
 	backendServer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +57,8 @@ func gorillaEnds(t *testing.T, options Options) (caller, backend *websocket.Conn
 		_ = answer.Write(conn)
 		early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 		backendEarly, _ := reader.Peek(reader.Buffered())
-		pairs <- Start(Endpoint{Conn: conn, Buffered: early}, Endpoint{Conn: up, Buffered: backendEarly}, options, func(end End) { ended <- end })
+		pairs <- Start(Endpoint{Conn: conn, Buffered: early},
+			Endpoint{Conn: up, Buffered: backendEarly}, options, func(end End) { ended <- end })
 	}))
 	t.Cleanup(gateway.Close)
 
@@ -90,7 +93,8 @@ func TestGorillaConversation(t *testing.T) {
 			require.NoError(t, <-written)
 		}
 	}
-	require.NoError(t, caller.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(4321, "all said")))
+	require.NoError(t,
+		caller.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(4321, "all said")))
 	_, _, err := backend.ReadMessage() // answers the Close
 	require.Equal(t, &websocket.CloseError{Code: 4321, Text: "all said"}, err)
 	_, _, err = caller.ReadMessage()
@@ -134,7 +138,10 @@ func TestGorillaAnswersPings(t *testing.T) {
 	for _, c := range []*websocket.Conn{caller, backend} {
 		answer := c.PingHandler()
 		c.SetPingHandler(func(data string) error { pings <- struct{}{}; return answer(data) })
-		c.SetPongHandler(func(string) error { t.Error("a pong of a ping of the gateway's went through"); return nil })
+		c.SetPongHandler(func(string) error {
+			t.Error("a pong of a ping of the gateway's went through")
+			return nil
+		})
 		go func() { _, _, _ = c.ReadMessage(); _ = c.Close() }()
 	}
 	for range 10 {

@@ -132,7 +132,8 @@ func readFrame(r io.Reader, wantMasked bool) (frame, error) {
 			return f, fmt.Errorf("%w: Close with %q", errIllegal, f.payload)
 		}
 		code := binary.BigEndian.Uint16(f.payload)
-		if code < 1000 || code >= 5000 || (code >= 1004 && code <= 1006) || (code >= 1015 && code < 3000) {
+		if code < 1000 || code >= 5000 || (code >= 1004 && code <= 1006) ||
+			(code >= 1015 && code < 3000) {
 			return f, fmt.Errorf("%w: Close with code %d", errIllegal, code)
 		}
 	}
@@ -201,7 +202,8 @@ func (p *peer) wantsClose(code int) string {
 	require.NoError(p.t, err, "%s: read", p.name)
 	require.EqualValues(p.t, 8, f.opcode, "%s: opcode, payload %.80q", p.name, f.payload)
 	require.GreaterOrEqual(p.t, len(f.payload), 2, "%s: a Close frame without a code", p.name)
-	require.Equal(p.t, code, int(binary.BigEndian.Uint16(f.payload)), "%s: code, reason %q", p.name, f.payload[2:])
+	require.Equal(p.t, code, int(binary.BigEndian.Uint16(f.payload)), "%s: code, reason %q", p.name,
+		f.payload[2:])
 	return string(f.payload[2:])
 }
 
@@ -262,7 +264,9 @@ func tlsPipeWire(t testing.TB, relayIsServer bool) (relay, far net.Conn) {
 }
 
 // overTLS does a TLS handshake over the two ends of a connection.
-func overTLS(t testing.TB, relay, far net.Conn, relayIsServer bool, config *tls.Config) (relayTLS, farTLS net.Conn) {
+func overTLS(
+	t testing.TB, relay, far net.Conn, relayIsServer bool, config *tls.Config,
+) (relayTLS, farTLS net.Conn) {
 	var server, client *tls.Conn
 	if relayIsServer {
 		server, client = tls.Server(relay, config), tls.Client(far, config)
@@ -283,7 +287,11 @@ var testTLSOnce = sync.OnceValues(func() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"test"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{"test"},
+		NotAfter:     time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		return nil, err
@@ -348,8 +356,14 @@ func start(t testing.TB, s setup) *bridge {
 		backendConn = s.wrapBackend(backendConn)
 	}
 	b := &bridge{
-		t:       t,
-		caller:  &peer{t: t, name: "caller", conn: farCaller, in: bufio.NewReader(farCaller), client: true},
+		t: t,
+		caller: &peer{
+			t:      t,
+			name:   "caller",
+			conn:   farCaller,
+			in:     bufio.NewReader(farCaller),
+			client: true,
+		},
 		backend: &peer{t: t, name: "backend", conn: farBackend, in: bufio.NewReader(farBackend)},
 		ended:   make(chan End, 2),
 	}

@@ -75,6 +75,11 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 	if waited := now - max(l.pingedAt, readingSince); waited < l.pongTimeout {
 		return l.pongTimeout - waited
 	}
-	p.failed(l, other, End{Reason: EndSilent, Code: CloseGoingAway, Text: l.name + " silent", Err: errSilent}, 0, "")
+	p.failed(l, other, End{
+		Reason: EndSilent,
+		Code:   CloseGoingAway,
+		Text:   l.name + " silent",
+		Err:    errSilent,
+	}, 0, "")
 	return l.pongTimeout
 }

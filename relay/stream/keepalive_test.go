@@ -45,9 +45,11 @@ func (p *peer) answerPings() (rest []frame, pings int) {
 
 func TestSilentPeerEndsThePair(t *testing.T) {
 	cases := map[string]func(*Options){
-		"as by default":                   func(*Options) {},
-		"pong timeout over ping interval": func(o *Options) { o.PingInterval, o.PongTimeout = time.Second, 10*time.Second },
-		"far apart":                       func(o *Options) { o.PingInterval, o.PongTimeout = time.Minute, time.Second },
+		"as by default": func(*Options) {},
+		"pong timeout over ping interval": func(o *Options) {
+			o.PingInterval, o.PongTimeout = time.Second, 10*time.Second
+		},
+		"far apart": func(o *Options) { o.PingInterval, o.PongTimeout = time.Minute, time.Second },
 	}
 	for name, change := range cases {
 		for _, side := range sides {
@@ -82,7 +84,8 @@ func TestSilentPeerEndsThePair(t *testing.T) {
 						require.LessOrEqual(t, took, options.PingInterval+options.PongTimeout)
 						require.Greater(t, took, options.PongTimeout)
 						require.NotEmpty(t, pingedAt)
-						require.GreaterOrEqual(t, time.Since(began)-pingedAt[len(pingedAt)-1], options.PongTimeout, "it had its time to answer")
+						require.GreaterOrEqual(t, time.Since(began)-pingedAt[len(pingedAt)-1],
+							options.PongTimeout, "it had its time to answer")
 
 						end := b.wantsEnded(side, EndSilent)
 						require.ErrorIs(t, end.Err, errSilent)
@@ -133,7 +136,8 @@ func TestPeersThatOnlyAnswerPingsLiveOn(t *testing.T) {
 		for range 2 {
 			r := <-results
 			require.InDelta(t, 3600/20, r.pings, 2)
-			require.Equal(t, []frame{closing(1001, "enough")}, r.rest, "no pong of the gateway's pings went through")
+			require.Equal(t, []frame{closing(1001, "enough")}, r.rest,
+				"no pong of the gateway's pings went through")
 		}
 	})
 }
@@ -208,7 +212,11 @@ func TestNoPingInsideALargeFrame(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive()})
 				sender, receiver := b.of(side)
-				raw := frame{fin: true, opcode: 1, payload: bytes.Repeat([]byte("x"), 100<<10)}.encode(sender.key())
+				raw := frame{
+					fin:     true,
+					opcode:  1,
+					payload: bytes.Repeat([]byte("x"), 100<<10),
+				}.encode(sender.key())
 				stopped := make(chan struct{})
 				go func() { // a piece every 15 s: the sender is never silent, the receiver is for 60 s
 					for i := range 4 {
@@ -260,7 +268,12 @@ func TestReadTimeoutOfOneEndBoundsItsSilence(t *testing.T) {
 		for _, side := range sides {
 			t.Run(name+"/"+side, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive(), own: ownLimits(side, test.read, 0)})
+					b := start(t, setup{
+						caller:  pipeWire,
+						backend: pipeWire,
+						options: keptAlive(),
+						own:     ownLimits(side, test.read, 0),
+					})
 					silent, survivor := b.of(side)
 					go survivor.answerPings()
 					_ = silent.conn.SetReadDeadline(time.Time{})
@@ -277,7 +290,12 @@ func TestReadTimeoutOfOneEndBoundsItsSilence(t *testing.T) {
 
 func TestReadTimeoutOfOneEndLetsAQuietOneLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive(), own: ownLimits(ByBackend, 3*time.Second, 0)})
+		b := start(t, setup{
+			caller:  pipeWire,
+			backend: pipeWire,
+			options: keptAlive(),
+			own:     ownLimits(ByBackend, 3*time.Second, 0),
+		})
 		counts := make(map[string]chan int)
 		for side, p := range map[string]*peer{ByCaller: b.caller, ByBackend: b.backend} {
 			count := make(chan int, 1)

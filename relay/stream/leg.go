@@ -23,8 +23,9 @@ type leg struct {
 
 	// Times are offsets from the pair's start, kept by the direction that
 	// reads from here, for the keepalive.
-	lastRead     atomic.Int64 // when bytes last came in
-	readingSince atomic.Int64 // when it last began to wait for bytes; negative while it writes to the other leg
+	lastRead atomic.Int64 // when bytes last came in
+	// when it last began to wait for bytes; negative while it writes to the other leg
+	readingSince atomic.Int64
 
 	// What the options and the endpoint's own limits come to.
 	pingInterval, pongTimeout, writeTimeout time.Duration
@@ -33,7 +34,8 @@ type leg struct {
 
 	readUntil atomic.Pointer[time.Time] // how long reads may wait; nil is no limit
 
-	pingedAt time.Duration // the keepalive's own: when a ping went out that nothing came after; else zero
+	// the keepalive's own: when a ping went out that nothing came after; else zero
+	pingedAt time.Duration
 
 	// closeReceived holds the payload of the Close frame that came from here.
 	closeReceived atomic.Pointer[[]byte]
@@ -56,7 +58,8 @@ type leg struct {
 func (l *leg) open(name string, endpoint Endpoint, options Options) {
 	l.name, l.conn, l.socket = name, endpoint.Conn, newSocketWriter(endpoint.Conn)
 	l.pingInterval, l.pongTimeout, l.writeTimeout = options.PingInterval, options.PongTimeout, options.WriteTimeout
-	if silence := l.pingInterval + l.pongTimeout; endpoint.ReadTimeout > 0 && endpoint.ReadTimeout < silence {
+	if silence := l.pingInterval + l.pongTimeout; endpoint.ReadTimeout > 0 &&
+		endpoint.ReadTimeout < silence {
 		// The two keep their proportion, so that a peer that answers pings
 		// has as good a chance to be heard in time.
 		part := float64(endpoint.ReadTimeout) / float64(silence)
@@ -105,7 +108,8 @@ func (l *leg) put(p []byte, timeout time.Duration) error {
 
 // putInTime writes p and waits until it is taken.
 func (l *leg) putInTime(p []byte, timeout time.Duration) error {
-	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout)) // fails only on a closed connection, and so does the write
+	// fails only on a closed connection, and so does the write
+	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))
 	if _, err := l.conn.Write(p); err != nil {
 		return err
 	}
@@ -119,7 +123,8 @@ func (l *leg) control(opcode byte, payload []byte, timeout time.Duration) error 
 	if l.toServer {
 		_, _ = rand.Read(key[:]) // never fails: crypto/rand crashes the program instead
 	}
-	return l.put(appendControl(make([]byte, 0, 6+len(payload)), opcode, payload, l.toServer, key), timeout)
+	return l.put(appendControl(make([]byte, 0, 6+len(payload)), opcode, payload, l.toServer, key),
+		timeout)
 }
 
 // sendPing sends a ping of the gateway's own, with a payload by which its

@@ -263,7 +263,8 @@ func (p *Pair) lose(l *leg, err error) {
 // no interest to the other.
 func (p *Pair) closed(from, to *leg, frame closeFrame) {
 	from.closeReceived.Store(&frame.payload)
-	first := p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text}, p.options.CloseTimeout)
+	first := p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text},
+		p.options.CloseTimeout)
 	if first || to.closeReceived.Load() != nil {
 		to.sendClose(frame.payload, p.options.CloseTimeout)
 	} else if own, ok := p.shuttingDown(); ok {
@@ -321,7 +322,12 @@ func (p *Pair) finishIfDone() {
 
 // stalled ends the pair because gone did not take what was written to it in time.
 func (p *Pair) stalled(gone, survivor *leg, err error) {
-	p.failed(gone, survivor, End{Reason: EndStalled, Code: CloseGoingAway, Text: gone.name + " takes no more", Err: err}, 0, "")
+	p.failed(gone, survivor, End{
+		Reason: EndStalled,
+		Code:   CloseGoingAway,
+		Text:   gone.name + " takes no more",
+		Err:    err,
+	}, 0, "")
 }
 
 // dropped ends the pair because gone ended without a Close frame.
@@ -331,7 +337,12 @@ func (p *Pair) dropped(gone, survivor *leg, err error) {
 		// Perhaps it only shut its write side: then it is still there to be told.
 		ownCode = CloseProtocolError
 	}
-	p.failed(gone, survivor, End{Reason: EndDropped, Code: CloseGoingAway, Text: gone.name + " gone", Err: err}, ownCode, "no Close frame before the end")
+	p.failed(gone, survivor, End{
+		Reason: EndDropped,
+		Code:   CloseGoingAway,
+		Text:   gone.name + " gone",
+		Err:    err,
+	}, ownCode, "no Close frame before the end")
 }
 
 // other is the leg that l is paired with.

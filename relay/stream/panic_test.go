@@ -71,11 +71,15 @@ func TestPanicEndsThePairAlone(t *testing.T) {
 			_, other := b.of(side)
 			other.send(text("hello"))
 		}},
-		"writing, before it":             {"SetWriteDeadline", func(b *bridge, side string) { _, other := b.of(side); other.send(text("hello")) }},
-		"pinging":                        {"Write", func(*bridge, string) { time.Sleep(time.Minute) }},
-		"shutting down":                  {"Write", func(b *bridge, _ string) { b.pair.Shutdown(1001, "enough", 10*time.Second) }},
-		"closing, and nobody answers":    {"Close", func(b *bridge, _ string) { b.pair.Shutdown(1001, "enough", 10*time.Second) }},
-		"closing, as the other one went": {"Close", func(b *bridge, side string) { _, other := b.of(side); other.close() }},
+		"writing, before it": {"SetWriteDeadline",
+			func(b *bridge, side string) { _, other := b.of(side); other.send(text("hello")) }},
+		"pinging": {"Write", func(*bridge, string) { time.Sleep(time.Minute) }},
+		"shutting down": {"Write",
+			func(b *bridge, _ string) { b.pair.Shutdown(1001, "enough", 10*time.Second) }},
+		"closing, and nobody answers": {"Close",
+			func(b *bridge, _ string) { b.pair.Shutdown(1001, "enough", 10*time.Second) }},
+		"closing, as the other one went": {"Close",
+			func(b *bridge, side string) { _, other := b.of(side); other.close() }},
 	} {
 		for _, side := range sides {
 			t.Run(name+"/"+side, func(t *testing.T) {
@@ -110,7 +114,11 @@ func TestPanicAtTheGateEndsThePairAlone(t *testing.T) {
 			b := start(t, setup{caller: pipeWire, backend: pipeWire, options: keptAlive(), admit: faulty})
 			if backlog > 0 {
 				go func() {
-					_, _ = b.backend.conn.Write(frame{fin: true, opcode: 1, payload: make([]byte, backlog)}.encode(nil))
+					_, _ = b.backend.conn.Write(frame{
+						fin:     true,
+						opcode:  1,
+						payload: make([]byte, backlog),
+					}.encode(nil))
 				}()
 				synctest.Wait()
 			}

@@ -29,8 +29,10 @@ func oneByteAtATime(c net.Conn) net.Conn { return shortReads{c, func() int { ret
 func conversation() []frame {
 	return []frame{
 		text("hello"), text(""), {fin: true, opcode: 9, payload: []byte("ping")}, {fin: true, opcode: 10},
-		{opcode: 1, payload: []byte("first ")}, {fin: true, opcode: 9, payload: make([]byte, 125)}, {payload: []byte("second ")}, {fin: true, payload: []byte("last")},
-		{fin: true, opcode: 1, payload: bytes.Repeat([]byte("x"), 125)}, {fin: true, opcode: 1, payload: bytes.Repeat([]byte("y"), 126)},
+		{opcode: 1, payload: []byte("first ")}, {fin: true, opcode: 9, payload: make([]byte, 125)},
+		{payload: []byte("second ")}, {fin: true, payload: []byte("last")},
+		{fin: true, opcode: 1, payload: bytes.Repeat([]byte("x"), 125)},
+		{fin: true, opcode: 1, payload: bytes.Repeat([]byte("y"), 126)},
 		{fin: true, opcode: 2, payload: []byte{0, 255}}, {opcode: 2}, {fin: true},
 	}
 }
@@ -98,7 +100,13 @@ func TestFramesArriveByteForByte(t *testing.T) {
 func TestHowBytesAreCutMakesNoDifference(t *testing.T) {
 	for _, side := range sides {
 		t.Run("one byte at a time from "+side, func(t *testing.T) {
-			b := start(t, setup{caller: pipeWire, backend: pipeWire, options: binaryToo(), wrapCaller: oneByteAtATime, wrapBackend: oneByteAtATime})
+			b := start(t, setup{
+				caller:      pipeWire,
+				backend:     pipeWire,
+				options:     binaryToo(),
+				wrapCaller:  oneByteAtATime,
+				wrapBackend: oneByteAtATime,
+			})
 			sender, receiver := b.of(side)
 			raw := wireBytes(conversation(), sender.key())
 			go sender.sendRaw(raw)
@@ -108,7 +116,8 @@ func TestHowBytesAreCutMakesNoDifference(t *testing.T) {
 			require.Equal(t, traffic(conversation()), b.trafficFrom(side))
 		})
 		t.Run("cut at every byte from "+side, func(t *testing.T) {
-			raw := wireBytes(append(conversation(), closing(1000, "bye")), (&peer{client: side == ByCaller}).key())
+			raw := wireBytes(append(conversation(), closing(1000, "bye")),
+				(&peer{client: side == ByCaller}).key())
 			before := len(raw) - len(closing(1000, "bye").encode((&peer{client: side == ByCaller}).key()))
 			for cut := range len(raw) {
 				b := start(t, setup{caller: pipeWire, backend: pipeWire, options: binaryToo()})
@@ -145,15 +154,21 @@ func TestAnyLegalFramesInAnyChunksArriveByteForByte(t *testing.T) {
 			parts := rapid.IntRange(1, 3).Draw(rt, "fragments")
 			for i := range parts {
 				control()
-				size := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(bufferSize-20, bufferSize+20), rapid.IntRange(0, 40000)).Draw(rt, "size")
-				frames = append(frames, frame{fin: i == parts-1, opcode: opcode, payload: bytes.Repeat([]byte{byte(size)}, size)})
+				size := rapid.OneOf(rapid.IntRange(0, 300),
+					rapid.IntRange(bufferSize-20, bufferSize+20), rapid.IntRange(0, 40000)).Draw(rt, "size")
+				frames = append(frames, frame{
+					fin:     i == parts-1,
+					opcode:  opcode,
+					payload: bytes.Repeat([]byte{byte(size)}, size),
+				})
 				opcode = 0
 			}
 		}
 		control()
 
 		side := rapid.SampledFrom(sides).Draw(rt, "side")
-		chunks := rapid.SliceOfN(rapid.OneOf(rapid.IntRange(1, 20), rapid.IntRange(1, 40000)), 1, 10).Draw(rt, "chunks")
+		chunks := rapid.SliceOfN(rapid.OneOf(rapid.IntRange(1, 20), rapid.IntRange(1, 40000)), 1,
+			10).Draw(rt, "chunks")
 		next := 0
 		cut := func(c net.Conn) net.Conn {
 			return shortReads{c, func() int { next++; return chunks[next%len(chunks)] }}
@@ -188,7 +203,11 @@ func TestLargeFrameIsStreamed(t *testing.T) {
 			t.Run(wireName+"/from "+side, func(t *testing.T) {
 				b := start(t, setup{caller: w.caller, backend: w.backend})
 				sender, receiver := b.of(side)
-				raw := frame{fin: true, opcode: 1, payload: bytes.Repeat([]byte("0123456789abcdef"), 1<<16)}.encode(sender.key())
+				raw := frame{
+					fin:     true,
+					opcode:  1,
+					payload: bytes.Repeat([]byte("0123456789abcdef"), 1<<16),
+				}.encode(sender.key())
 				half := len(raw) / 2
 				go sender.sendRaw(raw[:half])
 				receiver.wantsBytes(raw[:half]) // before the sender has sent the rest
@@ -231,7 +250,8 @@ func TestMessageOverTheLimitInFragments(t *testing.T) {
 		options.MaxMessage = 1000
 		b := start(t, setup{options: options})
 		culprit, survivor := b.of(side)
-		exact := []frame{{opcode: 1, payload: make([]byte, 600)}, {fin: true, payload: make([]byte, 400)}, {fin: true, opcode: 1, payload: make([]byte, 1000)}}
+		exact := []frame{{opcode: 1, payload: make([]byte, 600)},
+			{fin: true, payload: make([]byte, 400)}, {fin: true, opcode: 1, payload: make([]byte, 1000)}}
 		culprit.send(exact...)
 		for _, f := range exact {
 			survivor.wants(f)
@@ -318,7 +338,8 @@ func TestMessageInManySmallFramesPasses(t *testing.T) {
 			for range 2 { // the count begins anew with each message
 				first, last := piece, piece
 				first.opcode, last.fin = 1, true
-				raw := slices.Concat(first.encode(testKey), bytes.Repeat(piece.encode(testKey), test.frames-2), last.encode(testKey))
+				raw := slices.Concat(first.encode(testKey),
+					bytes.Repeat(piece.encode(testKey), test.frames-2), last.encode(testKey))
 				go b.caller.sendRaw(raw)
 				b.backend.wantsBytes(raw)
 			}
@@ -329,7 +350,10 @@ func TestMessageInManySmallFramesPasses(t *testing.T) {
 func TestBytesBeyondTheHandshakeComeFirst(t *testing.T) {
 	large := frame{fin: true, opcode: 1, payload: bytes.Repeat([]byte("z"), 40<<10)}
 	for _, side := range sides {
-		for name, frames := range map[string][]frame{"messages": {text("one"), text("two")}, "more than a buffer": {large, text("after")}} {
+		for name, frames := range map[string][]frame{
+			"messages":           {text("one"), text("two")},
+			"more than a buffer": {large, text("after")},
+		} {
 			t.Run(name+" from "+side, func(t *testing.T) {
 				raw := wireBytes(append(frames, text("cut in two")), (&peer{client: side == ByCaller}).key())
 				s := setup{callerBuffered: raw[:len(raw)-3]}

@@ -111,7 +111,11 @@ func TestShutdownInTheMiddleOfALargeFrame(t *testing.T) {
 		t.Run("from "+side, func(t *testing.T) {
 			b := start(t, setup{})
 			sender, receiver := b.of(side)
-			raw := bytes.Repeat(frame{fin: true, opcode: 1, payload: make([]byte, 100<<10)}.encode(sender.key()), 2)
+			raw := bytes.Repeat(frame{
+				fin:     true,
+				opcode:  1,
+				payload: make([]byte, 100<<10),
+			}.encode(sender.key()), 2)
 			half := len(raw) / 4
 			go sender.sendRaw(raw[:half])
 			receiver.wantsBytes(raw[:half])

@@ -99,7 +99,8 @@ func TestWriteToAResetSocketFails(t *testing.T) {
 	require.NoError(t, far.Close())
 	var l leg
 	l.open("test", Endpoint{Conn: conn}, generous)
-	require.Eventually(t, func() bool { return l.put([]byte("x"), patience) != nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return l.put([]byte("x"), patience) != nil },
+		patience, time.Millisecond)
 	require.True(t, l.failed)
 	err := l.put([]byte("x"), patience)
 	require.ErrorIs(t, err, syscall.EPIPE)

@@ -58,7 +58,12 @@ func newQuietLeg(t *testing.T, relayIsServer bool) *quietLeg {
 	l.open("test", Endpoint{Conn: relaySide}, generous)
 	r, ok := connReader(relaySide).(*parkingReader)
 	require.True(t, ok)
-	return &quietLeg{direction: &direction{from: l, reader: r}, reader: r, far: farSide.(*tls.Conn), cork: cork}
+	return &quietLeg{
+		direction: &direction{from: l, reader: r},
+		reader:    r,
+		far:       farSide.(*tls.Conn),
+		cork:      cork,
+	}
 }
 
 // next reads what comes next, after a pause in the eyes of the reader.
@@ -91,7 +96,8 @@ func parked(t *testing.T) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		for goroutine := range strings.SplitSeq(string(stacks), "\n\n") {
-			if strings.Contains(goroutine, "(*parkingReader).park") && strings.Contains(goroutine, "RawRead") && strings.Contains(goroutine, "IO wait") {
+			if strings.Contains(goroutine, "(*parkingReader).park") &&
+				strings.Contains(goroutine, "RawRead") && strings.Contains(goroutine, "IO wait") {
 				return true
 			}
 		}
@@ -100,7 +106,10 @@ func parked(t *testing.T) {
 }
 
 func TestQuietTLSConnectionWaitsForItsSocket(t *testing.T) {
-	for name, relayIsServer := range map[string]bool{"as server": true, "as client, which is sent tickets first": false} {
+	for name, relayIsServer := range map[string]bool{
+		"as server":                              true,
+		"as client, which is sent tickets first": false,
+	} {
 		t.Run(name, func(t *testing.T) {
 			q := newQuietLeg(t, relayIsServer)
 			for _, message := range []string{"one", "two"} {

@@ -72,7 +72,8 @@ func TestACallbackIsShownWithoutCredentials(t *testing.T) {
 	url, printed := serve(t)
 	require.Equal(t, "nothing received yet\n", get(t, url))
 
-	request, err := http.NewRequest(http.MethodPut, url+"/calls/7?token=query-secret", strings.NewReader(batchBody))
+	request, err := http.NewRequest(http.MethodPut, url+"/calls/7?token=query-secret",
+		strings.NewReader(batchBody))
 	require.NoError(t, err)
 	request.SetBasicAuth("deepgram", "password")
 	request.Header.Set("Dg-Token", "key-id")
@@ -132,7 +133,8 @@ func TestWhatIsFlakyFailsInTheLastQuarterOfEachMinute(t *testing.T) {
 
 func TestAStreamIsShownToItsEnd(t *testing.T) {
 	url, printed := serve(t)
-	conn, response, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(url, "http")+"/live", nil)
+	conn, response, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(url, "http")+"/live",
+		nil)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	defer conn.Close()
@@ -154,7 +156,8 @@ func TestAStreamIsShownToItsEnd(t *testing.T) {
 	_, _, err = conn.ReadMessage() // returns once the service has answered the Close frame
 	require.True(t, websocket.IsCloseError(err, 4000), err)
 
-	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "ended") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "ended") },
+		5*time.Second, time.Millisecond)
 	var lines []string
 	for line := range strings.Lines(printed.String()) {
 		lines = append(lines, line[len("15:04:05 "):])
@@ -189,7 +192,8 @@ func TestDeleteDropsTheStreamsWithoutACloseFrame(t *testing.T) {
 
 	_, _, err = conn.ReadMessage()
 	require.True(t, websocket.IsCloseError(err, websocket.CloseAbnormalClosure), err)
-	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "stream 1 ended") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "stream 1 ended") },
+		5*time.Second, time.Millisecond)
 }
 
 func TestTheEndOfAStreamWithoutACloseFrame(t *testing.T) {
@@ -198,7 +202,9 @@ func TestTheEndOfAStreamWithoutACloseFrame(t *testing.T) {
 	require.NoError(t, err)
 	defer response.Body.Close()
 	require.NoError(t, conn.NetConn().Close())
-	require.Eventually(t, func() bool { return strings.Contains(printed.String(), "ended: no Close frame came") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(printed.String(), "ended: no Close frame came")
+	}, 5*time.Second, time.Millisecond)
 }
 
 func TestWhatIsSaidOfABody(t *testing.T) {
@@ -207,11 +213,17 @@ func TestWhatIsSaidOfABody(t *testing.T) {
 		body string
 		want []string
 	}{
-		"audio":         {"RIFF\x00\x01", nil},
-		"an error":      {`{"err_code":"Bad Request","err_msg":"corrupt audio","request_id":"id-2"}`, []string{`request_id: "id-2"`, `error: "corrupt audio"`}},
-		"a live result": {`{"type":"Results","channel":{"alternatives":[{"transcript":"hi"}]},"metadata":{"request_id":"id-3"}}`, []string{`request_id: "id-3"`, `transcript: "hi"`}},
-		"no words":      {`{"results":{"channels":[{"alternatives":[]}]}}`, nil},
-		"a long one":    {`{"results":{"channels":[{"alternatives":[{"transcript":"` + long + `"}]}]}}`, []string{`transcript: "` + long[:len(long)-len("ä")] + `…"`}},
+		"audio": {"RIFF\x00\x01", nil},
+		"an error": {`{"err_code":"Bad Request","err_msg":"corrupt audio","request_id":"id-2"}`,
+			[]string{`request_id: "id-2"`, `error: "corrupt audio"`}},
+		"a live result": {
+			`{"type":"Results","channel":{"alternatives":[{"transcript":"hi"}]},"metadata":{"request_id":"id-3"}}`, []string{
+				`request_id: "id-3"`, `transcript: "hi"`,
+			},
+		},
+		"no words": {`{"results":{"channels":[{"alternatives":[]}]}}`, nil},
+		"a long one": {`{"results":{"channels":[{"alternatives":[{"transcript":"` + long + `"}]}]}}`,
+			[]string{`transcript: "` + long[:len(long)-len("ä")] + `…"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := httptest.NewRequest(http.MethodPost, "/callback", nil)

@@ -83,7 +83,8 @@ func parseFeed(d *caddyfile.Dispenser, _ any) (any, error) {
 	feed := new(Feed)
 	d.Next()
 	if !d.AllArgs(&feed.Simulator, &feed.APIKey, &feed.Callback) || d.NextBlock(0) {
-		return nil, d.Errf("%s takes the URL of the simulator, an API key, and the URL of the gateway", feedName)
+		return nil, d.Errf("%s takes the URL of the simulator, an API key, and the URL of the gateway",
+			feedName)
 	}
 	return httpcaddyfile.App{Name: feedName, Value: caddyconfig.JSON(feed, nil)}, nil
 }
@@ -94,7 +95,8 @@ func (f *Feed) Provision(ctx caddy.Context) error {
 	for name, value := range map[string]string{"simulator": f.Simulator, "callback": f.Callback} {
 		u, err := url.Parse(value)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return fmt.Errorf("%s: not a URL with http or https and a host", name) // which may hold a password
+			// which may hold a password
+			return fmt.Errorf("%s: not a URL with http or https and a host", name)
 		}
 	}
 	return nil
@@ -130,12 +132,16 @@ type batch struct {
 
 // batches are submitted in turn.
 var batches = []batch{
-	{"/v1/listen", "encoding=mulaw&smart_format=true&tag=support", "/callback/recordings", "audio/basic", recording},
+	{"/v1/listen", "encoding=mulaw&smart_format=true&tag=support", "/callback/recordings",
+		"audio/basic", recording},
 	{"/v1/read", "summarize=v2&topics=true&tag=support", "/callback/texts", "text/plain", text},
-	{"/v1/listen", "encoding=mulaw&utterances=true&diarize=true&tag=sales", "/callback/recordings", "audio/basic", recording},
-	{"/v1/listen", "encoding=mulaw&punctuate=true&tag=night", flaky + "/recordings", "audio/basic", recording},
+	{"/v1/listen", "encoding=mulaw&utterances=true&diarize=true&tag=sales", "/callback/recordings",
+		"audio/basic", recording},
+	{"/v1/listen", "encoding=mulaw&punctuate=true&tag=night", flaky + "/recordings",
+		"audio/basic", recording},
 	{"/v1/speak", "encoding=mulaw&tag=sales", "/callback/speech", "text/plain", text},
-	{"/v1/listen", "encoding=mulaw&callback_method=put&extra=customer:42", "/callback/recordings", "audio/basic", recording},
+	{"/v1/listen", "encoding=mulaw&callback_method=put&extra=customer:42", "/callback/recordings",
+		"audio/basic", recording},
 	{"/v2/speak", "model=flux-alexis-en&tag=night", flaky + "/speech", "text/plain", text},
 }
 
@@ -146,7 +152,8 @@ const bytesPerSecond = 8000 // of mulaw
 func recording() []byte { return make([]byte, bytesPerSecond*(5+rand.IntN(115))) }
 
 func text() []byte {
-	return bytes.Repeat([]byte("The parcel has not arrived yet, and the customer called again. "), 1+rand.IntN(10))
+	return bytes.Repeat([]byte("The parcel has not arrived yet, and the customer called again. "),
+		1+rand.IntN(10))
 }
 
 func (f *Feed) submitBatches(ctx context.Context) {
@@ -159,7 +166,8 @@ func (f *Feed) submitBatches(ctx context.Context) {
 }
 
 func (f *Feed) submit(ctx context.Context, b batch) error {
-	target := f.Simulator + b.path + "?" + b.query + "&callback=" + url.QueryEscape(f.Callback+b.callback)
+	target := f.Simulator + b.path + "?" + b.query + "&callback=" +
+		url.QueryEscape(f.Callback+b.callback)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(b.body()))
 	if err != nil {
 		return withoutURL(err)
@@ -197,7 +205,8 @@ func (f *Feed) hold(ctx context.Context, number int) error {
 	target := strings.Replace(f.Simulator, "http", "ws", 1) +
 		"/v1/listen?encoding=mulaw&punctuate=true&interim_results=true&vad_events=true&utterance_end_ms=1000&callback=" +
 		url.QueryEscape(callback)
-	conn, response, err := websocket.DefaultDialer.DialContext(ctx, target, http.Header{"Authorization": {"Token " + f.APIKey}})
+	conn, response, err := websocket.DefaultDialer.DialContext(ctx, target,
+		http.Header{"Authorization": {"Token " + f.APIKey}})
 	if err != nil {
 		if response != nil {
 			return fmt.Errorf("the simulator answered %d", response.StatusCode)

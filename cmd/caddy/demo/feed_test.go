@@ -69,7 +69,8 @@ func newFakeSimulator(t *testing.T, status int) (server *httptest.Server, got ch
 				s.ended = "dropped"
 			case kind == websocket.TextMessage:
 				s.ended = string(body)
-				_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+				_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""),
+					time.Now().Add(time.Second))
 			}
 			s.size += len(body)
 			if s.ended != "" {
@@ -101,9 +102,11 @@ func TestTheFeedIsVaried(t *testing.T) {
 	startFeed(t, simulator.URL)
 	seen := make(map[string]bool)
 	want := []string{
-		"/v1/listen http /callback/recordings", "/v1/listen http /flaky/recordings", "/v1/read http /callback/texts",
+		"/v1/listen http /callback/recordings", "/v1/listen http /flaky/recordings",
+		"/v1/read http /callback/texts",
 		"/v1/speak http /callback/speech", "/v2/speak http /flaky/speech",
-		`/v1/listen ws /live {"type":"CloseStream"}`, `/v1/listen http /live {"type":"CloseStream"}`, "/v1/listen ws /live dropped",
+		`/v1/listen ws /live {"type":"CloseStream"}`, `/v1/listen http /live {"type":"CloseStream"}`,
+		"/v1/listen ws /live dropped",
 	}
 	for deadline := time.After(20 * time.Second); !containsAll(seen, want); {
 		select {
@@ -136,21 +139,27 @@ func TestTheFeedGoesOnWhenTheSimulatorFailsAndLogsNoPassword(t *testing.T) {
 	away := httptest.NewServer(nil)
 	away.Close()
 	unreachable := startFeed(t, away.URL)
-	require.Eventually(t, func() bool { return unreachable.Len() > 10 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return unreachable.Len() > 10 },
+		20*time.Second, time.Millisecond)
 	for _, entry := range append(logs.All(), unreachable.All()...) {
 		require.NotContains(t, fmt.Sprint(entry.Message, entry.ContextMap()), "hunter2")
 	}
 }
 
 func TestTheFeedsOption(t *testing.T) {
-	value, err := parseFeed(caddyfile.NewTestDispenser("demo_feed http://127.0.0.1:8090 a-key http://u:p@127.0.0.1:8080"), nil)
+	value, err := parseFeed(
+		caddyfile.NewTestDispenser("demo_feed http://127.0.0.1:8090 a-key http://u:p@127.0.0.1:8080"),
+		nil,
+	)
 	require.NoError(t, err)
 	app := value.(httpcaddyfile.App)
 	require.Equal(t, "demo_feed", app.Name)
 	feed := new(Feed)
 	require.NoError(t, json.Unmarshal(app.Value, feed))
-	require.Equal(t, []string{"http://127.0.0.1:8090", "a-key", "http://u:p@127.0.0.1:8080"}, []string{feed.Simulator, feed.APIKey, feed.Callback})
-	for _, wrong := range []string{"demo_feed", "demo_feed a b", "demo_feed a b c d", "demo_feed a b c {\n d\n}"} {
+	require.Equal(t, []string{"http://127.0.0.1:8090", "a-key", "http://u:p@127.0.0.1:8080"},
+		[]string{feed.Simulator, feed.APIKey, feed.Callback})
+	for _, wrong := range []string{"demo_feed", "demo_feed a b", "demo_feed a b c d",
+		"demo_feed a b c {\n d\n}"} {
 		_, err := parseFeed(caddyfile.NewTestDispenser(wrong), nil)
 		require.Error(t, err, wrong)
 	}
@@ -159,7 +168,8 @@ func TestTheFeedsOption(t *testing.T) {
 	defer cancel()
 	require.NoError(t, feed.Provision(ctx))
 	for _, wrong := range []string{"", "127.0.0.1", "ws://u:hunter2@host", "http://u:hunter2@"} {
-		require.ErrorContains(t, (&Feed{Simulator: "http://host", Callback: wrong}).Provision(ctx), "callback")
+		require.ErrorContains(t,
+			(&Feed{Simulator: "http://host", Callback: wrong}).Provision(ctx), "callback")
 		err := (&Feed{Simulator: wrong, Callback: "http://host"}).Provision(ctx)
 		require.ErrorContains(t, err, "simulator")
 		require.NotContains(t, err.Error(), "hunter2")

@@ -223,10 +223,11 @@ func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 func init() {
 	caddy.RegisterModule(new(Service))
-	httpcaddyfile.RegisterHandlerDirective(directive, func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		service := new(Service)
-		return service, service.UnmarshalCaddyfile(h.Dispenser)
-	})
+	httpcaddyfile.RegisterHandlerDirective(directive,
+		func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+			service := new(Service)
+			return service, service.UnmarshalCaddyfile(h.Dispenser)
+		})
 	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
 }
 
