@@ -59,7 +59,7 @@ func showEnded(s *app.EndedStream) endedStream {
 		Duration:   s.EndedAt.Sub(s.StartedAt).Seconds(),
 		EndedBy:    s.By,
 		Reason:     s.Reason,
-		CloseCode:  s.Code,
+		CloseCode:  int(s.Code),
 		CloseText:  s.Text,
 		Error:      s.Error,
 	}

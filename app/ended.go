@@ -66,7 +66,7 @@ type EndedStream struct {
 	StreamInfo
 	StartedAt, EndedAt      time.Time
 	By, Reason              string // as in [stream.End]
-	Code                    int
+	Code                    stream.CloseCode
 	Text                    string
 	Error                   string // empty where no connection's error was the cause
 	FromCaller, FromBackend stream.Traffic
@@ -113,7 +113,7 @@ func (s *EndedStream) log(end stream.End) {
 		zap.String("upstream", s.Upstream),
 		zap.String("ended_by", end.By),
 		zap.String("reason", end.Reason),
-		zap.Int("close_code", end.Code),
+		zap.Int("close_code", int(end.Code)),
 		zap.String("close_text", end.Text),
 		zap.Duration("duration", s.EndedAt.Sub(s.StartedAt)),
 		zap.Int64("messages_from_caller", s.FromCaller.Messages),

@@ -116,8 +116,8 @@ func TestStreamsAreKilledBySelection(t *testing.T) {
 	require.Zero(t, r.KillAll(StreamFilter{User: "c"}))
 	require.Equal(t, 2, r.KillAll(StreamFilter{User: "a"}))
 	for _, i := range []int{0, 2} {
-		require.Equal(t, stream.CloseGoingAway, closeCode(t, callers[i], false))
-		require.Equal(t, stream.CloseGoingAway, closeCode(t, backends[i], true))
+		require.Equal(t, int(stream.CloseGoingAway), closeCode(t, callers[i], false))
+		require.Equal(t, int(stream.CloseGoingAway), closeCode(t, backends[i], true))
 	}
 	require.Eventually(t, func() bool { return len(r.List()) == 1 }, patience, time.Millisecond)
 	require.Equal(t, "b", r.List()[0].User)

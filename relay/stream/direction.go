@@ -1,3 +1,5 @@
+// A direction: the loop that moves frames from one leg of a pair to the other.
+
 package stream
 
 import (
@@ -9,30 +11,32 @@ import (
 	"sync"
 )
 
-// bufferSize is what a direction moves at a time. Frames that fit are
-// forwarded whole, so that an end between two reads leaves room for a Close
-// frame; larger ones go on as they come.
+// bufferSize is how many bytes a direction reads at a time. A frame that fits is forwarded whole,
+// so that a connection that ends between two reads leaves room for a Close frame. A larger frame
+// goes on in pieces, as it comes.
 const bufferSize = 16 << 10
 
+// buffers keeps the buffers that no direction holds at the moment.
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// A direction moves frames from one leg to the other. Only its goroutine
-// touches it.
+// A direction moves frames from one leg to the other. Only the goroutine that
+// runs it touches it.
 type direction struct {
 	pair     *Pair
 	from, to *leg
 	grammar  grammar
 	count    *counter
 	reader   reader
-	gate     *gate // nil once what comes may go on
+	gate     *gate // holds back what comes from the leg; nil when nothing is held back any more
 
-	// buf is held only while bytes are in it: buf[start:end].
+	// buf[start:end] are the bytes that were read and not yet forwarded. Without
+	// any, buf is nil, so that an idle direction costs no buffer.
 	buf        *[bufferSize]byte
 	start, end int
-	rest       int64 // what is still to come of a frame that is larger than the buffer
-	restIsLast bool  // and whether that frame ends a message
+	rest       int64 // bytes still to come of a frame that is larger than the buffer
+	restIsLast bool  // whether that frame ends a message
 
-	messages, bytes int64 // in what is about to be flushed
+	messages, bytes int64 // what the next flush adds to count
 }
 
 func newDirection(p *Pair, from, to *leg, count *counter, endpoint Endpoint) *direction {
@@ -40,7 +44,7 @@ func newDirection(p *Pair, from, to *leg, count *counter, endpoint Endpoint) *di
 	d.grammar = grammar{
 		wantMasked:  !from.toServer,
 		allowBinary: p.options.AllowBinary,
-		// so that a frame's size is an int64 too
+		// The size of a header is added to a length, and the sum has to fit an int64.
 		maxMessage: min(p.options.MaxMessage, math.MaxInt64-maxHeader),
 	}
 	d.reader = newReader(endpoint)
@@ -50,16 +54,17 @@ func newDirection(p *Pair, from, to *leg, count *counter, endpoint Endpoint) *di
 	return d
 }
 
-// closeFrame is how relay returns when a Close frame came.
+// closeFrame is the error that relay returns when a Close frame came.
 type closeFrame struct {
 	payload []byte
-	code    int
+	code    CloseCode
 	text    string
 }
 
 func (closeFrame) Error() string { return "close frame received" }
 
-// writeError is how relay returns when to takes no more.
+// writeError is the error that relay returns when a write to a leg failed. That leg need not be
+// the one that the direction forwards to: a ping may be answered to where it came from.
 type writeError struct {
 	to *leg
 	error
@@ -67,19 +72,20 @@ type writeError struct {
 
 func (e writeError) Unwrap() error { return e.error }
 
-// run relays until one leg ends, ends the pair, and stays with its own leg
-// until nothing more can come from there.
+// run relays until one leg ends, and ends the pair. It returns when nothing
+// more can come from its own leg.
 func (d *direction) run() {
 	defer d.pair.returned()
 	defer d.pair.guard()
-	defer d.closeGate(false) // or the other direction would wait at it for good
+	defer d.closeGate(false) // the other direction may be waiting at the gate
 	for d.conclude(d.relay()) {
 	}
 	d.release()
 }
 
-// conclude ends the pair in the way that err asks for. It reports whether to
-// relay on, in order to hear d's own leg answer the Close frame that it gets.
+// conclude ends the pair in the way that err, which relay returned, asks for. It reports whether to
+// relay on: after a failed write, the leg that d reads from still has to answer the Close frame
+// that it is sent.
 func (d *direction) conclude(err error) (again bool) {
 	p := d.pair
 	var (
@@ -129,7 +135,7 @@ func (d *direction) relay() error {
 			if err := d.forward(); err != nil {
 				return err
 			}
-			again = d.end > had // at a gate more came meanwhile
+			again = d.end > had // forward has read more while it waited at a gate
 		}
 		if d.start == d.end {
 			d.release()
@@ -141,7 +147,8 @@ func (d *direction) relay() error {
 	}
 }
 
-// fill reads at least one byte into the buffer.
+// fill blocks until it has read at least one byte into the buffer, and tells
+// the keepalive that it waits.
 func (d *direction) fill() error {
 	if d.start > 0 {
 		copy(d.buf[:], d.buf[d.start:d.end])
@@ -153,7 +160,8 @@ func (d *direction) fill() error {
 	return err
 }
 
-// space is where the next bytes go.
+// space is the free part of the buffer, where the next bytes go. It takes a
+// buffer if there is none.
 func (d *direction) space() []byte {
 	if d.buf == nil {
 		d.buf = buffers.Get().(*[bufferSize]byte)
@@ -161,7 +169,7 @@ func (d *direction) space() []byte {
 	return d.buf[d.end:]
 }
 
-// release gives the buffer back.
+// release gives the buffer, and whatever is in it, back.
 func (d *direction) release() {
 	if d.buf != nil {
 		buffers.Put(d.buf)
@@ -169,13 +177,15 @@ func (d *direction) release() {
 	}
 }
 
-// forward moves on every frame that is in the buffer. What came before a
-// frame that ends the stream is forwarded first.
+// forward sends the frames in the buffer to the other leg: those that are whole, and what has come
+// of one that is larger than the buffer. It returns an error at a Close frame and at a frame that
+// breaks a rule, after it has sent what came before. It blocks while the other leg takes nothing,
+// or has yet to be admitted.
 func (d *direction) forward() error {
 	if d.gate != nil {
 		return d.hold()
 	}
-	ready := d.start // up to d.start, what may go out but has not yet
+	ready := d.start // buf[ready:start] may go out, and has not yet
 	var end error
 	for end == nil && d.start < d.end {
 		if d.rest > 0 {
@@ -186,8 +196,8 @@ func (d *direction) forward() error {
 			if d.rest > 0 {
 				break
 			}
-			// Between two large frames there is room for a control frame of
-			// the gateway's own.
+			// What ends a large frame is flushed by itself: a Close frame that
+			// waits for this goes out before the next large frame begins.
 			if d.restIsLast {
 				d.messages++
 			}
@@ -208,7 +218,7 @@ func (d *direction) forward() error {
 		size := int64(h.size) + h.length
 		have := int64(d.end - d.start)
 		if have < size && size <= bufferSize {
-			break // soon whole
+			break // the next reads bring the rest of it
 		}
 		if h.control() {
 			payload := d.buf[d.start+h.size : d.start+int(size)]
@@ -241,7 +251,8 @@ func (d *direction) forward() error {
 	return end
 }
 
-// flush writes buf[from:start] to the other leg.
+// flush writes buf[from:start] to the other leg, once that is admitted, and
+// counts it. What cannot be sent any more, as the pair is ending, is not counted.
 func (d *direction) flush(from int) error {
 	if from == d.start {
 		return nil
@@ -262,12 +273,12 @@ func (d *direction) flush(from int) error {
 	return nil
 }
 
-// control looks at a control frame. Pings and pongs that the two ends
-// exchange go through, so that each still finds out whether the other lives;
-// the answer to the gateway's own ping goes no further.
+// control decides about a control frame: whether to skip it, so that it goes no further, and
+// whether to end the stream. Pings and pongs that the two ends exchange go through, so that each
+// still finds out whether the other lives; the answer to a ping of the gateway's own does not.
 func (d *direction) control(h header, payload []byte) (skip bool, end error) {
 	if h.masked {
-		// A frame that goes on must keep its masked payload, so the copy is unmasked.
+		// The frame may go on, as it came: so a copy of its payload is unmasked.
 		payload = append(make([]byte, 0, maxControlPayload), payload...)
 		mask(payload, h.key)
 	}
@@ -289,8 +300,8 @@ func (d *direction) control(h header, payload []byte) (skip bool, end error) {
 	return false, nil
 }
 
-// answer answers a ping in the place of the other end, which a gate keeps
-// from hearing of it: its sender must not take that for the other's death.
+// answer answers a ping in the place of the other end, which a gate keeps from
+// hearing it: without a pong, the sender would take the other end for dead.
 func (d *direction) answer(ping []byte) error {
 	if err := d.from.pong(ping); err != nil {
 		return writeError{d.from, err}
@@ -298,8 +309,8 @@ func (d *direction) answer(ping []byte) error {
 	return nil
 }
 
-// discard reads and drops what still comes from d's leg, until its end or
-// until the pair closes it.
+// discard reads what still comes from d's leg and forgets it. It blocks until
+// the leg ends or the pair closes it; a read deadline that passes closes it too.
 func (d *direction) discard() {
 	for {
 		d.start, d.end = 0, 0
@@ -313,8 +324,9 @@ func (d *direction) discard() {
 	}
 }
 
-// A reader puts bytes into d.space() and moves d.end, waiting for them without
-// holding a buffer where the platform allows that.
+// A reader reads at least one byte into d.space() and moves d.end past what it
+// has read, or returns an error. Where the platform allows that, it waits
+// without holding a buffer.
 type reader interface {
 	read(d *direction) error
 }
@@ -329,6 +341,8 @@ func newReader(endpoint Endpoint) reader {
 	return r
 }
 
+// A bufferedReader yields bytes that were read earlier. After the last of them
+// it puts the reader behind it into its own place.
 type bufferedReader struct {
 	buffered []byte
 	then     reader
@@ -343,11 +357,12 @@ func (r *bufferedReader) read(d *direction) error {
 	return nil
 }
 
-// probeSize is what a blocking read waits with: enough for most messages.
+// probeSize is the size of the small buffer that a blockingReader waits with:
+// enough for most messages.
 const probeSize = 2 << 10
 
-// blockingReader reads connections of which nobody can say whether bytes are
-// there, such as TLS, whose bytes may be decrypted already.
+// A blockingReader reads a connection that cannot be asked whether bytes are there, such as TLS,
+// which may have decrypted some already. So it needs a buffer to wait with, and takes a small one.
 type blockingReader struct {
 	conn  net.Conn
 	probe []byte
@@ -369,8 +384,8 @@ func (r *blockingReader) read(d *direction) error {
 	return readResult(n, err)
 }
 
-// readResult lets bytes that came with an error count first: the error comes
-// again with the next read.
+// readResult is what a read amounts to that returned n and err. Bytes that came
+// with an error count first: the error comes again with the next read.
 func readResult(n int, err error) error {
 	if n > 0 {
 		return nil

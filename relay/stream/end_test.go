@@ -22,8 +22,8 @@ func TestWhateverEndsOneLegEndsTheOther(t *testing.T) {
 		tcpOnly bool
 		forward []frame // what of it reaches the survivor
 		reason  string
-		code    int // that the survivor is told; zero where no Close frame can be sent
-		ownCode int // that the culprit is told, where it can still hear
+		code    CloseCode // that the survivor is told; zero where no Close frame can be sent
+		ownCode CloseCode // that the culprit is told, where it can still hear
 	}{
 		"FIN": {act: (*peer).close, reason: EndDropped, code: 1001},
 		"half-close": {act: (*peer).halfClose, tcpOnly: true, reason: EndDropped,
@@ -193,7 +193,7 @@ func TestMessagesBeforeTheEndAreDelivered(t *testing.T) {
 	ends := map[string]struct {
 		act    func(*peer)
 		reason string
-		code   int
+		code   CloseCode
 	}{
 		"FIN":       {(*peer).close, EndDropped, 1001},
 		"Close":     {func(p *peer) { p.send(closing(1000, "done")) }, EndClosed, 1000},
@@ -222,7 +222,7 @@ func TestMessagesBeforeTheEndAreDelivered(t *testing.T) {
 					survivor.wantsClose(e.code)
 					survivor.close()
 					if e.reason != EndDropped {
-						culprit.wantsClose(map[string]int{"Close": 1000, "violation": 1002, "binary": 1003}[name])
+						culprit.wantsClose(map[string]CloseCode{"Close": 1000, "violation": 1002, "binary": 1003}[name])
 						culprit.close()
 					}
 					b.wantsEnded(side, e.reason)
@@ -240,7 +240,7 @@ func TestMessagesBeforeTheEndAreDelivered(t *testing.T) {
 func TestCloseGoesThroughWithItsCodeAndReason(t *testing.T) {
 	for wireName, w := range wires {
 		for _, side := range sides {
-			for _, code := range []int{1000, 1001, 1008, 1011, 1014, 3000, 4999} {
+			for _, code := range []CloseCode{1000, 1001, 1008, 1011, 1014, 3000, 4999} {
 				t.Run(fmt.Sprintf("%s/%d by %s", wireName, code, side), func(t *testing.T) {
 					t.Parallel()
 					b := start(t, setup{caller: w.caller, backend: w.backend})
@@ -278,7 +278,7 @@ func TestEmptyCloseStaysEmpty(t *testing.T) {
 		first.close()
 		second.close()
 		end := b.wantsEnded(side, EndClosed)
-		require.Equal(t, 1005, end.Code)
+		require.Equal(t, CloseNoStatus, end.Code)
 	}
 }
 
@@ -346,7 +346,7 @@ func TestCloseThatIsAnsweredByTheEndOfTheStream(t *testing.T) {
 				first.wantsEnd()
 				first.close()
 				end := b.wantsEnded(side, EndClosed)
-				require.Equal(t, 4001, end.Code)
+				require.Equal(t, CloseCode(4001), end.Code)
 			})
 		}
 	}
@@ -606,7 +606,7 @@ func TestWriteErrorDoesNotHideACloseThatCameBefore(t *testing.T) {
 				broken.close()
 				sender.wantsEnd()
 				end := b.wantsEnded(side, EndClosed)
-				require.Equal(t, 4000, end.Code)
+				require.Equal(t, CloseCode(4000), end.Code)
 			})
 		})
 	}

@@ -1,66 +1,118 @@
 package stream_test
 
 import (
+	"bufio"
 	"fmt"
-	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-// The two connections of a pair are given to it after their handshakes. Here the
-// caller sends one message, and its connection breaks off.
-func ExampleStart() {
-	atCaller, caller := net.Pipe()
-	atBackend, backend := net.Pipe()
+// A server that joins each WebSocket that comes to it with one to a backend. It does the opening
+// handshakes itself, here by passing on the caller's and the backend's answer as they are, and gives
+// both connections to a pair.
+func Example() {
+	backend := httptest.NewServer(http.HandlerFunc(echo))
+	defer backend.Close()
+
 	ended := make(chan stream.End, 1)
-	pair := stream.Start(
-		stream.Endpoint{Conn: caller},
-		stream.Endpoint{Conn: backend},
-		stream.Options{
+	gateway := httptest.NewServer(&bridge{
+		backend: backend.Listener.Addr().String(),
+		limits: stream.Options{
 			MaxMessage:   1 << 20,
 			PingInterval: 20 * time.Second,
 			PongTimeout:  10 * time.Second,
 			WriteTimeout: 10 * time.Second,
 			CloseTimeout: 5 * time.Second,
 		},
-		func(end stream.End) { ended <- end },
-	)
+		onEnd: func(end stream.End) { ended <- end },
+	})
+	defer gateway.Close()
 
-	go func() {
-		// a text frame, masked with zeros
-		_, _ = atCaller.Write(append([]byte{0x81, 0x80 | 5, 0, 0, 0, 0}, "hello"...))
-		_ = atCaller.Close()
-	}()
-	fmt.Printf("the backend receives %q\n", readFrame(atBackend))
-	farewell := readFrame(atBackend) // a Close frame: two bytes of code, then words
-	fmt.Printf("the backend is told %d, %q\n", int(farewell[0])<<8|int(farewell[1]), farewell[2:])
-	_ = atBackend.Close()
+	caller, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(gateway.URL, "http"), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = caller.Close() }()
+	_ = caller.WriteMessage(websocket.TextMessage, []byte("hello"))
+	_, message, err := caller.ReadMessage()
+	fmt.Printf("the backend answers %q, %v\n", message, err)
+
+	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "all said")
+	_ = caller.WriteMessage(websocket.CloseMessage, bye)
+	_, _, err = caller.ReadMessage()
+	fmt.Println("the backend answers", err)
 
 	end := <-ended
-	fmt.Printf("ended by the %s: %s\n", end.By, end.Reason)
-	fmt.Printf("%d message came from the caller\n", pair.FromCaller().Messages)
+	fmt.Printf("ended by the %s: %s, %d %q\n", end.By, end.Reason, end.Code, end.Text)
 
 	// Output:
-	// the backend receives "hello"
-	// the backend is told 1001, "caller gone"
-	// ended by the caller: dropped
-	// 1 message came from the caller
+	// the backend answers "hello", <nil>
+	// the backend answers websocket: close 1000 (normal)
+	// ended by the caller: closed, 1000 "all said"
 }
 
-// readFrame returns the payload of a short masked frame.
-func readFrame(from io.Reader) []byte {
-	header := make([]byte, 6) // opcode, length, mask
-	if _, err := io.ReadFull(from, header); err != nil {
-		panic(err)
+type bridge struct {
+	backend string
+	limits  stream.Options
+	onEnd   func(stream.End)
+}
+
+func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	upstream, err := net.Dial("tcp", b.backend)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
 	}
-	payload := make([]byte, header[1]&0x7f)
-	if _, err := io.ReadFull(from, payload); err != nil {
-		panic(err)
+	_ = r.Write(upstream)
+	fromUpstream := bufio.NewReader(upstream)
+	answer, err := http.ReadResponse(fromUpstream, r)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		_ = upstream.Close()
+		http.Error(w, "the backend takes no WebSocket", http.StatusBadGateway)
+		return
 	}
-	for i := range payload {
-		payload[i] ^= header[2+i%4]
+	conn, fromCaller, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = upstream.Close()
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
-	return payload
+	_ = conn.SetDeadline(time.Time{}) // the server may have set some
+	_ = answer.Write(conn)
+
+	// What came right behind a handshake is in the readers, and belongs to the stream.
+	stream.Start(
+		stream.Endpoint{Conn: conn, Buffered: buffered(fromCaller.Reader)},
+		stream.Endpoint{Conn: upstream, Buffered: buffered(fromUpstream)},
+		b.limits, b.onEnd,
+	)
+}
+
+func buffered(r *bufio.Reader) []byte {
+	bytes, _ := r.Peek(r.Buffered())
+	return bytes
+}
+
+// echo is a backend that sends every message back.
+func echo(w http.ResponseWriter, r *http.Request) {
+	conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	for {
+		kind, message, err := conn.ReadMessage()
+		if err != nil {
+			return
+		}
+		_ = conn.WriteMessage(kind, message)
+	}
 }

@@ -1,3 +1,6 @@
+// The grammar of RFC 6455: the headers of frames, the rules that they have to
+// keep, and Close frames.
+
 package stream
 
 import (
@@ -39,9 +42,9 @@ type header struct {
 
 func (h header) control() bool { return h.opcode&0x8 != 0 }
 
-// parseHeader reads the header that p begins with. ok is false where p ends
-// before the header does. A length with its highest bit set comes out
-// negative, which check refuses.
+// parseHeader reads the header that p begins with. ok is false where p ends before the header
+// does. A length with its highest bit set, which section 5.2 forbids, comes out negative, and
+// grammar.check refuses that.
 func parseHeader(p []byte) (h header, ok bool) {
 	if len(p) < 2 {
 		return h, false
@@ -93,50 +96,51 @@ func appendControl(dst []byte, opcode byte, payload []byte, masked bool, key [4]
 	return dst
 }
 
-// mask applies, or takes off, a masking key (RFC 6455, section 5.3).
+// mask applies a masking key to p, or takes it off (RFC 6455, section 5.3).
 func mask(p []byte, key [4]byte) {
 	for i := range p {
 		p[i] ^= key[i&3]
 	}
 }
 
-// violation is a breach of the protocol, or of a limit, by one leg. Its code
-// is what that leg is told in a Close frame.
+// violation is what one leg did against the protocol, or against a limit. Its
+// code and text are what that leg is told in a Close frame.
 type violation struct {
-	code int
+	code CloseCode
 	text string
 }
 
 func (v *violation) Error() string { return v.text }
 
+// breach is a violation of the protocol.
 func breach(format string, args ...any) *violation {
 	return &violation{code: CloseProtocolError, text: fmt.Sprintf(format, args...)}
 }
 
-// A message may have freeFrames frames, and one more for every bytesPerFrame
-// bytes of it. The protocol sets no limit, but each frame costs its receiver
-// something however little it carries, so a message without end could be made
-// of frames without bytes. What cuts messages into pieces on purpose stays far
-// below: the public conformance suite's smallest pieces of a large message have
-// 64 bytes.
+// A message may have freeFrames frames, and one more for every bytesPerFrame bytes of it. The
+// protocol sets no limit. But each frame costs its receiver something however little it carries,
+// and frames without bytes would make a message without end that no limit of bytes ends. Programs
+// that fragment on purpose stay far below: the smallest fragments that the Autobahn test suite
+// cuts a large message into have 64 bytes.
 const (
 	freeFrames    = 4096
 	bytesPerFrame = 64
 )
 
 // grammar holds the rules that the frames of one direction have to keep, and
-// where in a message the direction is.
+// how far the message is that the direction is in.
 type grammar struct {
 	wantMasked  bool  // a client masks every frame, a server none (section 5.1)
 	allowBinary bool  // else binary messages are refused with 1003
-	maxMessage  int64 // bytes of payload over all of a message's frames
+	maxMessage  int64 // bytes of payload over all frames of a message
 
-	inMessage bool  // a first frame without FIN has passed
-	length    int64 // of the message so far
-	frames    int64 // of the message so far
+	inMessage bool  // a first frame without FIN has passed, and no last one since
+	length    int64 // bytes of payload in the message so far
+	frames    int64 // frames of the message so far
 }
 
-// check says whether a frame with this header may come now.
+// check returns what is wrong with a frame of this header coming now, or nil.
+// It changes nothing: see accept.
 func (g *grammar) check(h header) *violation {
 	switch {
 	case h.rsv != 0:
@@ -196,8 +200,8 @@ func checkControl(h header) *violation {
 	return nil
 }
 
-// accept moves on past a data frame that check let through. It reports
-// whether the frame is the last of its message.
+// accept counts a data frame that check has let through. It reports whether the
+// frame is the last of its message.
 func (g *grammar) accept(h header) (last bool) {
 	if h.fin {
 		g.beginMessage()
@@ -209,43 +213,48 @@ func (g *grammar) accept(h header) (last bool) {
 	return false
 }
 
-// beginMessage says that the next data frame is the first of a message.
+// beginMessage makes the next data frame the first of a message.
 func (g *grammar) beginMessage() { g.inMessage, g.length, g.frames = false, 0, 0 }
 
-// Close codes of RFC 6455, section 7.4.1, that the gateway itself sends.
+// A CloseCode says, in a Close frame, why a connection is closed: what RFC 6455, section 7.4, calls
+// a status code. The ends of a stream may use any code that the RFC allows them; those with a name
+// here are what the gateway says itself, or tells of.
+type CloseCode int
+
+// The codes of RFC 6455, section 7.4.1.
 const (
-	CloseGoingAway       = 1001
-	CloseProtocolError   = 1002
-	CloseUnsupportedData = 1003
-	closeNoStatus        = 1005
-	closeInvalidPayload  = 1007
-	ClosePolicyViolation = 1008
-	CloseMessageTooBig   = 1009
-	CloseInternalError   = 1011
+	CloseGoingAway       CloseCode = 1001 // an end is gone, or the gateway shuts down
+	CloseProtocolError   CloseCode = 1002 // the protocol was broken
+	CloseUnsupportedData CloseCode = 1003 // a binary message came where only text is allowed
+	CloseNoStatus        CloseCode = 1005 // never sent: stands for a Close frame without a code
+	CloseInvalidPayload  CloseCode = 1007 // a reason came that is not UTF-8
+	ClosePolicyViolation CloseCode = 1008 // the right credentials did not come
+	CloseMessageTooBig   CloseCode = 1009 // a message came that is over a limit
+	CloseInternalError   CloseCode = 1011 // the other end, or the gateway, has failed
 )
 
 // parseClose reads the payload of a Close frame (RFC 6455, section 5.5.1). An
-// empty one stands for 1005, which is never put into a frame itself.
-func parseClose(payload []byte) (code int, text string, bad *violation) {
+// empty payload has the code [CloseNoStatus].
+func parseClose(payload []byte) (code CloseCode, text string, bad *violation) {
 	if len(payload) == 0 {
-		return closeNoStatus, "", nil
+		return CloseNoStatus, "", nil
 	}
 	if len(payload) == 1 {
 		return 0, "", breach("a Close frame with half a code")
 	}
-	code = int(binary.BigEndian.Uint16(payload))
+	code = CloseCode(binary.BigEndian.Uint16(payload))
 	if !sendable(code) {
 		return 0, "", breach("a Close frame with code %d", code)
 	}
 	if !utf8.Valid(payload[2:]) {
-		return 0, "", &violation{code: closeInvalidPayload, text: "a Close reason that is not UTF-8"}
+		return 0, "", &violation{code: CloseInvalidPayload, text: "a Close reason that is not UTF-8"}
 	}
 	return code, string(payload[2:]), nil
 }
 
-// sendable reports whether an endpoint may put code into a Close frame:
-// RFC 6455, section 7.4, and the codes that IANA has registered since.
-func sendable(code int) bool {
+// sendable reports whether an endpoint may put code into a Close frame, by
+// RFC 6455, section 7.4, and what IANA has registered since.
+func sendable(code CloseCode) bool {
 	switch {
 	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014:
 		return true
@@ -254,9 +263,9 @@ func sendable(code int) bool {
 	}
 }
 
-// closePayload is the payload of a Close frame, its text made UTF-8 and cut to
-// what fits, never in the middle of a character.
-func closePayload(code int, text string) []byte {
+// closePayload is the payload of a Close frame. Text that is not UTF-8 is made
+// so, and text that does not fit is cut, never in the middle of a character.
+func closePayload(code CloseCode, text string) []byte {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	for len(text) > maxControlPayload-2 {
 		_, size := utf8.DecodeLastRuneInString(text)

@@ -18,7 +18,7 @@ func TestGrammarRefusesWhatRFC6455Forbids(t *testing.T) {
 	cases := map[string]struct {
 		earlier []frame // of the same direction, allowed
 		raw     []byte  // unmasked
-		code    int
+		code    CloseCode
 		text    string
 	}{
 		"reserved bit 1":            {raw: []byte{0xC1, 0}, code: 1002, text: "reserved bits"},
@@ -157,11 +157,11 @@ func TestHeaderIsReadOnlyWhenWhole(t *testing.T) {
 }
 
 func TestCloseCodesThatMayBeSent(t *testing.T) {
-	legal := map[int]bool{1000: true, 1001: true, 1002: true, 1003: true, 1007: true,
+	legal := map[CloseCode]bool{1000: true, 1001: true, 1002: true, 1003: true, 1007: true,
 		1008: true, 1009: true,
 		1010: true, 1011: true, 1012: true, 1013: true, 1014: true, 3000: true, 3999: true,
 		4000: true, 4999: true}
-	for _, code := range []int{0, 1, 999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008,
+	for _, code := range []CloseCode{0, 1, 999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008,
 		1009, 1010, 1011,
 		1012, 1013, 1014, 1015, 1016, 2000, 2999, 3000, 3999, 4000, 4999, 5000, 65535} {
 		got, reason, bad := parseClose(closing(code, "why").payload)
@@ -179,7 +179,7 @@ func TestCloseCodesThatMayBeSent(t *testing.T) {
 func TestClosePayloads(t *testing.T) {
 	code, reason, bad := parseClose(nil)
 	require.Nil(t, bad)
-	require.Equal(t, 1005, code, "an empty Close stands for 1005")
+	require.Equal(t, CloseNoStatus, code, "an empty Close stands for 1005")
 	require.Empty(t, reason)
 
 	_, _, bad = parseClose([]byte{3})
@@ -188,7 +188,7 @@ func TestClosePayloads(t *testing.T) {
 
 	_, _, bad = parseClose([]byte{3, 232, 0xFF})
 	require.NotNil(t, bad)
-	require.Equal(t, closeInvalidPayload, bad.code)
+	require.Equal(t, CloseInvalidPayload, bad.code)
 }
 
 func TestCloseReasonIsCutBetweenCharacters(t *testing.T) {

@@ -302,7 +302,7 @@ func (a *actor) act(script []byte) {
 
 // closeFrameOf is a Close frame, legal or not.
 func closeFrameOf(arg byte) *frame {
-	codes := []int{1000, 1001, 1002, 1003, 1005, 1006, 1007, 1011, 1015, 999, 3000, 4999, 5000,
+	codes := []CloseCode{1000, 1001, 1002, 1003, 1005, 1006, 1007, 1011, 1015, 999, 3000, 4999, 5000,
 		2999, 0, 65535}
 	f := closing(codes[arg%16], "bye")
 	switch arg >> 4 {

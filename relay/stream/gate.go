@@ -1,3 +1,5 @@
+// A gate: holding messages back until one of them carries the right credentials.
+
 package stream
 
 import (
@@ -7,29 +9,29 @@ import (
 	"time"
 )
 
-// What an end may send, and for how long, before a message of it has to have
-// carried the right credentials.
+// An end that has to be admitted may send frames of admitLimit bytes, and take
+// admitWithin, until one of its messages has carried the right credentials.
 const (
 	admitLimit  = 64 << 10
 	admitWithin = 30 * time.Second
 )
 
-// A gate holds back what comes from one end, and what goes to it, until a
-// message admits it. The fields but the last two are touched only by the
-// direction that comes from that end.
+// A gate holds back what comes from one end, and what goes to it, until a message of that end
+// admits it. All fields but the last two belong to the direction that reads from that end.
 type gate struct {
 	admit Admit
 	timer *time.Timer
 
-	held    []byte // the data frames that came
-	part    []byte // the frame behind them, of which not all has come yet
-	message []byte // the data of the message that held ends in, unmasked
+	held    []byte // the whole data frames that came, as they came
+	part    []byte // the beginning of the next frame, of which not all has come
+	message []byte // the payload so far of the message that held ends in, unmasked
 
-	admitted bool          // set before closed is closed
+	admitted bool          // whether the end is admitted, once closed is closed
 	closed   chan struct{} // closed when it is known whether the end is admitted
 }
 
-// openGate starts the time within which the end of d has to be admitted.
+// openGate puts a gate before the end that d reads from, and starts the time
+// within which that end has to be admitted.
 func (d *direction) openGate(admit Admit) {
 	d.gate = &gate{admit: admit, closed: make(chan struct{})}
 	d.from.gate = d.gate
@@ -44,8 +46,8 @@ func (d *direction) openGate(admit Admit) {
 	})
 }
 
-// closeGate ends the gate, if there is one, with its decision. It keeps
-// nothing of what it held, nor of whoever judged that.
+// closeGate takes the gate away, if there is one, and tells who waits at it whether the end was
+// admitted. Nothing stays in memory of what the gate held, nor of the function that judged it.
 func (d *direction) closeGate(admitted bool) {
 	g := d.gate
 	if g == nil {
@@ -58,13 +60,13 @@ func (d *direction) closeGate(admitted bool) {
 	close(g.closed)
 }
 
-// lookAtGate is how often a direction that has something for an end behind a
-// gate looks whether it may go there.
+// lookAtGate is how often a direction that waits for an end to be admitted
+// looks whether it is.
 const lookAtGate = 100 * time.Millisecond
 
-// awaitGate waits until the end that d goes to is admitted, or never will be.
-// Meanwhile it reads on, to notice if the end that it comes from is gone; beyond
-// a full buffer, that has to wait too.
+// awaitGate blocks until the end that d writes to is admitted, or never will be. Meanwhile it reads
+// on, in order to notice if the end that it reads from is gone. When the buffer is full it cannot
+// read on, and does not notice.
 func (d *direction) awaitGate() (admitted bool, err error) {
 	g := d.to.gate
 	if g == nil {
@@ -85,7 +87,8 @@ func (d *direction) awaitGate() (admitted bool, err error) {
 	return g.admitted, nil
 }
 
-// decided reports whether the end behind the gate is admitted or refused.
+// decided reports whether the end behind the gate is admitted or refused. It
+// is without a gate.
 func (g *gate) decided() bool {
 	if g == nil {
 		return true
@@ -98,9 +101,8 @@ func (g *gate) decided() bool {
 	}
 }
 
-// hold takes what is in the buffer to the gate, and once a message is
-// admitted gives everything that was held back to the reader, so that it is
-// relayed as if it came only now.
+// hold moves what is in the buffer to the gate. Once a message is admitted, it gives everything
+// that was held back to the reader, so that all of it is relayed as if it came only now.
 func (d *direction) hold() error {
 	g := d.gate
 	g.part = append(g.part, d.buf[d.start:d.end]...)
@@ -153,8 +155,8 @@ func (d *direction) hold() error {
 	return nil
 }
 
-// controlAtGate handles a control frame at the gate. A Close frame ends the
-// pair, but the words in it stay here like everything else.
+// controlAtGate handles a control frame at the gate. A Close frame ends the pair,
+// but its words are held back like everything else, and others go in their place.
 func (d *direction) controlAtGate(h header, payload []byte) error {
 	switch h.opcode {
 	case opPing:
@@ -173,7 +175,8 @@ func (d *direction) controlAtGate(h header, payload []byte) error {
 	return nil
 }
 
-// judge takes one data frame and, if it ends a message, has that judged.
+// judge adds the payload of a data frame to its message and, if the frame ends
+// the message, has it judged.
 func (d *direction) judge(h header, payload []byte) (admitted bool, err error) {
 	g := d.gate
 	g.message = append(g.message, payload...)

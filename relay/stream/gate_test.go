@@ -104,7 +104,7 @@ func TestGateAnswersThePingsOfTheBackend(t *testing.T) {
 func TestGateRefuses(t *testing.T) {
 	cases := map[string]struct {
 		send   func(*peer)
-		code   int
+		code   CloseCode
 		text   string
 		reason string
 	}{

@@ -48,7 +48,7 @@ type frame struct {
 
 func text(s string) frame { return frame{fin: true, opcode: 1, payload: []byte(s)} }
 
-func closing(code int, reason string) frame {
+func closing(code CloseCode, reason string) frame {
 	return frame{fin: true, opcode: 8, payload: append([]byte{byte(code >> 8), byte(code)}, reason...)}
 }
 
@@ -196,14 +196,14 @@ func (p *peer) wants(want frame) {
 }
 
 // wantsClose reads a Close frame with this code, and returns its reason.
-func (p *peer) wantsClose(code int) string {
+func (p *peer) wantsClose(code CloseCode) string {
 	p.t.Helper()
 	f, err := p.next()
 	require.NoError(p.t, err, "%s: read", p.name)
 	require.EqualValues(p.t, 8, f.opcode, "%s: opcode, payload %.80q", p.name, f.payload)
 	require.GreaterOrEqual(p.t, len(f.payload), 2, "%s: a Close frame without a code", p.name)
-	require.Equal(p.t, code, int(binary.BigEndian.Uint16(f.payload)), "%s: code, reason %q", p.name,
-		f.payload[2:])
+	got := CloseCode(binary.BigEndian.Uint16(f.payload))
+	require.Equal(p.t, code, got, "%s: code, reason %q", p.name, f.payload[2:])
 	return string(f.payload[2:])
 }
 

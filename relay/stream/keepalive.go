@@ -1,3 +1,5 @@
+// The keepalive: pings, and the end of a peer that fell silent.
+
 package stream
 
 import (
@@ -6,15 +8,15 @@ import (
 	"time"
 )
 
-// retryPing is when to try again where a ping could not be sent because
+// retryPing is how soon a ping is tried again that could not be sent, because
 // something else was being written.
 const retryPing = 100 * time.Millisecond
 
 var errSilent = errors.New("nothing came, and no answer to a ping")
 
-// keepalive runs whenever a leg may have to be pinged, or to be given up. A leg
-// that says anything at all is alive, and one that the gateway does not read
-// from, because the other leg is slow, is not silent.
+// keepalive runs, by the pair's timer, whenever a leg may have to be pinged or to be given up. A
+// leg that says anything at all is alive. A leg that the gateway does not read from, because the
+// other leg takes nothing, is not silent.
 func (p *Pair) keepalive() {
 	defer p.guard()
 	p.mu.Lock()
@@ -26,7 +28,7 @@ func (p *Pair) keepalive() {
 	}
 
 	next := min(p.attend(&p.caller, &p.backend), p.attend(&p.backend, &p.caller))
-	next = min(next, p.pingInterval()) // or the next silence could begin unnoticed
+	next = min(next, p.pingInterval()) // a leg that speaks now may fall silent right after
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lost != nil {
@@ -37,13 +39,13 @@ func (p *Pair) keepalive() {
 	}
 }
 
-// pingInterval is how long a leg may say nothing before one is pinged.
+// pingInterval is the shorter one of the intervals of the two legs.
 func (p *Pair) pingInterval() time.Duration {
 	return min(p.caller.pingInterval, p.backend.pingInterval)
 }
 
-// attend pings l if it is due, gives it up if it did not answer, and says when
-// to look again.
+// attend pings l if it has been quiet for long, ends the pair if l did not answer
+// an earlier ping, and returns how long to wait before looking again.
 func (p *Pair) attend(l, other *leg) time.Duration {
 	now := time.Since(p.started)
 	lastRead := time.Duration(l.lastRead.Load())
@@ -52,7 +54,8 @@ func (p *Pair) attend(l, other *leg) time.Duration {
 		return l.pongTimeout
 	}
 
-	// What came at the very instant of the ping counts: clocks can be coarse.
+	// Bytes that came at the very instant of the ping count as an answer, since
+	// clocks can be coarse.
 	if l.pingedAt == 0 || lastRead >= l.pingedAt {
 		l.pingedAt = 0
 		if quiet := now - max(lastRead, readingSince); quiet < l.pingInterval {

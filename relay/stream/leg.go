@@ -1,3 +1,5 @@
+// A leg: one of the two connections of a pair, above all its write side.
+
 package stream
 
 import (
@@ -21,33 +23,33 @@ type leg struct {
 	// the gateway itself sends there is masked.
 	toServer bool
 
-	// Times are offsets from the pair's start, kept by the direction that
-	// reads from here, for the keepalive.
-	lastRead atomic.Int64 // when bytes last came in
-	// when it last began to wait for bytes; negative while it writes to the other leg
-	readingSince atomic.Int64
+	// The direction that reads from here tells the keepalive when bytes last came in, and since
+	// when it has been waiting for more, both as times since the pair's start. readingSince is
+	// negative while the direction does not read, because it writes to the other leg.
+	lastRead, readingSince atomic.Int64
 
-	// What the options and the endpoint's own limits come to.
+	// The limits of the options, or shorter ones of the endpoint.
 	pingInterval, pongTimeout, writeTimeout time.Duration
 
-	socket *socketWriter // to write without waiting; nil where conn is not a plain socket
+	socket *socketWriter // writes without waiting; nil where conn is not a plain socket
 
-	readUntil atomic.Pointer[time.Time] // how long reads may wait; nil is no limit
+	readUntil atomic.Pointer[time.Time] // the read deadline; nil is none
 
-	// the keepalive's own: when a ping went out that nothing came after; else zero
+	// pingedAt is when the latest ping was sent, as a time since the pair's start, or zero if
+	// something has come since. Only the keepalive touches it.
 	pingedAt time.Duration
 
 	// closeReceived holds the payload of the Close frame that came from here.
 	closeReceived atomic.Pointer[[]byte]
 
-	// gate is what this end has to pass before anything goes to it or from
-	// it; nil where it need not.
+	// gate is what this end has to pass before anything goes to it or comes
+	// from it; nil where it need not pass one.
 	gate *gate
 
-	// ping is what the gateway's latest ping here carried; zero before the first.
+	// ping is the payload of the gateway's latest ping; zero before the first.
 	ping atomic.Uint64
 
-	writing   sync.Mutex // guards what follows, and makes frames whole
+	writing   sync.Mutex // guards what follows, and is held while a frame is written
 	midFrame  bool       // part of a large frame is out: nothing else may be sent
 	closeSent bool       // a Close frame is out: nothing more may be sent
 	failed    bool       // a write failed: the connection can carry nothing more
@@ -55,28 +57,31 @@ type leg struct {
 	pending   []byte     // the payload of a Close frame that waits for the end of a large frame
 }
 
+// open sets up a leg that has an endpoint's connection.
 func (l *leg) open(name string, endpoint Endpoint, options Options) {
 	l.name, l.conn, l.socket = name, endpoint.Conn, newSocketWriter(endpoint.Conn)
-	l.pingInterval, l.pongTimeout, l.writeTimeout = options.PingInterval, options.PongTimeout, options.WriteTimeout
-	if silence := l.pingInterval + l.pongTimeout; endpoint.ReadTimeout > 0 &&
-		endpoint.ReadTimeout < silence {
-		// The two keep their proportion, so that a peer that answers pings
-		// has as good a chance to be heard in time.
+	l.pingInterval, l.pongTimeout = options.PingInterval, options.PongTimeout
+	silence := l.pingInterval + l.pongTimeout
+	if endpoint.ReadTimeout > 0 && endpoint.ReadTimeout < silence {
+		// Interval and timeout shrink in proportion, so that a peer that
+		// answers pings still has time for that.
 		part := float64(endpoint.ReadTimeout) / float64(silence)
 		l.pingInterval = time.Duration(part * float64(l.pingInterval))
 		l.pongTimeout = endpoint.ReadTimeout - l.pingInterval
 	}
+	l.writeTimeout = options.WriteTimeout
 	if endpoint.WriteTimeout > 0 {
 		l.writeTimeout = min(l.writeTimeout, endpoint.WriteTimeout)
 	}
 }
 
-// over reports that nothing more can go out here. Callers hold l.writing.
+// over reports that nothing more can be sent on this leg. Callers hold l.writing.
 func (l *leg) over() bool { return l.closeSent || l.failed || l.finished }
 
-// write forwards frames as they came. whole is false where they end within a
-// frame. What comes after a Close frame is not sent (RFC 6455, section 5.5.1),
-// nor after a failed write: the pair is on its way down then.
+// write sends frames as they came from the other leg. whole is false where the last of them is not
+// complete. It blocks until the peer takes them, for writeTimeout at most. After a Close frame
+// nothing is sent (RFC 6455, section 5.5.1), nor after a failed write, when the pair is ending
+// already: then sent is false, and there is no error.
 func (l *leg) write(frames []byte, whole bool) (sent bool, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -94,10 +99,10 @@ func (l *leg) write(frames []byte, whole bool) (sent bool, err error) {
 	return true, nil
 }
 
-// put writes p. An error is returned to one caller only, who has to see to
-// the pair's end. Callers hold l.writing.
+// put writes p, and blocks for timeout at most. As nobody writes to a leg that has failed, an error
+// comes to one caller only, who has to see to the pair's end. Callers hold l.writing.
 func (l *leg) put(p []byte, timeout time.Duration) error {
-	l.failed = true // also where the write panics
+	l.failed = true // and it stays so where the write panics
 	n, err := l.socket.write(p)
 	if err == nil && n < len(p) {
 		err = l.putInTime(p[n:], timeout)
@@ -106,9 +111,9 @@ func (l *leg) put(p []byte, timeout time.Duration) error {
 	return err
 }
 
-// putInTime writes p and waits until it is taken.
+// putInTime writes p and blocks until the peer takes it, for timeout at most.
 func (l *leg) putInTime(p []byte, timeout time.Duration) error {
-	// fails only on a closed connection, and so does the write
+	// Setting a deadline fails only on a closed connection, where the write fails too.
 	_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))
 	if _, err := l.conn.Write(p); err != nil {
 		return err
@@ -117,7 +122,7 @@ func (l *leg) putInTime(p []byte, timeout time.Duration) error {
 	return nil
 }
 
-// control sends a control frame of the gateway's own.
+// control sends a control frame of the gateway's own. Callers hold l.writing.
 func (l *leg) control(opcode byte, payload []byte, timeout time.Duration) error {
 	var key [4]byte
 	if l.toServer {
@@ -127,10 +132,9 @@ func (l *leg) control(opcode byte, payload []byte, timeout time.Duration) error 
 		timeout)
 }
 
-// sendPing sends a ping of the gateway's own, with a payload by which its
-// pong is told from those that the two ends exchange. sent is false where no
-// ping can be sent now: something else is being written, which finds out as
-// much about the peer as a ping would.
+// sendPing sends a ping of the gateway's own. By its random payload, the pong that answers it is
+// told from those that the two ends exchange. sent is false where something else is being written,
+// so that no ping can be sent now; that finds out as much about the peer as a ping would.
 func (l *leg) sendPing() (sent bool, err error) {
 	if !l.writing.TryLock() {
 		return false, nil
@@ -145,7 +149,7 @@ func (l *leg) sendPing() (sent bool, err error) {
 	return true, l.control(opPing, payload[:], l.writeTimeout)
 }
 
-// pong answers a ping in the place of the other end.
+// pong answers a ping in the place of the other end, unless nothing can be sent now.
 func (l *leg) pong(payload []byte) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -160,9 +164,9 @@ func (l *leg) ownPong(payload []byte) bool {
 	return len(payload) == 8 && binary.BigEndian.Uint64(payload) == l.ping.Load() && l.ping.Load() != 0
 }
 
-// sendClose sends a Close frame, once; in the middle of a large frame, as soon
-// as that is complete. It waits for a write that is under way, but not for
-// long: that write's peer has no more than hurry to take it.
+// sendClose sends a Close frame, unless one was sent before. In the middle of a large frame it
+// leaves that to the write that completes the frame. It blocks while another write is under way,
+// and then for its own, but for no more than hurry each: it shortens the deadline of the other.
 func (l *leg) sendClose(payload []byte, hurry time.Duration) {
 	if !l.writing.TryLock() {
 		_ = l.conn.SetWriteDeadline(time.Now().Add(hurry))
@@ -180,11 +184,10 @@ func (l *leg) sendClose(payload []byte, hurry time.Duration) {
 	_ = l.control(opClose, payload, hurry) // the pair is ending already
 }
 
-// finish shuts the write side once everything has been said, so that the peer
-// sees the end of the stream at once, while what it still sends is read:
-// closing outright would answer that with a reset, which can overtake the
-// Close frame. A connection without a write side of its own is closed once its
-// peer has sent a Close frame, after which there is nothing to read.
+// finish shuts the write side, after everything has been said. So the peer sees the end of the
+// stream at once, and what it still sends is read: closing the connection would answer that with a
+// reset, which can overtake the Close frame. A connection whose write side cannot be shut alone is
+// closed when its peer has sent a Close frame, after which there is nothing to read.
 func (l *leg) finish() {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -200,8 +203,8 @@ func (l *leg) finish() {
 	l.finished = true
 }
 
-// setReadDeadline limits how long reads from here may wait; the zero time is no
-// limit.
+// setReadDeadline limits how long reads from this leg may block; the zero time
+// is no limit.
 func (l *leg) setReadDeadline(t time.Time) {
 	if t.IsZero() {
 		l.readUntil.Store(nil)
@@ -211,8 +214,9 @@ func (l *leg) setReadDeadline(t time.Time) {
 	l.restoreReadDeadline()
 }
 
-// restoreReadDeadline makes the connection have the deadline that was set last,
-// by whomever, after the reader had one of its own.
+// restoreReadDeadline gives the connection the deadline that setReadDeadline was last called with,
+// also where another goroutine calls that meanwhile. A reader that has set a deadline of its own
+// calls it afterwards.
 func (l *leg) restoreReadDeadline() {
 	for {
 		until := l.readUntil.Load()
@@ -230,8 +234,8 @@ func (l *leg) restoreReadDeadline() {
 // drop closes the connection at once.
 func (l *leg) drop() { Abort(l.conn) }
 
-// Abort closes a connection at once. TLS would first try to say so, and wait
-// seconds for a peer that takes nothing.
+// Abort closes a connection and does not block. To close a TLS connection the usual way would first
+// try to tell the peer, and wait for seconds where that takes nothing.
 func Abort(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
@@ -239,7 +243,8 @@ func Abort(conn net.Conn) {
 	_ = conn.Close()
 }
 
-// handshakeDone reports whether Close frames went both ways.
+// handshakeDone reports whether the closing handshake of this leg is complete:
+// whether Close frames went both ways.
 func (l *leg) handshakeDone() bool {
 	if l.closeReceived.Load() == nil {
 		return false

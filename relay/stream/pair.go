@@ -1,11 +1,19 @@
 // Package stream joins the two WebSocket connections of one live stream, the
 // caller's and the backend's, into a pair that lives and dies together.
 //
-// It begins where both handshakes are done. Frames are checked against RFC
-// 6455 and forwarded as they came, without unmasking or reassembling them.
+// It begins where both opening handshakes are done. Frames are checked against
+// RFC 6455 and forwarded as they came, without unmasking or reassembling them.
 // Nothing is buffered beyond what one read returned, so a slow side slows the
-// other, and an idle pair holds no buffer at all. It knows nothing of Caddy or
-// of HTTP.
+// other, and an idle pair holds no buffer at all. The package knows nothing of
+// Caddy or of HTTP.
+//
+// [Start] makes a pair of two connections. When either of them ends, in any
+// way, so does the other, which is told by a Close frame where that is still
+// possible; [End] says what happened first.
+//
+// Words: an end is the program at the other side of a connection, the caller or
+// the backend; a leg is the connection to it. Frame, message, close code and
+// handshake are those of RFC 6455.
 //
 //	pair.go       a pair and how it ends: read this first
 //	panic.go      how it ends where the gateway's own code fails
@@ -14,7 +22,7 @@
 //	frame.go      the protocol's grammar: headers, rules, Close frames
 //	gate.go       holding messages back until one carries the right credentials
 //	keepalive.go  pings, and the end of a peer that fell silent
-//	socket*.go    waiting for bytes without holding a buffer for them
+//	socket*.go    waiting for bytes, and writing, at the price of few resources
 //	tls_unix.go   the same for connections with TLS
 package stream
 
@@ -27,8 +35,8 @@ import (
 	"time"
 )
 
-// Options are the limits of a pair. All of them must be set; the zero value is
-// of no use.
+// Options are the limits of a pair. All of them have to be set, AllowBinary
+// aside: no zero stands for a default.
 type Options struct {
 	// MaxMessage is the most bytes that one message may have, over all of
 	// its fragments. A larger one ends the pair with 1009.
@@ -36,12 +44,12 @@ type Options struct {
 	// AllowBinary lets binary messages through, which otherwise end the pair
 	// with 1003.
 	AllowBinary bool
-	// PingInterval is how long a leg may say nothing before it is pinged.
+	// PingInterval is how long an end may send nothing before it is pinged.
 	PingInterval time.Duration
-	// PongTimeout is how long a pinged leg may go on saying nothing before
-	// the pair ends.
+	// PongTimeout is how long an end may go on sending nothing after the ping
+	// before the pair ends.
 	PongTimeout time.Duration
-	// WriteTimeout is how long a leg may take to accept what is written to
+	// WriteTimeout is how long an end may take to accept what is written to
 	// it, at most a few tens of kilobytes at a time.
 	WriteTimeout time.Duration
 	// CloseTimeout is how long the closing handshake may take once a Close
@@ -49,44 +57,48 @@ type Options struct {
 	CloseTimeout time.Duration
 }
 
-// An Endpoint is one connection, after its handshake.
+// An Endpoint is one connection, after its opening handshake.
 type Endpoint struct {
-	// Conn must have no deadline set. The pair closes it.
+	// Conn must have no deadline set. From Start on nobody else may use it,
+	// and the pair closes it.
 	Conn net.Conn
 	// Buffered is what was read from Conn beyond the handshake.
 	Buffered []byte
 	// Admit, if set, holds back the messages that come from this end until
 	// one of them is admitted; see [Admit].
 	Admit Admit
-	// ReadTimeout is a limit of this end alone for how long it may say
-	// nothing, not even the answer to a ping: it is pinged so early that one
-	// that lives has answered by then. Zero is no limit beyond PingInterval
-	// and PongTimeout, and so is what is longer than both.
+	// ReadTimeout is how long this end may send nothing, not even the answer
+	// to a ping, where that is shorter than PingInterval and PongTimeout
+	// together: it is pinged so early that there is time for an answer. Zero
+	// is no limit of its own.
 	ReadTimeout time.Duration
-	// WriteTimeout is a limit of this end alone beside that of the Options:
-	// the shorter one holds. Zero is none.
+	// WriteTimeout is the WriteTimeout of this end, where that is shorter than
+	// the one of the Options. Zero is no limit of its own.
 	WriteTimeout time.Duration
 }
 
-// Admit judges a whole message, unmasked, and must not keep it. It says
-// whether the sender is admitted now, or should be heard further; an error
-// ends the pair with 1008. Until the sender is admitted nothing goes from one
-// leg to the other, either way, and the gateway answers the pings of both.
+// Admit judges a whole message, unmasked. It reports whether the end that sent it is admitted now;
+// if not, the next message is judged, and an error ends the pair with 1008 and the error's text.
+// It must not keep the message, and delays only this pair while it runs.
+//
+// Until the end is admitted, nothing goes from one leg to the other, either way, and the gateway
+// answers the pings of both. An end that is not admitted within 64 KiB and 30 seconds ends the pair
+// with 1008.
 type Admit func(message []byte) (admitted bool, err error)
 
 // Why a pair ended, in [End.Reason].
 const (
 	EndClosed    = "closed"    // a Close frame came
-	EndDropped   = "dropped"   // the connection ended without one
-	EndSilent    = "silent"    // nothing came for PingInterval and PongTimeout
-	EndStalled   = "stalled"   // a write was not taken within WriteTimeout
+	EndDropped   = "dropped"   // a connection ended without a Close frame
+	EndSilent    = "silent"    // nothing came for PingInterval and PongTimeout together
+	EndStalled   = "stalled"   // an end did not take what was written to it within WriteTimeout
 	EndViolation = "violation" // the protocol or a limit was broken
 	EndRefused   = "refused"   // the messages did not carry the right credentials
 	EndShutdown  = "shutdown"  // Shutdown was called
 	EndFault     = "fault"     // the gateway's own code failed; see [Panic]
 )
 
-// Who ended it, in [End.By].
+// Who ended the pair, in [End.By].
 const (
 	ByCaller  = "caller"
 	ByBackend = "backend"
@@ -95,26 +107,27 @@ const (
 
 // End tells how a pair ended: what happened first.
 type End struct {
-	// By is the side on which it ended: caller, backend or gateway.
+	// By is who ended it: ByCaller, ByBackend or ByGateway.
 	By string
 	// Reason is one of the End constants.
 	Reason string
-	// Code is the code of the Close frame that came, or that the gateway
-	// sent to the leg which did not cause the end. 1005 stands for a Close
-	// frame without a code.
-	Code int
+	// Code is the code of the Close frame that came or, where none came, of
+	// the one that was sent to the end that did not cause this.
+	Code CloseCode
 	// Text is the reason that went with Code.
 	Text string
 	// Err is the error of the connection, where one was the cause.
 	Err error
 }
 
-// Traffic counts what went one way.
+// Traffic counts what was forwarded one way: messages, and the bytes of their
+// payloads.
 type Traffic struct {
 	Messages, Bytes int64
 }
 
-// A Pair is two legs and what flows between them.
+// A Pair is two legs and what flows between them. Its methods may be called
+// from any goroutine, and none of them blocks.
 type Pair struct {
 	options Options
 	started time.Time
@@ -137,9 +150,9 @@ type counter struct{ messages, bytes atomic.Int64 }
 
 func (c *counter) read() Traffic { return Traffic{c.messages.Load(), c.bytes.Load()} }
 
-// Start begins to relay between two connections, which are the pair's from
-// now on, and returns at once. onEnd is called once, from a goroutine of the
-// pair, when both connections are closed.
+// Start begins to relay between two connections, which belong to the pair from now on, and returns
+// at once. onEnd is called once, on a goroutine of the pair, when both connections are closed. A
+// panic of the package's own ends this pair alone, with EndFault.
 func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	p := &Pair{options: options, started: time.Now(), done: make(chan struct{}), onEnd: onEnd}
 	p.caller.open(ByCaller, caller, options)
@@ -158,7 +171,7 @@ func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	return p
 }
 
-// Done is closed when both connections are.
+// Done returns a channel that is closed when both connections are.
 func (p *Pair) Done() <-chan struct{} { return p.done }
 
 // Started is when the pair began.
@@ -170,16 +183,16 @@ func (p *Pair) FromCaller() Traffic { return p.fromCaller.read() }
 // FromBackend counts what the caller was given.
 func (p *Pair) FromBackend() Traffic { return p.fromBackend.read() }
 
-// settle is how long a leg is given to take a last frame, or to say what it
-// still has to say, when the pair's end does not depend on it.
+// settle is how long a leg is given to take a last frame, or to send what is
+// still under way, once it is known how the pair ends.
 const settle = time.Second
 
-// Shutdown ends the pair from the gateway's side with code and text and gives
-// both legs the time of drain to finish. It returns at once; Done tells when
-// they have. The caller is told first. What it sent before it answers still
-// reaches the backend, which is told right after that answer, or after a second
-// without one.
-func (p *Pair) Shutdown(code int, text string, drain time.Duration) {
+// Shutdown ends the pair from the gateway's side, with a Close frame of this code and text for both
+// legs, and gives them the time of drain to finish. It returns at once; [Pair.Done] tells when they
+// have. The caller is told first. What it sends before it answers still reaches the backend, which
+// is told right after that answer, or after a second without one. On a pair that is ending already
+// Shutdown does nothing.
+func (p *Pair) Shutdown(code CloseCode, text string, drain time.Duration) {
 	defer p.guard()
 	if !p.begin(End{By: ByGateway, Reason: EndShutdown, Code: code, Text: text}, drain) {
 		return
@@ -204,8 +217,8 @@ func (p *Pair) Shutdown(code int, text string, drain time.Duration) {
 	})
 }
 
-// begin records the end, if none was yet, and gives the pair no longer than
-// limit from now. It reports whether this end is the first.
+// begin notes how the pair ends, if that is not known yet, and gives it no
+// longer than limit from now. It reports whether this end is the first.
 func (p *Pair) begin(end End, limit time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -227,7 +240,8 @@ func (p *Pair) endWithin(limit time.Duration) {
 	}
 }
 
-// shuttingDown returns what Shutdown tells both legs, if it was called first.
+// shuttingDown returns the payload of the Close frame that Shutdown sends, if
+// Shutdown is what ended the pair.
 func (p *Pair) shuttingDown() (payload []byte, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -237,17 +251,17 @@ func (p *Pair) shuttingDown() (payload []byte, ok bool) {
 	return closePayload(p.end.Code, p.end.Text), true
 }
 
-// lostLeg is a leg that takes no more, and since when.
+// lostLeg is a leg whose connection takes no more.
 type lostLeg struct {
 	leg   *leg
 	since time.Duration
 	err   error
 }
 
-// lose notes that l takes no more, because its connection is gone. What it
-// said before may still be on its way through the direction that reads from it,
-// a Close frame above all, so that direction ends the pair. Where it finds no
-// end in time, the keepalive does.
+// lose notes that l takes no more, because its connection is gone. What its end said before, a
+// Close frame above all, may still be on its way through the direction that reads from l, so it is
+// that direction that ends the pair. Where it finds no end within settle, the keepalive ends the
+// pair.
 func (p *Pair) lose(l *leg, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -257,10 +271,9 @@ func (p *Pair) lose(l *leg, err error) {
 	}
 }
 
-// closed handles a Close frame from one leg: it goes through to the other,
-// whose answer will come back the same way. Where the pair is ending for
-// another reason, the frame is only the answer to what the leg was told, and of
-// no interest to the other.
+// closed handles a Close frame that came from one leg. The frame goes through to the other leg,
+// whose answer comes back the same way. Where the pair is ending for another reason, the frame is
+// only an answer to the one that the leg was sent, and goes no further.
 func (p *Pair) closed(from, to *leg, frame closeFrame) {
 	from.closeReceived.Store(&frame.payload)
 	first := p.begin(End{By: from.name, Reason: EndClosed, Code: frame.code, Text: frame.text},
@@ -273,9 +286,10 @@ func (p *Pair) closed(from, to *leg, frame closeFrame) {
 	p.finishIfDone()
 }
 
-// failed handles the end of one leg in any other way. The survivor is told
-// with code, and text; the leg itself with ownCode, unless that is zero.
-func (p *Pair) failed(gone, survivor *leg, end End, ownCode int, ownText string) {
+// failed handles the end of one leg in any other way than by a Close frame. The survivor gets a
+// Close frame with the code and text of end. The leg that is gone gets one with ownCode and
+// ownText; where ownCode is zero, its connection is closed at once.
+func (p *Pair) failed(gone, survivor *leg, end End, ownCode CloseCode, ownText string) {
 	end.By = gone.name
 	first := p.begin(end, p.options.CloseTimeout)
 	if payload := p.farewell(survivor, end, first); payload != nil {
@@ -294,13 +308,13 @@ func (p *Pair) failed(gone, survivor *leg, end End, ownCode int, ownText string)
 	gone.setReadDeadline(time.Now().Add(settle))
 }
 
-// farewell is the payload of the Close frame for a leg whose other leg ended
-// in the way of end; nil where whoever ended the pair first tells it.
+// farewell is the payload of the Close frame that the survivor is sent when the other leg ended as
+// end says. It is nil where this end is not the first, and the survivor was told of that one.
 func (p *Pair) farewell(survivor *leg, end End, first bool) []byte {
 	if own := survivor.closeReceived.Load(); own != nil {
-		// A peer that goes without answering a Close frame has ended all the
-		// same: the leg that sent the frame gets its own code back, as RFC
-		// 6455, section 5.5.1, recommends for an answer.
+		// The survivor has sent a Close frame, and the leg that is gone did not
+		// answer it. So the survivor gets its own code back, which RFC 6455,
+		// section 5.5.1, recommends for an answer.
 		return *own
 	}
 	if first {
@@ -332,9 +346,9 @@ func (p *Pair) stalled(gone, survivor *leg, err error) {
 
 // dropped ends the pair because gone ended without a Close frame.
 func (p *Pair) dropped(gone, survivor *leg, err error) {
-	var ownCode int
+	var ownCode CloseCode
 	if errors.Is(err, io.EOF) {
-		// Perhaps it only shut its write side: then it is still there to be told.
+		// Perhaps it has only shut its write side, and can still be told.
 		ownCode = CloseProtocolError
 	}
 	p.failed(gone, survivor, End{
@@ -353,13 +367,15 @@ func (p *Pair) other(l *leg) *leg {
 	return &p.caller
 }
 
+// closeBoth closes both connections at once.
 func (p *Pair) closeBoth() {
 	defer p.guard()
 	p.caller.drop()
 	p.backend.drop()
 }
 
-// returned is called by each direction when its leg has nothing more to read.
+// returned is called by each direction when it has nothing more to read. The
+// second one ends the pair.
 func (p *Pair) returned() {
 	if p.running.Add(-1) > 0 {
 		return
@@ -373,4 +389,5 @@ func (p *Pair) returned() {
 	p.onEnd(end)
 }
 
+// elapsed is the time since the pair's start, in the form that legs keep.
 func (p *Pair) elapsed() int64 { return int64(time.Since(p.started)) }

@@ -1,3 +1,5 @@
+// How a pair ends where the gateway's own code panics.
+
 package stream
 
 import (
@@ -13,17 +15,17 @@ type Panic struct {
 
 func (p *Panic) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
 
-// guard is deferred by all that runs in a goroutine of the pair's own, where a
-// panic would end the process with every stream in it. It ends this pair alone.
+// guard is deferred by everything that runs on a goroutine of the pair's own, where a panic would
+// end the process and every other stream in it. With guard, the panic ends this pair alone.
 func (p *Pair) guard() {
 	if value := recover(); value != nil {
 		p.fault(&Panic{Value: value, Stack: debug.Stack()})
 	}
 }
 
-// fault ends the pair because the code of the gateway failed. Whatever ended
-// the pair before is of less interest. Both legs are told where nothing is
-// being written to them; a second failure has nothing left to save.
+// fault ends the pair because the gateway's own code panicked, which counts as the pair's end even
+// where something else has begun to end it. Both legs are told, without waiting for that. After a
+// second panic there is nothing left to save.
 func (p *Pair) fault(cause *Panic) {
 	const text = "an error in the gateway"
 	p.mu.Lock()

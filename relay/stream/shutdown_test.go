@@ -25,7 +25,7 @@ func TestShutdownWhereBothAnswer(t *testing.T) {
 			b.caller.close()
 			b.backend.close()
 			end := b.wantsEnded(ByGateway, EndShutdown)
-			require.Equal(t, 1001, end.Code)
+			require.Equal(t, CloseGoingAway, end.Code)
 			require.Equal(t, "maintenance", end.Text)
 			require.NoError(t, end.Err)
 		})

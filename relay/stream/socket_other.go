@@ -1,13 +1,15 @@
 //go:build !unix
 
+// The same as in socket_unix.go for platforms where a socket cannot be asked
+// what it would do at once.
+
 package stream
 
 import "net"
 
 func connReader(conn net.Conn) reader { return &blockingReader{conn: conn} }
 
-// socketWriter has no use of its own where sockets cannot be asked to take
-// what they can at once.
+// socketWriter writes nothing here: all writes are those of the net.Conn.
 type socketWriter struct{}
 
 func newSocketWriter(net.Conn) *socketWriter { return nil }

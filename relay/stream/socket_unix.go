@@ -1,5 +1,8 @@
 //go:build unix
 
+// Reading from and writing to plain sockets by readiness: a direction that waits
+// for bytes holds no buffer, and a write that does not wait needs no timer.
+
 package stream
 
 import (
@@ -10,7 +13,7 @@ import (
 	"syscall"
 )
 
-// rawConn is the socket under conn; nil where conn is more than that.
+// rawConn is the socket under conn, or nil where conn is not a plain socket.
 func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	switch c := conn.(type) {
 	case *net.TCPConn:
@@ -21,9 +24,9 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	return raw
 }
 
-// connReader reads sockets when they are readable, and takes a buffer only
-// then: most pairs are idle most of the time, and two buffers would be most of
-// what an idle pair costs.
+// connReader returns the reader for conn. A plain socket is read when it is readable, and a buffer
+// taken only then: most pairs are idle most of the time, and two buffers would be most of what an
+// idle pair costs.
 func connReader(conn net.Conn) reader {
 	raw := rawConn(conn)
 	if raw == nil {
@@ -36,7 +39,7 @@ func connReader(conn net.Conn) reader {
 
 type readinessReader struct {
 	raw syscall.RawConn
-	try func(fd uintptr) bool // tryRead, bound once
+	try func(fd uintptr) bool // tryRead as a value, made once and not for each read
 
 	into *direction
 	err  error
@@ -50,8 +53,8 @@ func (r *readinessReader) read(d *direction) error {
 	return r.err
 }
 
-// tryRead reads what is there. It reports false to be called again when the
-// socket is readable.
+// tryRead reads what is there, without waiting. It returns false in order to be
+// called again when the socket is readable.
 func (r *readinessReader) tryRead(fd uintptr) bool {
 	d := r.into
 	n, err := syscall.Read(int(fd), d.space())
@@ -74,14 +77,13 @@ func (r *readinessReader) tryRead(fd uintptr) bool {
 	return true
 }
 
-// A socketWriter writes what a socket takes at once. A deadline is needed only
-// for what is left over, which saves a timer for each message. And the calls
-// below it are few and small enough for the 2 KiB of stack that a goroutine
-// begins with, while those of a net.Conn double it, for good: two of them would
-// be half of what an idle pair costs.
+// A socketWriter writes what a socket takes at once. Only what is left over needs a deadline, which
+// saves a timer for each message. And the calls below it fit the 2 KiB of stack that a goroutine
+// begins with. Those of a net.Conn do not: they double the stack, for as long as the goroutine
+// lives, and two such stacks would be half of what an idle pair costs.
 type socketWriter struct {
 	raw syscall.RawConn
-	try func(fd uintptr) bool // tryWrite, bound once
+	try func(fd uintptr) bool // tryWrite as a value, made once and not for each write
 
 	p   []byte
 	n   int
@@ -111,12 +113,13 @@ func (w *socketWriter) write(p []byte) (n int, err error) {
 		return w.n, w.err
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, nil // an old deadline, of a write that is done
+		return 0, nil // the deadline of an earlier write, which is done
 	}
 	return w.n, err
 }
 
-// tryWrite always reports true, which says that it is not to be called again.
+// tryWrite writes what the socket takes. It always returns true, so that it is
+// not called again when the socket takes more.
 func (w *socketWriter) tryWrite(fd uintptr) bool {
 	n, err := syscall.Write(int(fd), w.p)
 	for err == syscall.EINTR {

@@ -1,5 +1,7 @@
 //go:build unix
 
+// Waiting for bytes on TLS connections at the price of a small stack.
+
 package stream
 
 import (
@@ -12,16 +14,16 @@ import (
 )
 
 const (
-	// parkAfter is how long nothing has to have come for a connection to count
-	// as a quiet one.
+	// parkAfter is the pause between two reads after which a connection counts
+	// as quiet.
 	parkAfter = time.Second
-	// unpackWithin is how long a record may take to come in whole, once part of
-	// it is there, before the reader is parked again.
+	// unpackWithin is how long a TLS record may take to come in whole, once part
+	// of it is there, before the reader waits for the socket again.
 	unpackWithin = 50 * time.Millisecond
 )
 
-// tlsReader reads conn, where that is TLS on a plain socket, so that a quiet
-// connection waits in a cheap place.
+// tlsReader returns the reader for a connection that is no plain socket: a parkingReader for TLS on
+// a plain socket, else a blockingReader.
 func tlsReader(conn net.Conn) reader {
 	blocking := blockingReader{conn: conn}
 	secure, ok := conn.(*tls.Conn)
@@ -34,12 +36,13 @@ func tlsReader(conn net.Conn) reader {
 	}
 	r := &parkingReader{blockingReader: blocking, raw: raw, before: -parkAfter - 1}
 	r.ready = r.isReady
-	// What TLS has read along with the handshake is taken here, so that the
-	// goroutine that reads from now on begins in the cheap place.
+	// What TLS has read along with the handshake is taken here, on the stack of
+	// the caller, so that the pair's goroutine can wait for the socket at once.
 	return r.drain()
 }
 
-// drain returns a reader of what TLS holds already, and of r behind it.
+// drain returns a reader that yields what TLS has decrypted already, and then
+// what r reads.
 func (r *parkingReader) drain() reader {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
@@ -50,30 +53,28 @@ func (r *parkingReader) drain() reader {
 		held = append(held, buf[:n]...)
 	}
 	_ = r.conn.SetReadDeadline(time.Time{})
-	r.drained = errors.Is(err, os.ErrDeadlineExceeded) // another error comes again
+	r.drained = errors.Is(err, os.ErrDeadlineExceeded) // any other error comes again
 	if len(held) == 0 {
 		return r
 	}
 	return &bufferedReader{buffered: held, then: r}
 }
 
-// A parkingReader waits for the socket below TLS while nothing comes. A read
-// from TLS needs a buffer to wait with, and its calls are deep and their frames
-// large: a goroutine that waits in there keeps a stack of four or eight
-// kilobytes, for as long as the stream lives.
+// A parkingReader waits for the socket below TLS while the connection is quiet. A read from TLS
+// needs a buffer to wait with, and calls deep into functions with large stack frames: a goroutine
+// that waits in there keeps a stack of four or eight kilobytes for as long as the stream lives.
 //
-// Whether the socket has bytes says not all, as TLS may hold records that it
-// read along with others. So it is first asked for those, by a read that may
-// not wait. That costs a little for each wait, and so a connection on which
-// bytes come all the time is read as any other.
+// That the socket has no bytes does not mean that there are none, as TLS may hold records that it
+// read along with others. So TLS is asked first, by a read that may not wait. That costs a little
+// for each wait, and so a connection on which bytes come all the time is read by blocking in TLS.
 type parkingReader struct {
 	blockingReader
 	raw    syscall.RawConn
-	ready  func(fd uintptr) bool // isReady, bound once
+	ready  func(fd uintptr) bool // isReady as a value, made once and not for each wait
 	peeked [1]byte
 
-	before  time.Duration // when bytes came before they last did, as in leg.lastRead
-	drained bool          // TLS holds no whole record
+	before  time.Duration // what leg.lastRead was at the read before this one
+	drained bool          // TLS holds no record that it could yield
 }
 
 func (r *parkingReader) read(d *direction) error {
@@ -87,7 +88,8 @@ func (r *parkingReader) read(d *direction) error {
 	return r.blockingReader.read(d)
 }
 
-// park waits for bytes, and reads them.
+// park blocks until the socket has bytes that make a record of the peer's, and
+// reads that.
 func (r *parkingReader) park(d *direction) error {
 	for {
 		if !r.drained {
@@ -102,13 +104,13 @@ func (r *parkingReader) park(d *direction) error {
 		if err := r.readBefore(d, time.Now().Add(unpackWithin)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		r.drained = true // what came was no whole record, or none of the peer's own
+		r.drained = true // no whole record came, or one of TLS itself, such as a session ticket
 	}
 }
 
-// readBefore reads with a deadline of its own.
+// readBefore reads, and blocks until deadline at most.
 func (r *parkingReader) readBefore(d *direction, deadline time.Time) error {
-	_ = r.conn.SetReadDeadline(deadline) // fails only on a closed connection, and so does the read
+	_ = r.conn.SetReadDeadline(deadline) // can fail only where the read fails too
 	err := r.blockingReader.read(d)
 	d.from.restoreReadDeadline()
 	return err
