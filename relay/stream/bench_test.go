@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkMessages is how fast one pair over TCP forwards messages of 1.5 KB.
+// BenchmarkMessages measures how fast one pair over TCP forwards messages of 1.5 KB.
 func BenchmarkMessages(b *testing.B) {
 	for _, wireName := range []string{"tcp", "tls to caller"} {
 		b.Run(wireName, func(b *testing.B) {
@@ -37,8 +37,8 @@ func BenchmarkMessages(b *testing.B) {
 	}
 }
 
-// BenchmarkRoundTrip is one message there and one back, each waited for, as on
-// a stream that is never busy: what it costs to wake up.
+// BenchmarkRoundTrip measures one message there and one back, each waited for, as on a stream that
+// is never busy: that is, what it costs to wake up.
 func BenchmarkRoundTrip(b *testing.B) {
 	pair := start(b, setup{})
 	there := frame{fin: true, opcode: 1, payload: bytes.Repeat([]byte("x"), 1500)}.encode(testKey)
@@ -60,11 +60,11 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// BenchmarkIdlePair is what a pair adds to the memory of its two connections
-// while it is idle, once a message of each size has gone both ways. For TLS,
-// what the two ends of that connection keep comes on top. The runtime fits the
-// stack that goroutines begin with to those it has seen, so one case at a time
-// and -benchtime 1x comes closest to a process full of pairs.
+// BenchmarkIdlePair measures what a pair adds to the memory of its two connections while it is
+// idle, after a message of each size has gone both ways. With TLS, what the two ends of that
+// connection keep is measured too. The runtime adapts the size of new goroutines' stacks to the
+// goroutines it has seen, so one case at a time and -benchtime 1x comes closest to a process full
+// of pairs.
 func BenchmarkIdlePair(b *testing.B) {
 	for _, wireName := range []string{"tcp", "tls to caller"} {
 		for _, size := range []int{-1, 100, 1500, 100 << 10} {
@@ -131,7 +131,7 @@ func idleMemory(b *testing.B, wireName string, size int) (heap, stacks float64) 
 		(float64(after.StackInuse) - float64(before.StackInuse)) / count
 }
 
-// measure reads the memory statistics when everything that can go is gone.
+// measure reads the memory statistics after everything that can be freed is.
 func measure(stats *runtime.MemStats) {
 	for range 3 { // a pool forgets what it holds in two collections
 		runtime.GC()

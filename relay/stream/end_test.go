@@ -126,7 +126,7 @@ func (p *peer) maskBit() byte {
 }
 
 // A survivor gets its Close frame and the end of the stream at once, and has
-// CloseTimeout to go.
+// CloseTimeout to close its own side.
 func TestSurvivorThatIgnoresTheEndIsCutOff(t *testing.T) {
 	for wireName, w := range wires {
 		for _, side := range sides {
@@ -172,7 +172,8 @@ func TestSurvivorThatGoesOnSendingIsCutOff(t *testing.T) {
 	}
 }
 
-// A survivor that does not read cannot be told, but is ended all the same.
+// A survivor that does not read cannot be told, but its connection is closed all
+// the same.
 func TestSurvivorThatDoesNotReadIsEnded(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side+" ends", func(t *testing.T) {
@@ -332,7 +333,7 @@ func TestBothCloseAtOnce(t *testing.T) {
 }
 
 // RFC 6455, section 7.1.1, lets the server close the connection after a Close
-// frame; one that does not bother to answer is a common sight.
+// frame; many servers do so without an answer.
 func TestCloseThatIsAnsweredByTheEndOfTheStream(t *testing.T) {
 	for wireName, w := range wires {
 		for _, side := range sides {
@@ -435,7 +436,8 @@ func TestStalledPeerIsGivenUpAfterWriteTimeout(t *testing.T) {
 	}
 }
 
-// The shorter of two limits on a write holds, for the end that it was set for.
+// Of the options' limit on a write and the endpoint's own, the shorter one holds,
+// and only for that end.
 func TestWriteTimeoutOfOneEndBoundsItsWrites(t *testing.T) {
 	for _, side := range sides {
 		for own, want := range map[time.Duration]time.Duration{
@@ -466,8 +468,8 @@ func TestWriteTimeoutOfOneEndBoundsItsWrites(t *testing.T) {
 	}
 }
 
-// TLS says that it closes, and would wait five seconds for a peer that does
-// not take that either.
+// Closing a TLS connection sends an alert first, and would wait five seconds for
+// a peer that does not take that either.
 func TestStalledPeerBehindTLSIsNotWaitedForAgain(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side+" stalls", func(t *testing.T) {
@@ -569,8 +571,8 @@ func TestWriteErrorEndsThePair(t *testing.T) {
 	}
 }
 
-// resetConn fails every write, as a connection does that the peer has reset,
-// while what the peer sent before is still to be read.
+// resetConn fails every write, as a connection does that its peer has reset,
+// while what the peer sent before that can still be read.
 type resetConn struct {
 	net.Conn
 	failed chan struct{}
@@ -612,8 +614,8 @@ func TestWriteErrorDoesNotHideACloseThatCameBefore(t *testing.T) {
 	}
 }
 
-// The same over TCP: a Close frame, then a reset that the sender of messages
-// runs into first.
+// The same over TCP: one end sends a Close frame and then resets the connection,
+// and the gateway meets the reset first, when it writes.
 func TestResetDoesNotHideACloseThatCameBefore(t *testing.T) {
 	for _, side := range sides {
 		t.Run("reset by "+side, func(t *testing.T) {
@@ -648,7 +650,8 @@ func TestLostLegWhoseSenderClosesToo(t *testing.T) {
 			backend:     pipeWire,
 			wrapBackend: func(c net.Conn) net.Conn { reset.Conn = c; return reset },
 		})
-		// One read brings the message whose write fails and the Close behind it.
+		// One read brings both the message whose write fails and the Close frame
+		// behind it.
 		b.caller.sendRaw(append(text("lost").encode(testKey), closing(1000, "bye").encode(testKey)...))
 		<-reset.failed
 		synctest.Wait() // until the Close behind it is seen

@@ -223,8 +223,8 @@ func TestOwnControlFramesAreWellFormed(t *testing.T) {
 	require.Equal(t, frame{fin: true, opcode: 8, payload: []byte{}}, f)
 }
 
-// FuzzHeader holds the relay's reading of a frame against the test's own,
-// strict one: what the grammar lets through is legal, and what it refuses is not.
+// FuzzHeader compares the grammar with the tests' own strict reader of frames:
+// what the grammar lets through is legal, and what it refuses is not.
 func FuzzHeader(f *testing.F) {
 	for _, seed := range [][]byte{
 		text("hello").encode(nil), text("hello").encode(testKey), {0x81},

@@ -52,8 +52,7 @@ func FuzzPair(f *testing.F) {
 	})
 }
 
-// What a script can say. Each is followed by one byte, of which it makes what
-// it will.
+// The instructions of a script. Each is followed by one byte, its argument.
 const (
 	opSendText = iota
 	opSendFirst
@@ -77,9 +76,9 @@ const (
 // adminWord, behind opSendText, is the message that a gate admits.
 const adminWord = 199
 
-// hasty are limits that scripts run into. Time is the machine's: a leg's lock
-// is held while it writes, and where somebody waits for that no bubble's clock
-// moves on.
+// hasty are limits so short that scripts run into them. The time is real, not
+// that of a synctest bubble: a leg's lock is held while it writes, and while a
+// goroutine waits for a lock the bubble's clock stands still.
 var hasty = Options{
 	MaxMessage:   60_000,
 	PingInterval: 100 * time.Millisecond,
@@ -88,9 +87,9 @@ var hasty = Options{
 	CloseTimeout: 50 * time.Millisecond,
 }
 
-// inTime is how long the pair may take to be over after the first end: what
-// legs are given to settle, twice, for the limits above are nothing beside it;
-// and as much again for a busy machine.
+// inTime is how long the pair may take to be over after its end has begun: twice
+// what legs are given to settle, beside which the limits above are nothing, and
+// as much again for a busy machine.
 const inTime = 4 * settle
 
 func actOut(
@@ -169,7 +168,7 @@ type actor struct {
 	received []frame
 }
 
-// sends writes raw, which is the frame f unless that is nil.
+// sends writes raw: the bytes of frame f or, where f is nil, something illegal.
 func (a *actor) sends(f *frame, raw []byte, inPieces bool) (ok bool) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
@@ -200,7 +199,8 @@ func (a *actor) ends() {
 	}
 }
 
-// expect notes f if it may arrive: the rules of RFC 6455 once more.
+// expect notes that f has to arrive, if the rules of RFC 6455, which are written
+// down here once more, let it.
 func (a *actor) expect(f *frame) {
 	if a.done {
 		return
@@ -316,8 +316,8 @@ func closeFrameOf(arg byte) *frame {
 	return &f
 }
 
-// read takes what comes, answers the gateway's pings and a Close, and holds
-// every frame to the rules.
+// read reads what comes, answers the gateway's pings and its Close frame, and
+// checks every frame against the rules.
 func (a *actor) read() {
 	for n := 0; ; n++ {
 		if n == 1 {

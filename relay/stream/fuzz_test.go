@@ -56,7 +56,7 @@ func FuzzDirection(f *testing.F) {
 		for _, p := range []*peer{sender, receiver} {
 			go func() { outputs <- p.listen() }()
 		}
-		// The backend waits for a caller at the gate, which only its end lets go.
+		// What the backend sends waits at the gate, until the caller ends.
 		atGate := gated && fromBackend
 		_ = sender.conn.SetWriteDeadline(time.Now().Add(patience))
 		if atGate {
@@ -77,9 +77,9 @@ func FuzzDirection(f *testing.F) {
 	})
 }
 
-// listen reads all that comes, answers a Close with a Close, and reports an
-// error for anything illegal: a bad frame, a message of bad fragments, or
-// anything behind a Close. It returns once the stream has ended.
+// listen reads all that comes, answers a Close frame with another, and reports an error for
+// anything illegal: a bad frame, a message of bad fragments, or anything behind a Close frame. It
+// returns once the stream has ended.
 func (p *peer) listen() []byte {
 	var raw bytes.Buffer
 	in := io.TeeReader(p.conn, &raw)

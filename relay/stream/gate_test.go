@@ -31,7 +31,7 @@ func TestGateHoldsEverythingBackUntilAMessageIsAdmitted(t *testing.T) {
 			early := wireBytes([]frame{text("one"), {opcode: 1, payload: []byte("two")},
 				{fin: true, payload: []byte(" halves")}}, testKey)
 			b.caller.sendRaw(early)
-			// An answer to a ping behind them shows that they have been seen.
+			// A ping behind the messages is answered: so the gate has seen them.
 			b.caller.send(frame{fin: true, opcode: 9, payload: []byte("seen?")})
 			b.caller.wants(frame{fin: true, opcode: 10, payload: []byte("seen?")})
 			require.Zero(t, b.pair.FromCaller())
@@ -147,8 +147,8 @@ func TestGateRefuses(t *testing.T) {
 	}
 }
 
-// With a limit of messages that nothing reaches, the longest frames that the
-// protocol has come to the gate.
+// Where max_message is so large that nothing reaches it, the longest frames that
+// the protocol allows get as far as the gate.
 func TestGateRefusesTheLongestFrames(t *testing.T) {
 	options := generous
 	options.MaxMessage = 1<<63 - 1
@@ -203,8 +203,8 @@ func TestAdmittedCallerHasNoMoreTimeLimit(t *testing.T) {
 	})
 }
 
-// What ends a pair at the gate ends it as everywhere, but the words of a
-// caller that was not admitted do not reach the backend, nor the backend's it.
+// A pair ends in the same ways while a gate is closed. But what a caller says in its Close frame
+// does not reach the backend before it is admitted, nor the backend's words the caller.
 func TestEndsAtTheGate(t *testing.T) {
 	for wireName, w := range wires {
 		t.Run(wireName+"/caller closes", func(t *testing.T) {
@@ -272,7 +272,8 @@ func TestEndsAtTheGate(t *testing.T) {
 	}
 }
 
-// The backend's first messages wait, however many, and come in order.
+// The first messages of a backend wait at the gate, however many they are, and
+// then come in order.
 func TestGateHoldsBackAllThatTheBackendSays(t *testing.T) {
 	for wireName, w := range wires {
 		t.Run(wireName, func(t *testing.T) {
@@ -286,7 +287,8 @@ func TestGateHoldsBackAllThatTheBackendSays(t *testing.T) {
 	}
 }
 
-// A live pair must not keep what judged it, nor the configuration behind that.
+// A live pair must not keep the function that admitted it in memory, nor the
+// configuration behind that function.
 func TestGateIsForgottenOnceItIsOpen(t *testing.T) {
 	type configuration struct{ secret [1 << 10]byte }
 	var gone weak.Pointer[configuration]

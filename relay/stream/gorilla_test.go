@@ -16,9 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gorillaEnds joins a gorilla client, as the caller, and a gorilla server, as
-// the backend, by a pair: the relay has the raw connections behind two real
-// handshakes, that with the caller done by hand.
+// gorillaEnds joins a gorilla client, as the caller, and a gorilla server, as the
+// backend, by a pair. Both handshakes are real ones: the gateway passes them on.
 func gorillaEnds(
 	t *testing.T, options Options,
 ) (caller, backend *websocket.Conn, pair *Pair, ended chan End) {

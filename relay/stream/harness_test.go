@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what has to happen. Nothing waits as
-// long unless it fails.
+// patience is how long a test waits for what has to happen. Only a test that
+// fails waits so long.
 const patience = 10 * time.Second
 
 // generous are limits that no test runs into by accident.
@@ -37,8 +37,8 @@ var generous = Options{
 	CloseTimeout: time.Minute,
 }
 
-// A frame is what an end sends or receives, with the payload unmasked. The
-// code that reads and writes it here shares nothing with the relay's.
+// A frame is what an end sends or receives, with its payload unmasked. The tests
+// read and write frames by code of their own, which shares nothing with a pair's.
 type frame struct {
 	fin     bool
 	rsv     byte
@@ -52,7 +52,7 @@ func closing(code CloseCode, reason string) frame {
 	return frame{fin: true, opcode: 8, payload: append([]byte{byte(code >> 8), byte(code)}, reason...)}
 }
 
-// encode is the frame on the wire, masked if key is not nil.
+// encode returns the bytes of the frame, masked if key is not nil.
 func (f frame) encode(key []byte) []byte {
 	first := f.rsv<<4 | f.opcode
 	if f.fin {
@@ -173,7 +173,7 @@ func (p *peer) sendRaw(b []byte) {
 	}
 }
 
-// next is the next frame that comes.
+// next reads the next frame.
 func (p *peer) next() (frame, error) {
 	_ = p.conn.SetReadDeadline(time.Now().Add(patience))
 	f, err := readFrame(p.in, !p.client)
@@ -207,7 +207,8 @@ func (p *peer) wantsClose(code CloseCode) string {
 	return string(f.payload[2:])
 }
 
-// wantsEnd reads the orderly end of the stream, after nothing more.
+// wantsEnd requires that nothing more comes, and then the end of the stream
+// without an error.
 func (p *peer) wantsEnd() {
 	p.t.Helper()
 	f, err := p.next()
@@ -232,8 +233,7 @@ func (p *peer) halfClose() {
 	require.NoError(p.t, p.conn.(interface{ CloseWrite() error }).CloseWrite())
 }
 
-// A wire makes the two ends of a connection: what the relay holds, and what
-// the peer does.
+// A wire makes a connection, and returns the pair's side of it and the peer's.
 type wire func(t testing.TB, relayIsServer bool) (relay, far net.Conn)
 
 func pipeWire(testing.TB, bool) (relay, far net.Conn) { return net.Pipe() }
@@ -254,8 +254,8 @@ func tlsWire(t testing.TB, relayIsServer bool) (relay, far net.Conn) {
 	return overTLS(t, relay, far, relayIsServer, testTLS(t))
 }
 
-// tlsPipeWire is for a bubble: nothing is buffered below TLS, and nothing is
-// sent that nobody waits for.
+// tlsPipeWire is for a synctest bubble: nothing is buffered below TLS, and nothing
+// is sent that nobody reads.
 func tlsPipeWire(t testing.TB, relayIsServer bool) (relay, far net.Conn) {
 	relay, far = net.Pipe()
 	config := testTLS(t).Clone()
@@ -324,7 +324,8 @@ type bridge struct {
 	ended           chan End
 }
 
-// A setup is how a test wants its bridge; the zero value is TCP and generous.
+// A setup says what a test's bridge is made of; the zero value is TCP connections
+// and generous limits.
 type setup struct {
 	caller, backend wire
 	options         Options
@@ -386,7 +387,7 @@ func start(t testing.TB, s setup) *bridge {
 	return b
 }
 
-// wantsEnded waits for the end of the pair.
+// wantsEnded waits for the end of the pair, and requires that it is this one.
 func (b *bridge) wantsEnded(by, reason string) End {
 	b.t.Helper()
 	select {
@@ -402,7 +403,7 @@ func (b *bridge) wantsEnded(by, reason string) End {
 	}
 }
 
-// sides names both directions in which one peer acts and the other survives.
+// sides are the two peers that can act while the other one survives.
 var sides = []string{ByCaller, ByBackend}
 
 // of returns the peer on that side, and the other one.

@@ -20,8 +20,8 @@ func keptAlive() Options {
 	}
 }
 
-// answerPings plays an end that has nothing to say but is there. It returns
-// the frames that came other than pings, and how many pings.
+// answerPings plays an end that sends nothing but answers to pings. It returns the
+// other frames that came, and how many pings.
 func (p *peer) answerPings() (rest []frame, pings int) {
 	_ = p.conn.SetDeadline(time.Time{})
 	for {
@@ -162,9 +162,9 @@ func TestNoPingWhileMessagesCome(t *testing.T) {
 	}
 }
 
-// A caller whose messages a slow backend does not take says nothing new, and
-// what it has said cannot be read: that is not silence. Nor is the backend
-// silent before WriteTimeout.
+// While a slow backend does not take the caller's messages, the gateway cannot read from the
+// caller, which must not count as the caller's silence. Nor is the backend silent before
+// WriteTimeout.
 func TestBackpressureIsNotSilence(t *testing.T) {
 	for _, side := range sides {
 		t.Run("from "+side, func(t *testing.T) {
@@ -205,7 +205,7 @@ func TestPeerThatTakesNoPingIsGivenUp(t *testing.T) {
 	}
 }
 
-// Between the halves of a large frame nothing may be sent; a ping waits.
+// Between the two parts of a large frame nothing else may be sent: a ping waits.
 func TestNoPingInsideALargeFrame(t *testing.T) {
 	for _, side := range sides {
 		t.Run("from "+side, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestNoPingInsideALargeFrame(t *testing.T) {
 	}
 }
 
-// ownLimits gives one end limits of its own.
+// ownLimits sets the limits of its own that one end has.
 func ownLimits(of string, read, write time.Duration) func(string, *Endpoint) {
 	return func(side string, e *Endpoint) {
 		if side == of {
@@ -254,7 +254,8 @@ func ownLimits(of string, read, write time.Duration) func(string, *Endpoint) {
 	}
 }
 
-// The shorter of two limits on silence holds, for the end that it was set for.
+// Of the options' limit on silence and the endpoint's own, the shorter one holds,
+// and only for that end.
 func TestReadTimeoutOfOneEndBoundsItsSilence(t *testing.T) {
 	for name, test := range map[string]struct {
 		read, want time.Duration

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faultyConn panics where a connection would only fail, once it is armed.
+// faultyConn panics, once it is armed, where another connection would return an
+// error.
 type faultyConn struct {
 	net.Conn
 	where string // the name of the method that fails
@@ -45,7 +46,7 @@ func (c *faultyConn) Close() error {
 	return err
 }
 
-// wantsFault waits for the end of a pair that the gateway's own code ended.
+// wantsFault waits for the end of the pair, and requires that it is EndFault.
 func (b *bridge) wantsFault() {
 	b.t.Helper()
 	end := b.wantsEnded(ByGateway, EndFault)
@@ -56,8 +57,8 @@ func (b *bridge) wantsFault() {
 	require.Contains(b.t, string(cause.Stack), "panic_test.go")
 }
 
-// Each way in which code of a pair runs in a goroutine of its own, where a
-// panic would end the process.
+// The cases are all ways in which code of a pair runs on a goroutine of its own,
+// where a panic would end the process.
 func TestPanicEndsThePairAlone(t *testing.T) {
 	for name, test := range map[string]struct {
 		where string
@@ -105,8 +106,8 @@ func TestPanicEndsThePairAlone(t *testing.T) {
 	}
 }
 
-// Whoever judges messages is no part of the pair, and may fail too. The other
-// direction may be waiting at the gate.
+// The function that judges messages is not the pair's own, and may panic too,
+// while the other direction is waiting at the gate.
 func TestPanicAtTheGateEndsThePairAlone(t *testing.T) {
 	for _, backlog := range []int{0, 3 * bufferSize} {
 		synctest.Test(t, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestPanicAtTheGateEndsThePairAlone(t *testing.T) {
 	}
 }
 
-// The survivors of a fault are told, where that can be done.
+// After a fault both ends are told of it, where that is possible.
 func TestBothAreToldOfAFault(t *testing.T) {
 	b := start(t, setup{wrapCaller: func(c net.Conn) net.Conn {
 		conn := &faultyConn{Conn: c, where: "Read"}

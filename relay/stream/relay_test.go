@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// shortReads is a connection of which every read returns little.
+// shortReads is a connection whose reads return few bytes each.
 type shortReads struct {
 	net.Conn
 	size func() int
@@ -269,7 +269,7 @@ func TestMessageOverTheLimitInFragments(t *testing.T) {
 	}
 }
 
-// A limit that nothing can reach must not overflow into one that all do.
+// A limit that no message can reach must not overflow into one that each exceeds.
 func TestNoMessageLimit(t *testing.T) {
 	options := generous
 	options.MaxMessage = 1<<63 - 1
@@ -280,7 +280,7 @@ func TestNoMessageLimit(t *testing.T) {
 	b.backend.send(text("and back"))
 	b.caller.wants(text("and back"))
 
-	// The longest length there is: with its header it would be no int64.
+	// The longest length there is: together with its header it exceeds an int64.
 	b = start(t, setup{options: options})
 	b.caller.sendRaw([]byte{0x81, 0xFF, 0x7F, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 'x'})
 	b.backend.wantsClose(1011)
@@ -323,7 +323,7 @@ func TestMessageOfTooManyFramesEndsThePair(t *testing.T) {
 	}
 }
 
-// What cuts messages into pieces on purpose may go on doing so.
+// A program that fragments its messages on purpose is not refused.
 func TestMessageInManySmallFramesPasses(t *testing.T) {
 	options := generous
 	options.MaxMessage = 4 << 20
@@ -398,8 +398,8 @@ func TestPingsOfTheEndsPassEndToEnd(t *testing.T) {
 	}
 }
 
-// What a slow side has not taken is not read from the other: the relay holds
-// no more than one buffer.
+// What a slow end has not taken yet is not read from the other end: a direction
+// holds no more than one buffer.
 func TestBackpressure(t *testing.T) {
 	for _, side := range sides {
 		t.Run("from "+side, func(t *testing.T) {
@@ -428,7 +428,7 @@ func TestBackpressure(t *testing.T) {
 	}
 }
 
-// A write that waits for the leg is not one that waits for the other direction.
+// While one direction blocks in a write, the other one goes on.
 func TestDirectionsDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, setup{caller: pipeWire, backend: pipeWire})

@@ -104,8 +104,8 @@ func TestShutdownStillDeliversWhatTheCallerSentBeforeItsAnswer(t *testing.T) {
 	}
 }
 
-// A large frame that is under way is completed first, or the leg could not be
-// told at all.
+// A large frame that is under way is completed first: in the middle of it no Close
+// frame can be sent.
 func TestShutdownInTheMiddleOfALargeFrame(t *testing.T) {
 	for _, side := range sides {
 		t.Run("from "+side, func(t *testing.T) {

@@ -39,8 +39,8 @@ func TestBackendBehindAUnixSocket(t *testing.T) {
 	b.wantsEnded(ByBackend, EndDropped)
 }
 
-// A direction that waits for a socket holds no buffer, unless part of a frame
-// is in it.
+// A direction that waits for its socket holds no buffer, unless the beginning of
+// a frame is in it.
 func TestWaitingForASocketHoldsNoBuffer(t *testing.T) {
 	conn, far := tcpWire(t, true)
 	defer func() { _ = conn.Close() }()
@@ -73,8 +73,8 @@ func TestWriteThatDoesNotFitGoesOnWithoutLossOrRepetition(t *testing.T) {
 	defer func() { _ = far.Close() }()
 	var l leg
 	l.open("test", Endpoint{Conn: conn}, generous)
-	// An old deadline, as a Close frame in a hurry may have left it, is none
-	// of this write's.
+	// A deadline that has passed, such as sendClose sets for another write, does
+	// not fail this one.
 	require.NoError(t, conn.SetWriteDeadline(time.Unix(1, 0)))
 
 	sent := make([]byte, 16<<20)

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// corked is a connection that gathers what is written until it is let go.
+// corked is a connection that keeps what is written to it until it is let go.
 type corked struct {
 	net.Conn
 	held   bytes.Buffer
@@ -30,8 +30,7 @@ func (c *corked) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// letGo sends the first n bytes of what was gathered; all of it where n is
-// negative.
+// letGo sends the first n bytes of what was kept, or all of it where n is negative.
 func (c *corked) letGo(t *testing.T, n int) {
 	t.Helper()
 	if n < 0 {
@@ -41,7 +40,7 @@ func (c *corked) letGo(t *testing.T, n int) {
 	require.NoError(t, err)
 }
 
-// A quietLeg reads from a TLS connection as if nothing had come for long.
+// A quietLeg reads from a TLS connection as if it had been quiet for long.
 type quietLeg struct {
 	*direction
 	reader *parkingReader
@@ -66,7 +65,7 @@ func newQuietLeg(t *testing.T, relayIsServer bool) *quietLeg {
 	}
 }
 
-// next reads what comes next, after a pause in the eyes of the reader.
+// next reads what comes next, and has the reader believe that there was a pause.
 func (q *quietLeg) next(t *testing.T) string {
 	t.Helper()
 	q.from.lastRead.Add(int64(time.Minute))
@@ -124,7 +123,8 @@ func TestQuietTLSConnectionWaitsForItsSocket(t *testing.T) {
 	}
 }
 
-// What TLS has read along with something else does not make the socket readable.
+// A record that TLS has read along with another one is yielded, although it does
+// not make the socket readable.
 func TestRecordsThatCameTogetherAreAllRead(t *testing.T) {
 	q := newQuietLeg(t, true)
 	q.cork.corked = true
@@ -173,7 +173,7 @@ func TestEndOfAQuietTLSConnectionIsSeen(t *testing.T) {
 	}
 }
 
-// Whoever limits a leg's reads does so also while the reader has deadlines of
+// A read deadline that is set for a leg holds, also while the reader sets some of
 // its own.
 func TestDeadlineOfALegHoldsWhileItIsParked(t *testing.T) {
 	q := newQuietLeg(t, true)
@@ -190,7 +190,8 @@ func TestDeadlineOfALegHoldsWhileItIsParked(t *testing.T) {
 	require.Error(t, q.reader.park(q.direction))
 }
 
-// What came right behind the TLS handshake is in its connection already.
+// What came right behind the TLS handshake, so that TLS has decrypted it already,
+// is yielded first.
 func TestWhatCameWithTheTLSHandshakeIsRead(t *testing.T) {
 	near, far := tcpWire(t, true)
 	defer func() { _, _ = near.Close(), far.Close() }()
