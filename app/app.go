@@ -72,13 +72,9 @@ func (a *App) Stop() error {
 // a configuration in memory. It is called when all apps have stopped, also where
 // one of them did not start.
 func (a *App) Cleanup() error {
-	newest := started.remove(a)
+	started.remove(a)
 	a.endDeliveries()
-	err := a.leaveInboxes()
-	if newest != nil {
-		newest.takeOver()
-	}
-	return err
+	return a.leaveInboxes()
 }
 
 // started are the apps of the configurations that run: one, but for the time of
@@ -98,16 +94,16 @@ func (l *apps) push(a *App) {
 	l.newest.Store(a)
 }
 
-// remove returns the newest of those that are left.
-func (l *apps) remove(a *App) (newest *App) {
+// remove makes the newest of those that are left the one in charge.
+func (l *apps) remove(a *App) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = slices.DeleteFunc(l.list, func(other *App) bool { return other == a })
+	var newest *App
 	if len(l.list) > 0 {
 		newest = l.list[len(l.list)-1]
 	}
 	l.newest.Store(newest)
-	return newest
 }
 
 // currentLogger is for what may happen after its own configuration is gone.

@@ -125,53 +125,20 @@ func (a *App) openInboxes() error {
 	}
 	for i, r := range a.routes {
 		r.inbox = opened[i]
-		a.releases = append(a.releases, r.inbox.SetRoute(r.Name, r.Config))
 	}
-	a.setSizes()
-	a.adoptRoutes()
+	for _, routes := range a.routesByPath() {
+		a.releases = append(a.releases, routes[0].inbox.Configure(configOf(routes)))
+	}
 	return nil
 }
 
-// takeOver has the inboxes as this configuration says after another one is gone:
-// an older one that has ended, or a newer one that did not start.
-func (a *App) takeOver() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.setSizes()
-	a.adoptRoutes()
-}
-
-// setSizes limits the inboxes as this configuration says. a.mu is held.
-func (a *App) setSizes() {
-	for _, r := range a.routes {
-		r.inbox.SetMaxSize(r.MaxSize)
+// configOf is what this configuration says of an inbox, by its routes to it.
+func configOf(routes []*Route) spool.Config {
+	config := spool.Config{MaxBytes: routes[0].MaxSize, Routes: make(map[string]spool.RouteConfig)}
+	for _, r := range routes {
+		config.Routes[r.Name] = r.Config
 	}
-}
-
-// adoptRoutes finds messages of routes that no configuration names any more.
-// Where this one has only one route to their inbox they are that one's: its service
-// was moved. Else nobody can tell where they belong, and they wait. Messages
-// that an older configuration still takes in come up when it has ended. a.mu is held.
-func (a *App) adoptRoutes() {
-	for path, routes := range a.routesByPath() {
-		all, err := inboxStats(routes[0].inbox)
-		if err != nil {
-			a.logger.Warn("cannot see whether the inbox has callbacks of routes that are not configured", zap.String("path", path), zap.Error(err))
-			continue
-		}
-		for name, stats := range all.Routes {
-			if stats.Configured || stats.Pending+stats.Dead == 0 {
-				continue
-			}
-			fields := []zap.Field{zap.String("path", path), zap.String("route", name), zap.Int64("pending", stats.Pending), zap.Int64("dead", stats.Dead)}
-			if len(routes) > 1 {
-				a.logger.Warn("the inbox has callbacks of a route that is not configured; they wait until one of that name is", fields...)
-				continue
-			}
-			a.logger.Info("callbacks of a route that is not configured any more go to the inbox's only one", append(fields, zap.String("to", routes[0].Name))...)
-			a.releases = append(a.releases, routes[0].inbox.SetRoute(name, routes[0].Config))
-		}
-	}
+	return config
 }
 
 // routesByPath are the routes of each inbox, one for each name.

@@ -194,6 +194,15 @@ func hooks(path string) spool.Hooks {
 				currentLogger().Info("service answers again", at, zap.String("route", route))
 			}
 		},
+		Unconfigured: func(route string, counts spool.RouteCounts, to string) {
+			fields := []zap.Field{at, zap.String("route", route),
+				zap.Int64("pending", counts.Pending), zap.Int64("dead", counts.Dead)}
+			if to == "" {
+				currentLogger().Warn("the inbox has callbacks of a route that is not configured; they wait until one of that name is", fields...)
+				return
+			}
+			currentLogger().Info("callbacks of a route that is not configured any more go to the inbox's only one", append(fields, zap.String("to", to))...)
+		},
 		Problem: func(err error) { currentLogger().Error("inbox", at, zap.Error(err)) },
 	}
 }

@@ -4,7 +4,9 @@
 // delivery is, is a function that its user provides.
 //
 //	inbox := spool.New(store, spool.Hooks{})
-//	release := inbox.SetRoute("calls", spool.RouteConfig{Deliver: deliver})
+//	release := inbox.Configure(spool.Config{
+//		Routes: map[string]spool.RouteConfig{"calls": {Deliver: deliver}},
+//	})
 //	receipt, err := inbox.Accept(ctx, spool.Envelope{Route: "calls", …}, body)
 //	…
 //	release(ctx)
@@ -12,7 +14,7 @@
 //
 // There are two layers. [Inbox] decides when and whether to deliver:
 // schedules, jitter, probes, dead letters (attempt.go, health.go), the handover
-// between configurations (inbox.go, route.go). A [Store] keeps messages safe, in order,
+// between configurations (configuration.go). A [Store] keeps messages safe, in order,
 // and apart from their duplicates. Its contract is in store.go, the tests of the contract in the
 // package storetest; the package disk is the store where none is named.
 //

@@ -53,6 +53,10 @@ type Hooks struct {
 	// Down: the service of a route was found to be down (or overloaded), or to be up again. cause is why it is down.
 	Down func(route string, down bool, cause string)
 
+	// Unconfigured: there are messages of a route that no configuration has. They go to the route
+	// named by to; where it is empty they wait.
+	Unconfigured func(route string, counts RouteCounts, to string)
+
 	// Problem: something failed in the background that an operator should know of.
 	Problem func(err error)
 }
@@ -98,33 +102,40 @@ type Inbox struct {
 	ctx    context.Context // ends when the inbox closes
 	cancel context.CancelFunc
 
-	mu      sync.Mutex
-	routes  map[string]*route
-	closed  bool
-	maxSize int64
-	work    sync.WaitGroup // goroutines, other than deliveries
+	look chan struct{} // has findOthers look
+
+	configuring sync.Mutex // held while the configurations are changed; before mu
+
+	mu             sync.Mutex
+	routes         map[string]*route
+	configurations []*configuration // those that are not released, the newest last
+	closed         bool
+	work           sync.WaitGroup // goroutines, other than deliveries
 }
 
 // New makes an inbox of a store, which it owns from then on.
 func New(store Store, hooks Hooks) *Inbox {
-	in := &Inbox{store: store, hooks: hooks, routes: make(map[string]*route)}
+	in := &Inbox{store: store, hooks: hooks, routes: make(map[string]*route), look: make(chan struct{}, 1)}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	store.Watch(in.wake)
 	in.work.Go(in.sweep)
+	in.work.Go(in.findOthers)
 	return in
 }
 
 // Store returns what the inbox is made of.
 func (in *Inbox) Store() Store { return in.store }
 
-// wake has a route look for what it can deliver.
+// wake has a route look for what it can deliver, or a route be found that delivers it.
 func (in *Inbox) wake(name string) {
 	in.mu.Lock()
 	r := in.routes[name]
 	in.mu.Unlock()
-	if r != nil {
-		r.signal()
+	if r == nil || !r.configured() {
+		in.lookForOthers()
+		return
 	}
+	r.signal()
 }
 
 // copyBuffers are for reading bodies.
@@ -426,8 +437,10 @@ func (in *Inbox) Close(ctx context.Context) error {
 
 	in.cancel()
 	in.work.Wait()
-	for _, r := range in.allRoutes() {
-		r.drain(ctx)
+	var left []*configuration
+	in.handOver(func() { left, in.configurations = in.configurations, nil })
+	for _, c := range left {
+		c.finish(ctx)
 	}
 	return in.store.Close(ctx)
 }

@@ -139,7 +139,7 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 	config := spool.RouteConfig{Deliver: service.deliver, Concurrency: concurrency}
 	store := storetest.NewMemory()
 	in := spool.New(store, spool.Hooks{})
-	release := in.SetRoute("r", config)
+	release := storetest.SetRoute(in, "r", config)
 
 	came := make(map[string]time.Time)
 	good := func(when string) {
@@ -191,7 +191,7 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 	store.Reopen()
 	in = spool.New(store, spool.Hooks{})
 	good("before the restart")
-	release = in.SetRoute("r", config)
+	release = storetest.SetRoute(in, "r", config)
 	good("after the restart")
 	wait(bound)
 	if !hidden || concurrency > 1 { // with one at a time it takes longer to find out again what is silent
@@ -222,7 +222,7 @@ func TestAServiceThatIsDownIsNotHammered(t *testing.T) {
 						host, uri := destination(n)
 						put(t, in, host, uri, fmt.Sprint("bad ", n))
 					}
-					release := in.SetRoute("r", spool.RouteConfig{Deliver: service.deliver})
+					release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: service.deliver})
 					wait(15 * time.Second)
 					require.LessOrEqual(t, service.tries(time.Hour), most[0])
 					wait(2 * time.Minute)
@@ -253,7 +253,7 @@ func TestWhatWaitedIsDeliveredSoonWhenTheServiceIsBack(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					service := &neighbourhood{bad: bad, taken: make(map[string]time.Time)}
 					in := spool.New(storetest.NewMemory(), spool.Hooks{})
-					release := in.SetRoute("r", spool.RouteConfig{Deliver: service.deliver})
+					release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: service.deliver})
 					for n := range 500 {
 						host, uri := destination(n)
 						put(t, in, host, uri, fmt.Sprint("bad ", n))
@@ -278,7 +278,7 @@ func TestASlowServiceGetsEachMessageOnce(t *testing.T) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 9 * time.Second
 		in := spool.New(storetest.NewMemory(), spool.Hooks{})
-		release := in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 2})
+		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 2})
 		for n := range 20 {
 			put(t, in, "h", "/", fmt.Sprint(n))
 		}
@@ -296,7 +296,7 @@ func TestAnAttemptThatNobodyWaitsForIsNotGivenUp(t *testing.T) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 4 * time.Minute
 		in := spool.New(storetest.NewMemory(), spool.Hooks{})
-		release := in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		put(t, in, "h", "/", "slow")
 		wait(5 * time.Minute)
 		require.Zero(t, stats(t, in).Pending)

@@ -4,10 +4,8 @@
 package spool
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -81,127 +79,46 @@ func (c RouteConfig) delay(failures int) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// route delivers the messages of one name. It outlives configurations: these are its registrations.
+// route delivers the messages of one name. It outlives configurations.
 type route struct {
 	in   *Inbox
 	name string
 	wake chan struct{}
 
-	mu            sync.Mutex
-	registrations []*registration // the last one is in charge
-	running       bool
-	attempts      map[*attempt]struct{}
-	health        health
-	triedFirst    bool      // in the next ordinary turn
-	untriedUntil  time.Time // before this, those that were not tried come first in any case
+	mu           sync.Mutex
+	inCharge     *registration // nil if no configuration has the route
+	running      bool
+	attempts     map[*attempt]struct{}
+	health       health
+	triedFirst   bool      // in the next ordinary turn
+	untriedUntil time.Time // before this, those that were not tried come first in any case
 }
 
-// registration is a configuration that a route has.
-type registration struct {
-	config RouteConfig
-	ctx    context.Context
-	cancel context.CancelFunc
-	busy   sync.WaitGroup // deliveries under this configuration
-}
-
-// SetRoute has the messages of a route delivered in this way from now on. It may be called again for the
-// same name, before or after the release of the one before: the latest one that is not released is in
-// charge, so a new configuration takes over and an old one gets the route
-// back should the new one be given up. Deliveries that are under way end as they began.
-//
-// release ends this registration: it waits for the deliveries under it until ctx is done, then
-// cancels them; cancelled ones are pending again. Messages of a route without a
-// registration stay pending.
-func (in *Inbox) SetRoute(name string, config RouteConfig) (release func(ctx context.Context)) {
-	registration := &registration{config: config.withDefaults()}
-	registration.ctx, registration.cancel = context.WithCancel(context.Background())
-
-	in.mu.Lock()
-	r := in.routes[name]
-	if r == nil {
-		r = &route{in: in, name: name, wake: make(chan struct{}, 1), attempts: make(map[*attempt]struct{}), health: newHealth(time.Now())}
-		in.routes[name] = r
+func newRoute(in *Inbox, name string) *route {
+	return &route{
+		in:       in,
+		name:     name,
+		wake:     make(chan struct{}, 1),
+		attempts: make(map[*attempt]struct{}),
+		health:   newHealth(time.Now()),
 	}
+}
+
+// goBy has the route delivered as a configuration says from now on; nil: by nobody. It reports
+// whether run has to be started.
+func (r *route) goBy(g *registration) (start bool) {
 	r.mu.Lock()
-	r.registrations = append(r.registrations, registration)
-	if !r.running && !in.closed {
-		r.running = true
-		in.work.Go(r.run)
+	defer r.mu.Unlock()
+	if r.inCharge == g {
+		return false
 	}
-	r.mu.Unlock()
-	in.mu.Unlock()
-
-	in.setLimits()
+	r.inCharge = g
 	r.signal()
-	var once sync.Once
-	return func(ctx context.Context) {
-		once.Do(func() { r.release(ctx, registration) })
+	if g == nil || r.running {
+		return false // run ends by itself
 	}
-}
-
-// SetMaxSize bounds what the inbox may take up, in bytes. 0: no limit.
-func (in *Inbox) SetMaxSize(bytes int64) {
-	in.mu.Lock()
-	in.maxSize = bytes
-	in.mu.Unlock()
-	in.setLimits()
-}
-
-// setLimits tells the store its limits: of the windows that the routes have, the longest one.
-func (in *Inbox) setLimits() {
-	var limits Limits
-	routes := in.allRoutes()
-	if len(routes) == 0 {
-		limits.Fingerprints = defaultDedupeWindow // nothing is known yet
-	}
-	for _, r := range routes {
-		_, window := r.acceptance()
-		limits.Fingerprints = max(limits.Fingerprints, window)
-	}
-	in.mu.Lock()
-	limits.MaxBytes = in.maxSize
-	in.mu.Unlock()
-	in.store.SetLimits(limits)
-}
-
-// release ends a registration, if it is one still.
-func (r *route) release(ctx context.Context, ended *registration) {
-	r.mu.Lock()
-	r.registrations = slices.DeleteFunc(r.registrations, func(other *registration) bool { return other == ended })
-	r.mu.Unlock()
-	r.signal()
-	ended.finish(ctx)
-}
-
-// finish waits for the deliveries of a registration, and cancels those that take too long.
-func (g *registration) finish(ctx context.Context) {
-	defer g.cancel()
-	idle := make(chan struct{})
-	go func() {
-		g.busy.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-		return
-	case <-ctx.Done():
-	}
-	g.cancel()
-	select {
-	case <-idle:
-	case <-time.After(lateGrace):
-	}
-}
-
-// drain ends all registrations, when the inbox closes.
-func (r *route) drain(ctx context.Context) {
-	r.mu.Lock()
-	registrations := r.registrations
-	r.registrations = nil
-	r.mu.Unlock()
-	for _, g := range registrations {
-		g.finish(ctx)
-	}
+	r.running = true
+	return true
 }
 
 // signal has run look again.
@@ -213,11 +130,13 @@ func (r *route) signal() {
 }
 
 // current returns the configuration in charge, or nil. r.mu is held.
-func (r *route) current() *registration {
-	if len(r.registrations) == 0 {
-		return nil
-	}
-	return r.registrations[len(r.registrations)-1]
+func (r *route) current() *registration { return r.inCharge }
+
+// configured reports whether a configuration has the route.
+func (r *route) configured() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inCharge != nil
 }
 
 // acceptance is what the configuration in charge says of messages that come in.

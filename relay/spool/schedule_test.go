@@ -102,7 +102,7 @@ func within(t *testing.T, want, got time.Duration) {
 func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 500} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryDelays: []time.Duration{time.Second, 10 * time.Second}, RetryFor: time.Minute})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryDelays: []time.Duration{time.Second, 10 * time.Second}, RetryFor: time.Minute})
 		accept(t, in, "a")
 		wait(2 * time.Minute)
 
@@ -124,7 +124,7 @@ func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 func TestGoneDiesAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: http.StatusGone} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		accept(t, in, "a")
 		wait(time.Millisecond)
 		require.Equal(t, int64(1), stats(t, in).Dead)
@@ -146,7 +146,7 @@ func TestRetryAfterIsHonouredButNotBeyondTheEndOfTheMessage(t *testing.T) {
 				}
 				return spool.Result{Status: 200}
 			})
-			in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+			storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 			accept(t, in, "a")
 			wait(2 * time.Hour)
 			require.Len(t, log.times["a"], 2)
@@ -170,7 +170,7 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 		})
 		var downs []bool
 		in.TestHooks().Down = func(_ string, down bool, _ string) { downs = append(downs, down) }
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		for i := range 1000 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -198,7 +198,7 @@ func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 			}
 			return spool.Result{Err: errConnect, Unreachable: true}
 		})
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
 		for i := range 100 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -237,7 +237,7 @@ func TestOneBadMessageDoesNotHoldUpOthers(t *testing.T) {
 					}
 					return spool.Result{Status: 200}
 				})
-				in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+				storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 				accept(t, in, result("1", "bad"))
 				wait(time.Hour)
 				for i := range 20 {
@@ -259,7 +259,7 @@ func TestARetryAfterDoesNotStopTheRoute(t *testing.T) {
 			}
 			return spool.Result{Status: 200}
 		})
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		for i := range 20 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -278,7 +278,7 @@ func TestWhatWaitsBehindADeadServiceDiesWithAProbe(t *testing.T) {
 		var died atomic.Int64
 		in.TestHooks().Died = func(*spool.Message) { died.Add(1) }
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Err: errConnect} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 		for i := range 600 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -303,7 +303,7 @@ func TestNothingDiesOnlyBecauseTheInboxWasOffForLong(t *testing.T) {
 		accept(t, in, "a")
 		wait(100 * time.Hour)
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Hour})
 		wait(time.Millisecond)
 		require.Zero(t, stats(t, in).Pending)
 		require.Zero(t, stats(t, in).Dead)
@@ -324,7 +324,7 @@ func TestOrderHoldsOverFailures(t *testing.T) {
 			delivered = append(delivered, body)
 			return spool.Result{Status: 200}
 		}
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		a := []string{result("a", "1 twice"), result("a", "2"), result("a", "3 dies"), result("a", "4 twice"), result("a", "5")}
 		for _, body := range a {
 			accept(t, in, body)
@@ -341,7 +341,7 @@ func TestMessagesWithoutRequestIDKeepTheOrderOfTheirURI(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = time.Second
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		for i := range 5 {
 			accept(t, in, fmt.Sprintf(`{"type":"UtteranceEnd","last_word_end":%d}`, i))
 		}
@@ -356,7 +356,7 @@ func TestAReplayedLetterGetsAFreshScheduleAndTheSameID(t *testing.T) {
 		var ids []spool.ID
 		var status atomic.Int64
 		status.Store(410)
-		in.SetRoute("r", spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
 			ids = append(ids, m.ID)
 			assert.Zero(t, m.Attempts)
 			return spool.Result{Status: int(status.Load())}
@@ -376,7 +376,7 @@ func TestReplayingAllTheDeadProbesAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		status := 503
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: status} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Minute})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryFor: time.Minute})
 		for i := range 600 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -396,7 +396,7 @@ func TestDeadLettersAreDroppedAfterTheirTime(t *testing.T) {
 		dropped := 0
 		in.TestHooks().Dropped = func(*spool.Message) { dropped++ }
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 410} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, DeadLetterKeep: time.Hour})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, DeadLetterKeep: time.Hour})
 		accept(t, in, "a")
 		wait(59 * time.Minute)
 		require.Equal(t, int64(1), stats(t, in).Dead)
@@ -410,12 +410,12 @@ func TestAReloadHandsTheRouteOver(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		old := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		old.takes = 5 * time.Second
-		releaseOld := in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver, Concurrency: 1})
+		releaseOld := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: old.deliver, Concurrency: 1})
 		accept(t, in, result("1", "old"))
 		wait(time.Second)
 
 		fresh := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		releaseFresh := in.SetRoute("r", spool.RouteConfig{Deliver: fresh.deliver, Concurrency: 1})
+		releaseFresh := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: fresh.deliver, Concurrency: 1})
 		accept(t, in, result("2", "new"))
 		began := time.Now()
 		releaseOld(t.Context())
@@ -431,7 +431,7 @@ func TestAReloadHandsTheRouteOver(t *testing.T) {
 		require.False(t, stats(t, in).Routes["r"].Configured)
 
 		again := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: again.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: again.deliver})
 		wait(time.Millisecond)
 		require.Len(t, again.order, 1)
 	})
@@ -440,8 +440,8 @@ func TestAReloadHandsTheRouteOver(t *testing.T) {
 func TestGivingUpANewConfigurationBringsBackTheOldOne(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		old := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver})
-		release := in.SetRoute("r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("not this one") }})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: old.deliver})
+		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("not this one") }})
 		release(t.Context())
 		release(t.Context())
 		accept(t, in, "a")
@@ -455,7 +455,7 @@ func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) 
 		old := newAttemptLog(nil)
 		old.takes = time.Hour
 		old.answer = func(string, int) spool.Result { return spool.Result{Status: 200} }
-		release := in.SetRoute("r", spool.RouteConfig{Deliver: old.deliver})
+		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: old.deliver})
 		receipt := accept(t, in, "a")
 		wait(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -467,7 +467,7 @@ func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) 
 		require.Zero(t, msg.Attempts, "a cancelled attempt does not count")
 
 		next := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: next.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: next.deliver})
 		wait(time.Millisecond)
 		require.Len(t, next.order, 1)
 	})
@@ -479,7 +479,7 @@ func TestClosingLetsDeliveriesFinish(t *testing.T) {
 		in := spool.New(store, spool.Hooks{})
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 3 * time.Second
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		accept(t, in, result("1", "x"))
 		accept(t, in, result("2", "x"))
 		wait(time.Second)
@@ -494,7 +494,7 @@ func TestClosingLetsDeliveriesFinish(t *testing.T) {
 
 func TestADeliveryThatPanicsIsAFailedAttempt(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
-		in.SetRoute("r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("oh") }, RetryFor: time.Second})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("oh") }, RetryFor: time.Second})
 		accept(t, in, "a")
 		wait(time.Minute)
 		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead})
@@ -511,7 +511,7 @@ func TestAStoreThatCannotLeaseIsAskedAgain(t *testing.T) {
 		in := spool.New(store, spool.Hooks{Problem: func(error) { problems++ }})
 		store.FailLease(errConnect)
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		accept(t, in, "a")
 		wait(10 * time.Second)
 		require.InDelta(t, 10, problems, 3)
@@ -547,7 +547,7 @@ func TestWhatCannotBeMadeARequestDiesAtOnceAndSaysNothingOfTheService(t *testing
 			return spool.Result{Status: 200}
 		})
 		in.TestHooks().Down = func(string, bool, string) { t.Error("the service was found to be down") }
-		in.SetRoute("r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		for i := range 10 {
 			accept(t, in, result(fmt.Sprint(i), "bad"))
 		}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/race"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // cpuTime returns the processor time that this process has used.
@@ -128,7 +129,7 @@ func BenchmarkAcceptAndDeliver(b *testing.B) {
 		b.Run(fmt.Sprintf("%dK/%d writers", size>>10, benchWriters), func(b *testing.B) {
 			in, err := openInbox(b.TempDir(), inboxOptions{})
 			require.NoError(b, err)
-			in.SetRoute("r", spool.RouteConfig{Deliver: func(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
+			storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
 				buffer := readBuffers.Get().(*[]byte)
 				defer readBuffers.Put(buffer)
 				for {
@@ -218,7 +219,7 @@ func TestAMillionPending(t *testing.T) {
 	t.Logf("with a million: %.0f accepts/s", rate(in, 3*million))
 	var delivered atomic.Int64
 	began = time.Now()
-	release := in.SetRoute("r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
+	release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
 		delivered.Add(1)
 		return spool.Result{Status: 200}
 	}})

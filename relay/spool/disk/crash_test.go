@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // A child process accepts and delivers until it is killed, and says on its standard output
@@ -43,7 +44,7 @@ func runChild() {
 		defer mu.Unlock()
 		_, _ = fmt.Fprintln(os.Stdout, kind, stream, n)
 	}
-	in.SetRoute("r", spool.RouteConfig{
+	storetest.SetRoute(in, "r", spool.RouteConfig{
 		RetryDelays: []time.Duration{5 * time.Millisecond},
 		Deliver: func(_ context.Context, msg *spool.Message, body spool.Body) spool.Result {
 			stream, n, err := parseCrashBody(msg, body)
@@ -202,7 +203,7 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	log.newRound()
 	in := openTestInbox(t, dir, inboxOptions{})
 	var damaged atomic.Int64
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: func(_ context.Context, msg *spool.Message, body spool.Body) spool.Result {
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, msg *spool.Message, body spool.Body) spool.Result {
 		stream, n, err := parseCrashBody(msg, body)
 		if err != nil {
 			damaged.Add(1)

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // faultFS is a file system whose calls fail when a test wants them to.
@@ -212,7 +213,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 			accept(t, in, "after")
 
 			svc := newService()
-			release := in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})
+			release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})
 			want := []string{c.body, "after"}
 			for i := range 10 {
 				want = append(want, fmt.Sprint("before", i))
@@ -275,7 +276,7 @@ func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 		}
 		return spool.Result{Status: 200}
 	})
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver, RetryDelays: []time.Duration{20 * time.Millisecond}})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver, RetryDelays: []time.Duration{20 * time.Millisecond}})(context.Background())
 	got := svc.waitFor(t, 100)
 	requireNothingPending(t, in)
 	require.Len(t, svc.bodies(), 100)
@@ -321,7 +322,7 @@ func TestADamagedBodyBecomesADeadLetter(t *testing.T) {
 		require.NoError(t, f.Close())
 	}
 	svc := newService()
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	eventually(t, func() error {
 		if dead := stats(t, in).Dead; dead < 2 {
 			return fmt.Errorf("%d dead", dead)
@@ -360,7 +361,7 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 	problems := make(chan error, 10)
 	in = openTestInbox(t, dir, inboxOptions{Hooks: spool.Hooks{Problem: func(err error) { problems <- err }}})
 	svc := newService()
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	require.Len(t, svc.waitFor(t, 2), 2)
 	require.ErrorIs(t, <-problems, spool.ErrDamaged)
 	requireNothingPending(t, in)
@@ -388,7 +389,7 @@ func TestMaxSizeRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	require.LessOrEqual(t, stats(t, in).DiskBytes, int64(2<<20))
 
 	svc := newService()
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	svc.waitFor(t, n-1)
 	eventually(t, func() error {
 		_, err := tryAccept(in, "again")
@@ -436,7 +437,7 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	_, _ = tryAccept(in, "does not fit"+strings.Repeat("x", 60<<10))
 
 	svc := newService()
-	release := in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})
+	release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})
 	got := svc.waitFor(t, len(accepted))
 	requireNothingPending(t, in)
 	require.ElementsMatch(t, accepted, svc.bodies())

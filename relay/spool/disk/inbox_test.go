@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -199,7 +200,7 @@ func openTestInbox(t testing.TB, dir string, options inboxOptions) *spool.Inbox 
 func TestInboxDeliversWhatItAccepted(t *testing.T) {
 	in := openTestInbox(t, tempDir(t), inboxOptions{})
 	svc := newService()
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 
 	var want []string
 	for i := range 50 {
@@ -215,7 +216,7 @@ func TestInboxDeliversWhatItAccepted(t *testing.T) {
 func TestInboxDeliversLargeBodies(t *testing.T) {
 	in := openTestInbox(t, tempDir(t), inboxOptions{})
 	svc := newService()
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	large := result("x", string(bytes.Repeat([]byte("a"), 3<<20)))
 	accept(t, in, large)
 	require.Equal(t, large, svc.waitFor(t, 1)[0])

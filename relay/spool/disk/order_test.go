@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // A backlog of one stream is longer than memory holds, behind a message that had to be tried again, while other
@@ -36,7 +37,7 @@ func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 		}
 		return svc.deliver(ctx, msg, body)
 	}
-	defer in.SetRoute("r", spool.RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}})(context.Background())
+	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}})(context.Background())
 	requireOrder(t, svc.waitFor(t, backlog+1))
 	requireNothingPending(t, in)
 }
