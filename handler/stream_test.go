@@ -5,10 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -122,7 +120,7 @@ func TestStreamIsBridged(t *testing.T) {
 	}
 }
 
-// proxyToSocket has a Unix socket lead to a TCP address.
+// proxyToSocket forwards connections to a Unix socket to a TCP address.
 func proxyToSocket(t *testing.T, socket, addr string) {
 	t.Helper()
 	listener, err := net.Listen("unix", socket)
@@ -150,7 +148,7 @@ func proxyToSocket(t *testing.T, socket, addr string) {
 	}()
 }
 
-// certificate makes one for localhost and returns its files.
+// certificate makes a certificate for localhost, and returns its files.
 func certificate(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -263,40 +261,6 @@ func TestExtensionsAreNotNegotiated(t *testing.T) {
 	talk(t, conn, strings.Repeat("compressible ", 1000))
 }
 
-// rawBackend answers each handshake with what answer makes of its key, and
-// keeps the connection.
-func rawBackend(t *testing.T, answer func(accept string) string) (addr string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				r, err := http.ReadRequest(bufio.NewReader(conn))
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(conn, answer(acceptKey(r.Header.Get("Sec-Websocket-Key"))))
-				_, _ = io.Copy(io.Discard, conn)
-				_ = conn.Close()
-			}()
-		}
-	}()
-	return listener.Addr().String()
-}
-
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "
-
 func TestBackendThatBreaksTheHandshakesRules(t *testing.T) {
 	for name, answer := range map[string]func(accept string) string{
 		"wrong accept": func(string) string { return switching + "bm90IGl0\r\n\r\n" },
@@ -324,23 +288,17 @@ func TestBackendThatBreaksTheHandshakesRules(t *testing.T) {
 			"net/http's": "relay {\ntransport http {\nread_buffer 8KiB\n}\n}",
 		} {
 			t.Run(name+", "+transport, func(t *testing.T) {
-				addr := rawBackend(t, answer)
+				backend := handmade{answer: answer, behave: swallow, closes: true}
 				if name == "nothing" {
-					addr = closingBackend(t)
+					backend.behave = ignore
 				}
-				g := start(t, callback(addr, "anonymous\n"+block))
+				g := start(t, callback(backend.start(t), "anonymous\n"+block))
 				got := refusedStream(t, g, http.Header{"Sec-WebSocket-Protocol": {"chat"}})
 				require.Equal(t, 502, got.StatusCode)
 				require.NotContains(t, got.Header, "Sec-Websocket-Accept")
 			})
 		}
 	}
-}
-
-// closingBackend reads a handshake and closes.
-func closingBackend(t *testing.T) string {
-	backend := newService(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	return backend.addr
 }
 
 func TestBackendThatRefusesTheHandshake(t *testing.T) {
@@ -438,35 +396,24 @@ func TestBytesBehindAHandshakeAreNotLost(t *testing.T) {
 	} {
 		t.Run(transport, func(t *testing.T) {
 			got := make(chan string, 1)
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			defer func() { _ = listener.Close() }()
-			go func() {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				defer func() { _ = conn.Close() }()
-				reader := bufio.NewReader(conn)
-				r, err := http.ReadRequest(reader)
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(conn,
-					switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n\r\n"+
-						frame("from the backend", false))
-				early := make([]byte, len(frame("from the caller", true)))
-				_, _ = io.ReadFull(reader, early)
-				got <- string(early)
-			}()
-			g := start(t, callback(listener.Addr().String(), "anonymous\n"+block))
+			upstream := handmade{
+				answer: func(accept string) string {
+					return switching + accept + "\r\n\r\n" + frame("from the backend", false)
+				},
+				behave: func(conn net.Conn) {
+					early := make([]byte, len(frame("from the caller", true)))
+					_, _ = io.ReadFull(conn, early)
+					got <- string(early)
+				},
+				closes: true,
+			}.start(t)
+			g := start(t, callback(upstream, "anonymous\n"+block))
 			conn, err := net.Dial("tcp", g.addr)
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
 			require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 			_, err = io.WriteString(conn,
-				"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-					"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"+frame("from the caller", true))
+				opening+"Sec-WebSocket-Version: 13\r\n\r\n"+frame("from the caller", true))
 			require.NoError(t, err)
 			reader := bufio.NewReader(conn)
 			res, err := http.ReadResponse(reader, nil)
@@ -692,8 +639,8 @@ func TestSilentCallerIsFoundOut(t *testing.T) {
 	require.Equal(t, "warn", line["level"])
 }
 
-// Caddy's timeouts are for requests; a stream's own ping comes much later than
-// they would end it.
+// Caddy's timeouts are for requests and must not end streams, whose pings come much
+// later than these timeouts.
 func TestIdleTimeoutsOfTheServerDoNotEndAStream(t *testing.T) {
 	live := newEcho(t)
 	const timeouts = "servers {\ntimeouts {\nread_body_idle 100ms\nwrite_idle 100ms\nread_body 200ms\nwrite 200ms\nidle 200ms\n}\n}"
@@ -702,7 +649,7 @@ func TestIdleTimeoutsOfTheServerDoNotEndAStream(t *testing.T) {
 			g := start(t, site+callback(live.addr, "anonymous"), options{global: timeouts})
 			conn := open(t, g, nil)
 			talk(t, conn, "hello")
-			// nothing to wait for but time: the longest of the timeouts, twice
+			// There is nothing to wait for but time: twice the longest of the timeouts.
 			<-time.After(400 * time.Millisecond)
 			talk(t, conn, "still here")
 		})

@@ -2,11 +2,8 @@ package handler_test
 
 import (
 	"bufio"
-	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -15,52 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The limits of a stream hold whatever its connections are: plain or TLS, and
-// with a transport that has time limits of its own, which in Caddy replace any
-// deadline that is set before.
-
-// bareBackend accepts every handshake and leaves the rest to behave, to which
-// the connection belongs. conns has each connection that was accepted.
-func bareBackend(t *testing.T, secure bool, behave func(conn net.Conn)) (upstream string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	upstream = listener.Addr().String()
-	if secure {
-		certFile, keyFile := certificate(t)
-		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-		require.NoError(t, err)
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})
-		upstream = "https://" + upstream
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { _ = listener.Close(); close(done) })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				r, err := http.ReadRequest(bufio.NewReader(conn))
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(conn, switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n\r\n")
-				behave(conn)
-				<-done
-			}()
-		}
-	}()
-	return upstream
-}
-
-// ignore reads nothing and says nothing.
-func ignore(net.Conn) {}
-
-// swallow reads everything and says nothing, not even an answer to a ping.
-func swallow(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+// The limits of a stream hold whatever its connections are: plain or TLS, and also with a transport
+// that has time limits of its own. In Caddy, those replace any deadline that was set before.
 
 // babble says something all the time, until the connection is closed.
 func babble(conn net.Conn) {
@@ -91,7 +44,8 @@ func transports() map[string]struct {
 	}
 }
 
-// streamTo is a site whose streams go to upstream by a transport with limits.
+// streamTo is a site whose streams go to upstream through a transport with these
+// limits.
 func streamTo(upstream, limits, options string) string {
 	if strings.HasPrefix(upstream, "https://") {
 		limits += "tls_insecure_skip_verify\n"
@@ -101,15 +55,15 @@ func streamTo(upstream, limits, options string) string {
 			"\nproxy {\ntransport http {\n"+limits+"}\n}\n}")
 }
 
-// inGoodTime is far more than any limit of these tests, and far less than the time
-// limits of their transports.
+// inGoodTime is far longer than any limit that these tests configure for streams,
+// and far shorter than the limits of their transports.
 const inGoodTime = 7 * time.Second
 
 func TestHandshakeIsDoneWithoutWaitingForTheBackendToTalk(t *testing.T) {
 	for behaviour, behave := range map[string]func(net.Conn){"silent": swallow, "talking": babble} {
 		for name, transport := range transports() {
 			t.Run(behaviour+", "+name, func(t *testing.T) {
-				g := start(t, streamTo(bareBackend(t, transport.secure, behave), transport.limits, ""))
+				g := start(t, streamTo(handmade{secure: transport.secure, behave: behave}.start(t), transport.limits, ""))
 				began := time.Now()
 				conn, _, err := dial(g, withPassword())
 				require.NoError(t, err)
@@ -123,7 +77,8 @@ func TestHandshakeIsDoneWithoutWaitingForTheBackendToTalk(t *testing.T) {
 	}
 }
 
-// endsSoon opens a stream, acts, and waits for the stream's end.
+// endsSoon opens a stream, acts on it, and requires that it ends soon after, for
+// this reason.
 func endsSoon(t *testing.T, g *gateway, act func(conn *websocket.Conn), reason string) {
 	t.Helper()
 	conn, _, err := dial(g, withPassword())
@@ -138,7 +93,7 @@ func endsSoon(t *testing.T, g *gateway, act func(conn *websocket.Conn), reason s
 	require.Less(t, time.Since(began), inGoodTime)
 }
 
-// read takes what comes to a caller, and so answers the gateway's pings.
+// read reads what comes to a caller, which makes it answer the gateway's pings.
 func read(conn *websocket.Conn) {
 	go func() {
 		for {
@@ -152,14 +107,14 @@ func read(conn *websocket.Conn) {
 func TestBackendThatDiesSilentlyIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, transport.secure, swallow), transport.limits,
+			g := start(t, streamTo(handmade{secure: transport.secure, behave: swallow}.start(t), transport.limits,
 				"ping_interval 300ms\npong_timeout 200ms"))
 			endsSoon(t, g, read, "silent")
 		})
 	}
 }
 
-// flood sends until nobody takes it.
+// flood sends messages until that fails.
 func flood(conn *websocket.Conn) {
 	read(conn)
 	go func() {
@@ -172,7 +127,7 @@ func flood(conn *websocket.Conn) {
 func TestBackendThatTakesNothingIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, transport.secure, ignore), transport.limits,
+			g := start(t, streamTo(handmade{secure: transport.secure, behave: ignore}.start(t), transport.limits,
 				"write_timeout 300ms"))
 			endsSoon(t, g, flood, "stalled")
 		})
@@ -187,7 +142,7 @@ func TestBackendThatDoesNotCloseIsCutOffInTime(t *testing.T) {
 	} {
 		for name, transport := range transports() {
 			t.Run(behaviour+", "+name, func(t *testing.T) {
-				g := start(t, streamTo(bareBackend(t, transport.secure, behave), transport.limits, ""))
+				g := start(t, streamTo(handmade{secure: transport.secure, behave: behave}.start(t), transport.limits, ""))
 				endsSoon(t, g, func(conn *websocket.Conn) {
 					read(conn)
 					_ = conn.WriteControl(websocket.CloseMessage,
@@ -198,7 +153,7 @@ func TestBackendThatDoesNotCloseIsCutOffInTime(t *testing.T) {
 	}
 }
 
-// A backend that greets its caller waits for it to be admitted, and no longer.
+// A backend's first message waits until the caller is admitted, and no longer.
 func TestGateOpensInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
@@ -206,13 +161,13 @@ func TestGateOpensInTime(t *testing.T) {
 				_, _ = io.WriteString(conn, "\x81\x07welcome")
 				swallow(conn)
 			}
-			site := streamTo(bareBackend(t, transport.secure, greet), transport.limits, "")
+			site := streamTo(handmade{secure: transport.secure, behave: greet}.start(t), transport.limits, "")
 			g := start(t, strings.Replace(site, "basic_auth plain",
 				"callback_secret 0123456789abcdef\nbasic_auth plain", 1))
 			conn, _, err := dial(g, withPassword())
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
-			// The gateway is waiting for the gate with the greeting in its hand.
+			// By now the gateway holds the greeting, and waits at the gate.
 			<-time.After(300 * time.Millisecond)
 			began := time.Now()
 			require.NoError(t, conn.WriteMessage(websocket.TextMessage,
@@ -223,15 +178,15 @@ func TestGateOpensInTime(t *testing.T) {
 	}
 }
 
-// The transport's own limits hold as well, where they are shorter.
+// Where the transport's own limits are shorter, they hold.
 func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run("read_timeout, "+name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, secure, swallow), "read_timeout 500ms\n", ""))
+			g := start(t, streamTo(handmade{secure: secure, behave: swallow}.start(t), "read_timeout 500ms\n", ""))
 			endsSoon(t, g, read, "silent")
 		})
 		t.Run("write_timeout, "+name, func(t *testing.T) {
-			g := start(t, streamTo(bareBackend(t, secure, ignore), "write_timeout 500ms\n",
+			g := start(t, streamTo(handmade{secure: secure, behave: ignore}.start(t), "write_timeout 500ms\n",
 				"write_timeout 1m"))
 			endsSoon(t, g, flood, "stalled")
 		})
@@ -249,38 +204,29 @@ func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
 	}
 }
 
-// The head of the answer is the first thing that a caller may not take.
+// A caller may not even take the head of the answer to its handshake.
 func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
-	// more than the buffers of a connection hold, and less than a transport refuses
+	// The head is larger than the buffers of a connection, but not too large for a transport.
 	const long = 9 << 20
 	ended := make(chan error, 1)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = listener.Close() }()
-	go func() {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		defer func() { _ = conn.Close() }()
-		in := bufio.NewReader(conn)
-		r, err := http.ReadRequest(in)
-		if err != nil {
-			return
-		}
-		_, _ = io.WriteString(conn, switching+acceptKey(r.Header.Get("Sec-Websocket-Key"))+"\r\n"+
-			strings.Repeat("X-Long: "+strings.Repeat("x", 1000)+"\r\n", long/1010)+"\r\n")
-		_, err = io.Copy(io.Discard, in)
-		ended <- err
-	}()
-	g := start(t, callback(listener.Addr().String(),
+	upstream := handmade{
+		answer: func(accept string) string {
+			field := "X-Long: " + strings.Repeat("x", 1000) + "\r\n"
+			return switching + accept + "\r\n" + strings.Repeat(field, long/len(field)) + "\r\n"
+		},
+		behave: func(conn net.Conn) {
+			_, err := io.Copy(io.Discard, conn)
+			ended <- err
+		},
+		closes: true,
+	}.start(t)
+	g := start(t, callback(upstream,
 		"anonymous\nstream {\nwrite_timeout 500ms\nclose_timeout 500ms\n}"))
 	conn, err := net.Dial("tcp", g.addr)
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
-	_, err = fmt.Fprintf(conn,
-		"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	_, err = io.WriteString(conn, opening+"Sec-WebSocket-Version: 13\r\n\r\n")
 	require.NoError(t, err)
 	select {
 	case err := <-ended:
@@ -288,21 +234,25 @@ func TestCallerThatDoesNotTakeTheAnswerIsGivenUpInTime(t *testing.T) {
 	case <-time.After(patience):
 		require.Fail(t, "the backend is not told")
 	}
-	line := g.waitForEnd(listener.Addr().String())
+	line := g.waitForEnd(upstream)
 	require.Equal(t, "caller", line["ended_by"])
 	require.Equal(t, "dropped", line["reason"])
 }
 
-// Names of header fields know no case, but some clients compare the letters of
-// those of a handshake: see https://github.com/caddyserver/caddy/pull/6621.
+// The case of a field's name has no meaning, but some clients compare it in a
+// handshake: see https://github.com/caddyserver/caddy/pull/6621.
 func TestHandshakeIsSpelledAsInRFC6455(t *testing.T) {
-	addr := rawBackend(t, func(accept string) string {
-		return switching + accept + "\r\nsec-websocket-protocol: chat\r\n\r\n"
-	})
-	const request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	upstream := handmade{
+		answer: func(accept string) string {
+			return switching + accept + "\r\nsec-websocket-protocol: chat\r\n\r\n"
+		},
+		behave: swallow,
+		closes: true,
+	}.start(t)
+	const request = opening + "Sec-WebSocket-Protocol: chat\r\n"
 	for name, site := range map[string]string{"plainly": "", "with the access log": "log\n"} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, site+callback(addr, "anonymous"))
+			g := start(t, site+callback(upstream, "anonymous"))
 			head := func(version string) string {
 				conn, err := net.Dial("tcp", g.addr)
 				require.NoError(t, err)
