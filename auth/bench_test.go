@@ -1,14 +1,14 @@
 package auth
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
 // benchmarkAdmit admits the same request again and again, and requires the
@@ -118,7 +118,7 @@ func BenchmarkVerifyBody(b *testing.B) {
 		),
 		"16KB,last": []byte(`{` + filler(16_000) +
 			`"metadata":{"extra":{"callback_secret":"a-secret-of-2025"}}}`),
-		"1MB,last": transcript("a-secret-of-2025"),
+		"1MB,last": bodytest.Transcript("a-secret-of-2025"),
 	} {
 		b.Run(name, func(b *testing.B) {
 			body := &repeatedBody{text: text}
@@ -134,25 +134,4 @@ func BenchmarkVerifyBody(b *testing.B) {
 			}
 		})
 	}
-}
-
-// transcript is a body of about a megabyte as pre-recorded audio yields it, with
-// the metadata after the results.
-func transcript(secret string) []byte {
-	var b bytes.Buffer
-	b.WriteString(`{"results":{"channels":[{"alternatives":[{"transcript":"`)
-	for range 10_000 {
-		b.WriteString("never gonna give you up ")
-	}
-	b.WriteString(`","confidence":0.9987,"words":[`)
-	for i := range 8_000 {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b,
-			`{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
-	}
-	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`,
-		secret)
-	return b.Bytes()
 }

@@ -9,12 +9,13 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
 func bodyPolicy(t testing.TB) *Policy {
@@ -295,26 +296,9 @@ func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
 	require.NoError(t, os.Mkdir(folder, 0o700))
 }
 
-// realBodies are callbacks as the vendor's services sent them, where they are at
-// hand.
-func realBodies(t testing.TB) map[string][]byte {
-	const folder = "../../shared/callbacks"
-	names, err := filepath.Glob(filepath.Join(folder, "*.json"))
-	require.NoError(t, err)
-	if len(names) == 0 {
-		t.Skip("the real callback bodies are not here")
-	}
-	bodies := make(map[string][]byte)
-	for _, name := range names {
-		bodies[filepath.Base(name)], err = os.ReadFile(name)
-		require.NoError(t, err)
-	}
-	return bodies
-}
-
 func TestVerifyBodyOfRealCallbacks(t *testing.T) {
 	p := bodyPolicy(t)
-	for name, body := range realBodies(t) {
+	for name, body := range bodytest.Real(t, "*.json") {
 		t.Run(name, func(t *testing.T) {
 			_, err := verifyBody(p, io.NopCloser(bytes.NewReader(body)))
 			require.Equal(t, ReasonCallbackSecretMissing, refusal(t, err).Reason)

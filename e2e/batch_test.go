@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
 // presigned is a query whose every byte counts: one changed, and the storage
@@ -219,16 +221,9 @@ func TestCallbackByHTTPS(t *testing.T) {
 	require.Equal(t, id, take(t, s.requests).decoded(t)["metadata"].(map[string]any)["request_id"])
 }
 
-// The bodies of a folder beside the repository are real ones; the test stands
-// without them.
 func TestRealBodiesArriveAsTheyWereSent(t *testing.T) {
-	folder, err := filepath.Abs(filepath.Join("..", "..", "shared", "callbacks"))
+	files, err := filepath.Glob(filepath.Join(bodytest.Folder(t), "*.*"))
 	require.NoError(t, err)
-	files, err := filepath.Glob(filepath.Join(folder, "*.*"))
-	require.NoError(t, err)
-	if len(files) == 0 {
-		t.Skip("no ../shared/callbacks beside the repository")
-	}
 	requests := []struct {
 		prefix, path, contentType, body string
 	}{

@@ -10,6 +10,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
 // everything asks for every kind of message.
@@ -299,11 +301,8 @@ func TestSlowStreamArrivesWhole(t *testing.T) {
 	require.Equal(t, websocket.CloseNormalClosure, h.code, h.reason)
 }
 
-// The messages of a folder beside the repository are real ones; the test
-// stands without them.
 func TestRealStreamArrivesInOrder(t *testing.T) {
-	folder, err := filepath.Abs(filepath.Join("..", "..", "shared", "callbacks"))
-	require.NoError(t, err)
+	folder := bodytest.Folder(t)
 	var transcripts []any
 	for i := 1; ; i++ {
 		content, err := os.ReadFile(filepath.Join(folder, fmt.Sprintf("stream-results-%d.json", i)))
@@ -314,9 +313,7 @@ func TestRealStreamArrivesInOrder(t *testing.T) {
 		require.NoError(t, json.Unmarshal(content, &message))
 		transcripts = append(transcripts, message["channel"])
 	}
-	if len(transcripts) == 0 {
-		t.Skip("no ../shared/callbacks beside the repository")
-	}
+	require.NotEmpty(t, transcripts)
 	s := newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth, simulator: "results " + folder})
 	check := func(messages []map[string]any) {

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,9 +17,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
-// noise is n bytes that differ from test to test only by n.
+// noise yields n bytes that do not compress, the same ones each time.
 func noise(n int64) io.Reader {
 	var seed [32]byte
 	copy(seed[:], fmt.Sprint(n))
@@ -62,21 +63,13 @@ func TestBodiesArriveByteForByte(t *testing.T) {
 	}
 }
 
-// The bodies of a folder beside the repository are real ones; the test stands
-// without them.
 func TestRealBodiesArriveByteForByte(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("..", "..", "shared", "callbacks", "*.*"))
-	require.NoError(t, err)
-	own, err := filepath.Glob(filepath.Join("..", "testdata", "callbacks", "*.*"))
-	require.NoError(t, err)
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, "anonymous"))
-	for _, file := range append(files, own...) {
-		content, err := os.ReadFile(file)
-		require.NoError(t, err)
+	for name, content := range bodytest.Real(t, "*.*") {
 		require.Equal(t, 200, send(t, "POST", g.url, bytes.NewReader(content), nil).StatusCode)
 		seen := backend.next(t)
-		require.Equal(t, sha256.Sum256(content), seen.sum, file)
+		require.Equal(t, sha256.Sum256(content), seen.sum, name)
 	}
 }
 
@@ -107,8 +100,8 @@ func TestTrailersArrive(t *testing.T) {
 	}
 }
 
-// A presigned URL is signed as it stands: one byte changed in its query and
-// the storage answers 403.
+// The signature of a presigned URL is over its very bytes: if one in the query
+// changes, the storage answers 403.
 func TestTargetArrivesAsItCame(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, "query_secret token s3cret-0123456789"))
@@ -159,7 +152,7 @@ func TestHeadersArriveButForAuthorization(t *testing.T) {
 	require.Equal(t, "something", seen.Header.Get("User-Agent"))
 	require.Equal(t, []string{"a", "b"}, seen.Header["X-Several"])
 
-	// nor where it is not what lets a callback in
+	// A query secret that does not decide does not go on either.
 	g.reload(callback(backend.addr, "anonymous"))
 	require.Equal(t, 200, send(t, "POST", g.url, nil, header).StatusCode)
 	require.NotContains(t, backend.next(t).Header, "Authorization")
@@ -289,8 +282,8 @@ func TestExpectContinueIsAnsweredAfterAdmission(t *testing.T) {
 	require.Equal(t, "body", string(backend.next(t).body))
 }
 
-// Sixteen callbacks of 32 MiB whose secret comes last are 512 MiB that must not
-// be in memory while it is searched.
+// The secret comes last in each of sixteen callbacks of 32 MiB. While it is searched,
+// these 512 MiB must not be in memory.
 func TestMemoryIsBoundedWhileSecretsAreSearched(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 200 MB to temporary files")
@@ -353,8 +346,8 @@ func TestMemoryIsBoundedWhileSecretsAreSearched(t *testing.T) {
 	}
 }
 
-// Plain Caddy takes a sender's fault for the service's, and then refuses every
-// other callback for as long as fail_duration says.
+// Caddy alone takes a sender's fault for the service's, and then refuses all
+// callbacks for fail_duration.
 func TestFaultOfASenderIsNotTheServices(t *testing.T) {
 	backend := newService(t, nil)
 	for name, transport := range map[string]string{

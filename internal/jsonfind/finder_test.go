@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
 // secretPath is the place of the secret that a callback may carry.
@@ -289,25 +289,8 @@ func FuzzFinder(f *testing.F) {
 	})
 }
 
-// realBodies are callbacks as the vendor's services sent them, where they are at
-// hand.
-func realBodies(t testing.TB) map[string][]byte {
-	const folder = "../../../shared/callbacks"
-	names, err := filepath.Glob(filepath.Join(folder, "*.json"))
-	require.NoError(t, err)
-	if len(names) == 0 {
-		t.Skip("the real callback bodies are not here")
-	}
-	bodies := make(map[string][]byte)
-	for _, name := range names {
-		bodies[filepath.Base(name)], err = os.ReadFile(name)
-		require.NoError(t, err)
-	}
-	return bodies
-}
-
 func TestFinderFindsTheSecretInRealBodies(t *testing.T) {
-	for name, body := range realBodies(t) {
+	for name, body := range bodytest.Real(t, "*.json") {
 		t.Run(name, func(t *testing.T) {
 			found, _ := scanPieces(string(body), 0)
 			require.Equal(t, End, found)
@@ -337,29 +320,8 @@ func TestFinderFindsTheSecretInRealBodies(t *testing.T) {
 	}
 }
 
-// transcript is a body of about a megabyte as pre-recorded audio yields it, with
-// the metadata after the results.
-func transcript(secret string) []byte {
-	var b bytes.Buffer
-	b.WriteString(`{"results":{"channels":[{"alternatives":[{"transcript":"`)
-	for range 10_000 {
-		b.WriteString("never gonna give you up ")
-	}
-	b.WriteString(`","confidence":0.9987,"words":[`)
-	for i := range 8_000 {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b,
-			`{"word":"never","start":%d.24,"end":%d.56,"confidence":0.998,"punctuated_word":"Never,"}`, i, i)
-	}
-	fmt.Fprintf(&b, `]}]}]},"metadata":{"request_id":"0c5f5c2e","extra":{"callback_secret":%q}}}`,
-		secret)
-	return b.Bytes()
-}
-
 func BenchmarkFinder(b *testing.B) {
-	body := transcript("s3")
+	body := bodytest.Transcript("s3")
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
