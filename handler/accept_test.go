@@ -19,8 +19,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
-// What such a request is for could be stored, and never be sent on; relayed at once it would
-// reach the service as something else.
+// A request with such a target could be stored, but never be sent on; and relayed at once, it would
+// reach the service with another target.
 func TestTargetsThatNoCallbackIsForAreBadRequests(t *testing.T) {
 	backend := newService(t, nil)
 	spoolDir := t.TempDir()
@@ -61,15 +61,15 @@ func TestTargetsThatNoCallbackIsForAreBadRequests(t *testing.T) {
 	}
 }
 
-// The target is looked at before the credentials, so that it costs nothing.
+// The target is checked before the credentials, so that a bad one costs nothing.
 func TestBadTargetsAreRefusedBeforeAnythingElse(t *testing.T) {
 	g := start(t, callback("127.0.0.1:1", plainAuth))
 	require.Equal(t, 400,
 		sendRaw(t, g.addr, "POST x:p0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").StatusCode)
 }
 
-// A sender may shut its sending half once its request is out (RFC 9112, section 9.6), which
-// net/http takes for the end of the request.
+// A sender may shut its sending half once it has sent its request (RFC 9112, section 9.6). net/http
+// then cancels the request's context.
 func TestASenderThatShutsItsSendingHalfIsToldThatItsCallbackWasAccepted(t *testing.T) {
 	backend := newService(t, nil)
 	dir := t.TempDir()
@@ -137,8 +137,8 @@ func TestAnInboxSmallerThanOneBodyIsRefusedWhenTheConfigurationIsLoaded(t *testi
 	}
 }
 
-// Only what says who it is can be a duplicate, and only of what is the same in everything that
-// tells one sender's callbacks from another's.
+// Only a callback with a request id can be a duplicate, and only of one that is the same in
+// everything by which callbacks of different senders differ.
 func TestDuplicatesAreToldByEverythingThatTellsCallbacksApart(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, "basic_auth plain {\n"+
@@ -198,7 +198,7 @@ func TestDedupeWindowOffDeliversEverything(t *testing.T) {
 	}
 }
 
-// Whatever becomes of the rest of an answer, the head of a 2xx is a delivery.
+// The head of an answer with 2xx is a delivery, whatever becomes of the answer's body.
 func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	const head = "HTTP/1.1 200 OK\r\n"
 	answers := map[string]func(net.Conn){
@@ -231,7 +231,7 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, spooled(addr, dir, soon+"concurrency 40"))
 	for name := range answers {
-		// through one client and the other
+		// A small body is delivered by relay/http1's client, a large one by net/http's.
 		for _, body := range []string{"small", strings.Repeat("x", 200<<10)} {
 			accepted(t, send(t, "POST", g.url+"/"+name, strings.NewReader(body), nil))
 		}
@@ -243,7 +243,7 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	require.Zero(t, caddytest.Stats(t, openAt(t, dir)).Dead)
 }
 
-// says answers with a text, and then does something else.
+// says answers with a text, and then does what after says.
 func says(text string, then ...func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		_, _ = io.WriteString(c, text)
@@ -271,7 +271,7 @@ func drip(c net.Conn) {
 	}
 }
 
-// byHand runs a service that does with each connection what it likes.
+// byHand runs a service that is a function from a connection to what happens on it.
 func byHand(t testing.TB, serve func(net.Conn)) (addr string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -306,7 +306,7 @@ func byHand(t testing.TB, serve func(net.Conn)) (addr string) {
 	return listener.Addr().String()
 }
 
-// Deliveries say which request they belong to, where their bodies do.
+// A delivery has the request id of its body in a header field.
 func TestDeliveriesCarryTheirRequestID(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, spooled(backend.addr, t.TempDir(), ""))
@@ -321,7 +321,7 @@ func TestDeliveriesCarryTheirRequestID(t *testing.T) {
 	}
 }
 
-// requestsTotal is how many batch callbacks were counted with an outcome.
+// requestsTotal is how many batch callbacks the metrics count with an outcome.
 func requestsTotal(t testing.TB, g *gateway, outcome string) float64 {
 	t.Helper()
 	all := send(t, "GET", g.url+"/metrics", nil, nil).body
@@ -336,7 +336,7 @@ func requestsTotal(t testing.TB, g *gateway, outcome string) float64 {
 	return n
 }
 
-// measured is a site that shows its metrics as well.
+// measured adds Caddy's metrics to a site.
 func measured(directive string) string {
 	return "handle /metrics {\nmetrics\n}\nhandle {\n" + directive + "}\n"
 }

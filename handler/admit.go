@@ -1,3 +1,5 @@
+// Admission: who and what is let in, and the answer to what is not.
+
 package handler
 
 import (
@@ -21,22 +23,23 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 )
 
-// What is counted of requests, beside the reasons of refusals.
+// The kinds and outcomes that requests are counted by. The outcome of a refusal
+// is its reason.
 const (
 	kindBatch       = "batch"
 	kindStream      = "stream"
 	outcomeAdmitted = "admitted"
 )
 
-// isWebSocket reports whether r is a WebSocket's opening handshake (RFC 6455,
-// section 4.1), whatever its method.
+// isWebSocket reports whether r means to be a WebSocket's opening handshake
+// (RFC 6455, section 4.1), whatever its method.
 func isWebSocket(r *http.Request) bool {
 	return httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
 		httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
 }
 
 // admit makes every check that needs no body, the cheapest first, so that a
-// stranger costs little.
+// stranger costs little. It blocks only while a password is hashed.
 func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error) {
 	if port, known := callbackPort(r); known && !h.ports[port] {
 		return auth.Admission{}, &auth.Refusal{
@@ -75,9 +78,9 @@ func callbackPort(r *http.Request) (port int, known bool) {
 	return 0, false
 }
 
-// forwardedPort is what a chain of proxies says: each adds the port that it was
-// connected to, to the list or as a field of its own, so the first is the
-// sender's. What is no number counts as none.
+// forwardedPort is the port that the first of a chain of proxies was connected to. Each of them
+// adds its own, to the list or as a field of its own, so the first is the one that the sender
+// chose. ok is false where that is no number.
 func forwardedPort(fields []string) (port int, ok bool) {
 	for first := range strings.SplitSeq(strings.Join(fields, ","), ",") {
 		first = strings.Trim(first, " \t")
@@ -90,6 +93,8 @@ func forwardedPort(fields []string) (port int, ok bool) {
 	return 0, false
 }
 
+// admitMethod checks the method: GET for a WebSocket, a configured one for a
+// batch callback.
 func (h *Handler) admitMethod(r *http.Request, streaming bool) error {
 	if streaming && h.streaming != nil {
 		if r.Method == http.MethodGet {
@@ -115,7 +120,8 @@ func methodRefusal(detail, allow string) error {
 	}
 }
 
-// unavailable asks the sender to come again later.
+// unavailable is a refusal by no fault of the callback's, which asks the sender to
+// come again later.
 func unavailable(reason string, cause error, retryAfter time.Duration) error {
 	return &auth.Refusal{
 		Status:     http.StatusServiceUnavailable,
@@ -129,8 +135,8 @@ func tooLong(cause error) error {
 	return &auth.Refusal{Status: http.StatusRequestEntityTooLarge, Reason: "max_body", Cause: cause}
 }
 
-// refusalOf finds out why a callback is turned away. What no check has refused is
-// a request that is at fault itself, as by a body that breaks off.
+// refusalOf turns the error that a callback is turned away for into a refusal. An error that is
+// none is the fault of the request, such as a body that breaks off.
 func refusalOf(cause error) *auth.Refusal {
 	if refused, ok := errors.AsType[*auth.Refusal](cause); ok {
 		return refused
@@ -142,8 +148,8 @@ func refusalOf(cause error) *auth.Refusal {
 	return &auth.Refusal{Status: http.StatusBadRequest, Reason: reason, Cause: cause}
 }
 
-// identify makes the caller's name known to the access log and to other
-// handlers, as Caddy's own authentication does.
+// identify makes the name of the caller's account known to the access log and to
+// other handlers, as Caddy's own authentication does.
 func identify(r *http.Request, admission auth.Admission) {
 	if admission.User == "" {
 		return
@@ -153,13 +159,13 @@ func identify(r *http.Request, admission auth.Admission) {
 	}
 }
 
-// admitBody bounds the body of a batch callback, and checks the secret in it
-// where that is asked for.
+// admitBody limits the body of a batch callback to max_body and, where the secret in the body
+// decides, reads on until it is found: that blocks for as long as the sender takes.
 func (h *Handler) admitBody(
 	w http.ResponseWriter, r *http.Request, admission auth.Admission,
 ) error {
-	// An Upgrade to any other protocol than WebSocket would be tunnelled past
-	// all checks if the service took it.
+	// If the service accepted an Upgrade to another protocol than WebSocket,
+	// reverse_proxy would tunnel it, past all checks.
 	r.Header.Del("Upgrade")
 
 	if r.Body == nil {
@@ -172,8 +178,8 @@ func (h *Handler) admitBody(
 	return h.VerifyBody(w, r)
 }
 
-// boundedBody makes the error of a body that turned out too long a refusal, for
-// when it comes up in the middle of relaying.
+// boundedBody is a body with a limit, whose error is a refusal when it turns out
+// to be longer, which may be in the middle of relaying.
 type boundedBody struct{ io.ReadCloser }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
@@ -184,18 +190,18 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refuse logs why a callback is turned away and makes it an error with the
-// right status and headers, for handle_errors and Caddy's own error log. None
-// of them ever holds a credential, nor a query, which may.
+// refuse turns a callback away: it logs and counts the reason, sets the header of the answer, and
+// returns an error with the status, for handle_errors and Caddy's own error log. Neither the log
+// line nor the error ever holds a credential, or a query, which may hold one.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) error {
 	refused := refusalOf(cause)
 	refused.WriteHeaders(w.Header())
 	if r.ProtoMajor == 1 &&
 		(r.Header["Expect"] != nil || refused.Status == http.StatusRequestTimeout) {
-		// The sender waits for an answer before it sends the body, which
-		// net/http would wait for before it answers, to discard it: Caddy's
-		// timeouts wrap the body, so it does not know that none comes. And
-		// nobody waits any longer for one that came too slowly.
+		// To use the connection again, net/http would read and discard the body before it
+		// answers. But a sender that expects 100 waits for the answer before it sends the body,
+		// which net/http does not know, as Caddy's timeouts wrap the body. And a body that came
+		// too slowly is waited for no longer.
 		w.Header().Set("Connection", "close")
 	}
 	kind := kindBatch

@@ -17,12 +17,11 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// unsized keeps net/http from knowing how long a body is, so that it is sent
-// in chunks.
+// unsized hides how long a body is from net/http, so that it is sent in chunks.
 func unsized(body io.Reader) io.Reader { return struct{ io.Reader }{body} }
 
-// Each callback breaks some of the rules; the first of them, in the order of
-// the checks, decides about the answer.
+// Each callback breaks some of the rules. The first of these, in the order of the
+// checks, decides about the answer.
 func TestChecksAreMadeInOrder(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, plainAuth+`
@@ -290,7 +289,7 @@ func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 	}
 	require.Zero(t, backend.accepted.Load(), "the service was connected to")
 
-	// While the secret has not come there is not even a connection.
+	// Before the secret has come, there is not even a connection to the service.
 	right := body("right-0123456789ab")
 	reader, writer := io.Pipe()
 	go func() {
@@ -346,7 +345,7 @@ func TestBodyThatIsTooLong(t *testing.T) {
 	}
 }
 
-// Wherever a body turns out to be too long, the log says so.
+// The log says that a body is too long, wherever that is found out.
 func TestATooLongBodyIsLoggedWhereverItIsFoundOut(t *testing.T) {
 	backend := newService(t, nil)
 	long := `{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}},"x":"` +
@@ -477,7 +476,7 @@ func TestShortSecretsAreRefused(t *testing.T) {
 }
 
 func TestOnlyStreamsAreTunnelled(t *testing.T) {
-	// a service that would switch to any protocol
+	// The service would switch to any protocol.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()

@@ -41,8 +41,8 @@ func (instantTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// BenchmarkAdmission is what a callback costs from ServeHTTP to the transport
-// that would send it on.
+// BenchmarkAdmission measures a callback from ServeHTTP to the transport that
+// would send it on.
 func BenchmarkAdmission(b *testing.B) {
 	const relay = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"instant"}}`
 	const header = `"basic_auth_plain":{"accounts":[{"username":"deepgram","password":"` + password +
@@ -97,8 +97,7 @@ func BenchmarkAdmission(b *testing.B) {
 	}
 }
 
-// BenchmarkHandshake opens and closes a stream, from the caller's connection to
-// the backend's.
+// BenchmarkHandshake measures opening and closing a stream, with both connections.
 func BenchmarkHandshake(b *testing.B) {
 	live := newEcho(b, echoOptions{silent: true})
 	g := start(b, callback(live.addr, plainAuth))

@@ -1,3 +1,5 @@
+// The bridge: a streaming callback's way from its handshake to a live pair.
+
 package handler
 
 import (
@@ -19,10 +21,10 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-// bridge joins a caller's WebSocket to one of the backend. The backend is
-// dialled before the caller is answered, so that a dead one is an honest 502.
-// Once both have their answers nothing of the request is needed any more: the
-// pair lives on by itself.
+// bridge joins a caller's WebSocket with one to the backend. The backend is dialled before the
+// caller's handshake is answered, so that the answer for a dead one is an honest 502. bridge
+// returns when both handshakes are done: the pair then lives on by itself, and needs nothing of the
+// request.
 func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.Admission) error {
 	if err := h.checkHandshake(r, admission); err != nil {
 		return h.refuse(w, r, err)
@@ -38,14 +40,15 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	return err
 }
 
-// open makes the two handshakes and joins the connections. It reports whether
-// the pair lives.
+// open performs the two handshakes and joins the connections. live reports whether it succeeded:
+// then release, which gives back the stream's place under max_streams, is called when the stream
+// ends.
 func (h *Handler) open(
 	w http.ResponseWriter, r *http.Request, admission auth.Admission, release func(),
 ) (live bool, err error) {
 	offered := r.Header["Sec-Websocket-Protocol"]
 	accept := acceptKey(r.Header.Get("Sec-Websocket-Key"))
-	// none is negotiated: frames are checked as RFC 6455 alone has them
+	// Frames are checked by the rules of RFC 6455 alone, so no extension is offered.
 	r.Header.Del("Sec-Websocket-Extensions")
 	r, chosen := withChoice(r)
 	defer chosen.release()
@@ -79,7 +82,7 @@ func (h *Handler) open(
 	app.CountRequest(kindStream, outcomeAdmitted)
 	app.Streams.Open(app.StreamInfo{
 		Route:    h.streamRoute,
-		User:     strings.Clone(admission.User), // a piece of what else has the password in it
+		User:     strings.Clone(admission.User), // not a part of a string with the password
 		ClientIP: sender.IP(r),
 		Path:     r.URL.Path,
 		Upstream: backend.Upstream,
@@ -88,8 +91,8 @@ func (h *Handler) open(
 	return true, nil
 }
 
-// admitMessage looks for the secret in the messages of a stream. Those without
-// metadata, which some of Deepgram's are, say nothing either way.
+// admitMessage looks for the callback secret in a message of a stream, as stream.Admit. A message
+// without a place for one, as some of Deepgram's are, does not decide.
 func (h *Handler) admitMessage(message []byte) (admitted bool, err error) {
 	err = h.VerifyMessage(message)
 	var denied *auth.Refusal
@@ -99,14 +102,14 @@ func (h *Handler) admitMessage(message []byte) (admitted bool, err error) {
 	return err == nil, err
 }
 
-// checkHandshake makes sure that r is a handshake that can be accepted (RFC
-// 6455, section 4.2.1), and that it shows who is calling.
+// checkHandshake refuses a handshake that breaks the rules (RFC 6455, section
+// 4.2.1), or does not show who is calling.
 func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) error {
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.ContentLength != 0 {
 		return badHandshake("a WebSocket opens with a GET of HTTP/1.1 without a body")
 	}
-	// Neither field may stand twice (sections 11.3.1 and 11.3.5): the backend
-	// might take the other one.
+	// Version and key may stand only once (sections 11.3.5 and 11.3.1): of two,
+	// the backend might take the other one.
 	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
 		return &auth.Refusal{
 			Status: http.StatusUpgradeRequired,
@@ -139,12 +142,13 @@ func validKey(values []string) bool {
 
 // acceptKey is the answer to a Sec-WebSocket-Key (RFC 6455, section 4.2.2).
 func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
+	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+	sum := sha1.Sum([]byte(key + guid)) //nolint:gosec // see the import
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// checkAnswer holds a backend's answer to the rules for a client (RFC 6455,
-// section 4.1).
+// checkAnswer checks a backend's answer to the handshake as RFC 6455, section 4.1,
+// wants a client to do.
 func checkAnswer(header http.Header, accept string, offered []string) error {
 	if header.Get("Sec-Websocket-Accept") != accept {
 		return errors.New("a wrong Sec-WebSocket-Accept")
@@ -158,7 +162,7 @@ func checkAnswer(header http.Header, accept string, offered []string) error {
 	return nil
 }
 
-// offers reports whether exactly one subprotocol was chosen, of the offered.
+// offers reports whether exactly one subprotocol was chosen, and was offered.
 func offers(offered, chosen []string) bool {
 	if len(chosen) != 1 {
 		return false
@@ -173,14 +177,14 @@ func offers(offered, chosen []string) bool {
 	return false
 }
 
-// answer accepts the caller's handshake with what the backend answered, and
-// takes its connection. A caller gets limit to take the answer.
+// answer accepts the caller's handshake with the header of the backend's answer, and takes its
+// connection over. It blocks until the caller takes the answer, for limit at most.
 func answer(
 	w http.ResponseWriter, header http.Header, limit time.Duration,
 ) (stream.Endpoint, error) {
-	// Caddy's writers stay out of the way from here on: the recorder of the
-	// access log would go on counting bytes, unguarded, while its line is
-	// written, and keep its memory for as long as the stream lives.
+	// The connection is taken from net/http's own writer, past those that Caddy has put around it.
+	// Taken through the recorder of the access log, it would count bytes, without a lock, while
+	// the log line is written, and keep the recorder in memory for as long as the stream lives.
 	inner := innermost(w)
 	hijacker, ok := inner.(http.Hijacker)
 	if !ok {
@@ -194,15 +198,14 @@ func answer(
 	w.Header().Del("Content-Length")
 	w.Header().Set("Connection", "Upgrade")
 	w.Header().Set("Upgrade", "websocket")
-	// through all writers, so that the access log says 101
+	// The status does go through all writers, so that the access log says 101.
 	w.WriteHeader(http.StatusSwitchingProtocols)
 
-	// Hijack writes the head before it hands the connection over, and lifts
-	// the deadline. It does not tell whether that went well: a caller that is
-	// gone by now is found out by the pair, but one that took only part of the
-	// head must get nothing behind it.
+	// Hijack writes the head of the answer before it hands the connection over, and then removes
+	// the deadline. It does not tell whether the write succeeded. If the caller is gone, the pair
+	// notices; but a caller that has taken only part of the head must get nothing behind it.
 	deadline := time.Now().Add(limit)
-	_ = http.NewResponseController(inner).SetWriteDeadline(deadline) // as every server's writer can
+	_ = http.NewResponseController(inner).SetWriteDeadline(deadline) // every server's writer can
 	conn, rw, err := hijacker.Hijack()
 	if err != nil {
 		return stream.Endpoint{}, caddyhttp.Error(http.StatusInternalServerError,
@@ -215,9 +218,8 @@ func answer(
 	return stream.Endpoint{Conn: conn, Buffered: slices.Clone(buffered)}, nil
 }
 
-// spelling is how a header field of a handshake is written in RFC 6455, and by
-// Caddy's own proxy. Names of fields know no case, but there are clients that
-// compare the letters.
+// spelling is how a header field of a handshake is written in RFC 6455, and by Caddy's own proxy.
+// The case of a field's name has no meaning, but there are clients that compare it.
 func spelling(name string) string {
 	switch name {
 	case "Sec-Websocket-Accept":
@@ -230,7 +232,7 @@ func spelling(name string) string {
 	return name
 }
 
-// innermost is the writer that Caddy was handed by net/http.
+// innermost is the writer that net/http has given to Caddy.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })

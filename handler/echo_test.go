@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An echo is a WebSocket backend: it sends back what it is sent, and shows
-// every connection to the test.
+// An echo is a WebSocket backend that sends every message back, and gives every
+// connection to the test.
 type echo struct {
 	*httptest.Server
 	addr  string
@@ -23,8 +23,8 @@ type echo struct {
 type backendConn struct {
 	*websocket.Conn
 	handshake *http.Request
-	messages  chan string // those that came
-	ended     chan error  // why no more come
+	messages  chan string // the messages that came
+	ended     chan error  // why no more messages come
 }
 
 type echoOptions struct {
@@ -81,7 +81,7 @@ func newEcho(t testing.TB, opts ...echoOptions) *echo {
 	return e
 }
 
-// next is the backend's side of the stream that was opened last.
+// next returns the backend's side of the stream that is opened next.
 func (e *echo) next(t testing.TB) *backendConn {
 	t.Helper()
 	select {
@@ -94,7 +94,7 @@ func (e *echo) next(t testing.TB) *backendConn {
 	}
 }
 
-// message is the next one that came to the backend.
+// message returns the next message that comes to the backend.
 func (c *backendConn) message(t testing.TB) string {
 	t.Helper()
 	select {
@@ -106,7 +106,7 @@ func (c *backendConn) message(t testing.TB) string {
 	}
 }
 
-// end is why the backend's connection ended.
+// end waits for the end of the backend's connection, and returns why it ended.
 func (c *backendConn) end(t testing.TB) error {
 	t.Helper()
 	select {
@@ -146,7 +146,7 @@ func refusedStream(t testing.TB, g *gateway, header http.Header) answer {
 	return answer{res, string(body[:n])}
 }
 
-// talk sends a message through a stream with an echo behind it.
+// talk sends a message through a stream to an echo, and requires it to come back.
 func talk(t testing.TB, conn *websocket.Conn, message string) {
 	t.Helper()
 	require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(message)))

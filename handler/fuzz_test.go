@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzStranger has a gateway that runs take whatever bytes somebody without
-// credentials may send. Nothing of them may reach a service, nor a panic come of
-// them, which net/http would swallow but for a line in the log.
+// FuzzStranger sends a running gateway any bytes that somebody without credentials may send. None
+// of them may reach a service, and none may cause a panic, of which net/http would make no more
+// than a line in the log.
 func FuzzStranger(f *testing.F) {
 	const (
 		wrong  = "Authorization: Basic ZGVlcGdyYW06d3Jvbmc=\r\n"

@@ -63,7 +63,7 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 		o = opts[0]
 	}
 	g := &gateway{t: t}
-	// when Caddy has stopped; the next test has the same registry, and would log their ends
+	// This runs after Caddy has stopped. Streams that live on would be in the next test's log.
 	t.Cleanup(func() {
 		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 },
 			patience, time.Millisecond, "streams outlive their ends")
@@ -80,14 +80,14 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 	return g
 }
 
-// config makes a configuration of site, with a log of its own.
+// config makes a configuration of a site, with a log file of its own.
 func (g *gateway) config(site string, o options) []byte {
 	g.t.Helper()
 	g.log = string(caddytest.NewLog(g.t))
 	return caddytest.Adapt(g.t, g.caddyfile(site, o))
 }
 
-// load makes site the running configuration, at first or in place of another.
+// load makes a site the running configuration, in place of any other.
 func (g *gateway) load(site string, o options) error {
 	g.t.Helper()
 	return caddy.Load(g.config(site, o), true)
@@ -119,14 +119,14 @@ func (g *gateway) caddyfile(site string, o options) string {
 		"PORT", strconv.Itoa(g.port))
 }
 
-// callback is the directive with the listener's port allowed.
+// callback is the directive deepgram_callback, with the listener's port allowed.
 func callback(upstreams, block string) string {
 	return "deepgram_callback " + upstreams + " {\nports PORT\n" + block + "\n}\n"
 }
 
 func freePort(t testing.TB) int { return caddytest.FreePort(t) }
 
-// logLines reads what was logged so far, one JSON object a line.
+// logLines reads the lines that were logged so far.
 func (g *gateway) logLines() []map[string]any { return caddytest.Log(g.log).Lines(g.t) }
 
 // waitForLog waits for a line that matches.
@@ -137,7 +137,7 @@ func (g *gateway) waitForLog(what string, matches func(line map[string]any) bool
 
 var discardLog = log.New(io.Discard, "", 0)
 
-// waitForEnd waits for the line of the end of the stream to upstream.
+// waitForEnd waits for the log line about the end of a stream to upstream.
 func (g *gateway) waitForEnd(upstream string) map[string]any {
 	g.t.Helper()
 	return g.waitForLog("the stream's end", func(line map[string]any) bool {
@@ -188,7 +188,7 @@ func newService(t testing.TB, answer http.HandlerFunc) *service {
 	return s
 }
 
-// next is the oldest request not seen yet.
+// next returns the oldest request that it has not returned yet.
 func (s *service) next(t testing.TB) *received {
 	t.Helper()
 	select {
@@ -200,7 +200,7 @@ func (s *service) next(t testing.TB) *received {
 	}
 }
 
-// limitedWriter keeps the beginning.
+// limitedWriter keeps the beginning of what is written to it.
 type limitedWriter struct {
 	to   *bytes.Buffer
 	left int
@@ -216,7 +216,7 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 // deadAddr is where nobody listens.
 func deadAddr(t testing.TB) string { return caddytest.FreeAddr(t) }
 
-// client does not follow redirects, nor take proxies from the environment.
+// client neither follows redirects nor uses the proxies of the environment.
 var client = &http.Client{
 	Transport: &http.Transport{DisableCompression: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error {
@@ -225,7 +225,7 @@ var client = &http.Client{
 	Timeout: time.Minute,
 }
 
-// An answer is a response that was read.
+// An answer is a response whose body was read.
 type answer struct {
 	*http.Response
 	body string
@@ -252,14 +252,14 @@ func do(t testing.TB, r *http.Request) answer {
 	return answer{res, string(content)}
 }
 
-// withPassword is the header of the account in plainAuth.
+// withPassword is a header with the username and password of plainAuth.
 func withPassword() http.Header {
 	r := &http.Request{Header: make(http.Header)}
 	r.SetBasicAuth("deepgram", password)
 	return r.Header
 }
 
-// sendRaw writes bytes to a connection of their own and reads one answer.
+// sendRaw writes bytes to a new connection and reads one answer.
 func sendRaw(t testing.TB, addr, request string) answer {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)

@@ -1,10 +1,10 @@
-// Package handler is http.handlers.deepgram_callback: what happens to a
-// callback, from the check of its port to the service's answer.
+// Package handler is the module http.handlers.deepgram_callback: what happens to
+// a callback, from the check of its port to the service's answer.
 //
 //	handler.go       the configuration, and a callback's way through: read this first
 //	provision.go     defaults, checks and what is built from the configuration
 //	admit.go         who and what is let in
-//	target.go        what a request may be for
+//	target.go        what the target of a request may be
 //	spool.go         a batch callback's way into the inbox
 //	bridge.go        a streaming callback's way, from its handshake to a live pair
 //	leaststreams.go  a policy for choosing the backend of a stream
@@ -63,10 +63,12 @@ type Handler struct {
 	inbox     *app.Route   // nil if batch callbacks are forwarded at once
 	ports     map[int]bool
 	methods   map[string]bool
-	allow     string // the methods, for Allow
+	allow     string // the allowed methods, as the Allow field has them
 	maxBody   int64
 	limits    stream.Options
-	// The routes name a service in counts, and over reloads.
+
+	// What the services are called where callbacks and streams are counted, and
+	// where a later configuration has to know them again.
 	batchRoute, streamRoute string
 	batchSettings           string // see deliverySettings
 
@@ -123,7 +125,8 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// ServeHTTP implements [caddyhttp.MiddlewareHandler].
+// ServeHTTP implements [caddyhttp.MiddlewareHandler]. It never calls the next
+// handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if err := checkTarget(r); err != nil {
 		return h.refuse(w, r, err)
@@ -149,11 +152,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	return h.forward(w, r)
 }
 
-// forward hands a callback on at once. One that turns out to be at fault
-// itself, as by a body that breaks off, is refused after all.
+// forward relays a callback at once, and blocks until the service has answered. A callback that
+// turns out to be at fault itself, such as by a body that breaks off, is refused after all.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request) (err error) {
 	var broken *relay.RequestError
-	defer func() { // also where an answer breaks off, at which the proxy panics
+	defer func() { // also where the proxy panics, as it does when an answer breaks off
 		if broken == nil {
 			app.CountRequest(kindBatch, outcomeAdmitted)
 		}

@@ -1,3 +1,5 @@
+// The selection policy least_streams.
+
 package handler
 
 import (
@@ -13,12 +15,12 @@ import (
 )
 
 // LeastStreams is a policy that selects the available upstream with the fewest
-// live streams through this Caddy, of all its deepgram_callback handlers, ties
-// at random. Streams are counted over reloads, and one that is being opened
-// counts already.
+// live streams through this Caddy, of all its deepgram_callback handlers; of
+// several with as few, one at random. Streams are counted over reloads, and one
+// that is being opened counts already.
 //
-// Unlike the policies of reverse_proxy it knows of streams: to those, a request
-// is over when its handshake is.
+// The policies of reverse_proxy cannot do that: for them, a stream is over when
+// its handshake is.
 type LeastStreams struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -44,9 +46,9 @@ func (LeastStreams) Select(
 	pool reverseproxy.UpstreamPool, r *http.Request, _ http.ResponseWriter,
 ) *reverseproxy.Upstream {
 	of, _ := r.Context().Value(choiceKey{}).(*choice)
-	of.release() // an earlier one was of no use
+	of.release() // the upstream that was chosen before has failed
 
-	// One that has just failed has few streams, too: first come the others.
+	// An upstream that fails has few streams, so the others come first.
 	candidates, addresses := available(pool, r, of.tries())
 	if len(candidates) == 0 {
 		candidates, addresses = available(pool, r, nil)
@@ -59,8 +61,8 @@ func (LeastStreams) Select(
 	return candidates[chosen]
 }
 
-// available are the upstreams that can be selected, with their addresses, except
-// for some.
+// available returns the upstreams that can be selected, and their addresses,
+// without those at the excepted addresses.
 func available(
 	pool reverseproxy.UpstreamPool, r *http.Request, except []string,
 ) (candidates []*reverseproxy.Upstream, addresses []string) {
@@ -91,15 +93,16 @@ func dialAddress(upstream *reverseproxy.Upstream, r *http.Request) string {
 
 type choiceKey struct{}
 
-// choice is what LeastStreams chose for one handshake, which counts as a stream
-// until it is one or has failed. For a request that is none it is nil.
+// choice is what LeastStreams has chosen for one handshake. The handshake counts as a stream to
+// that upstream until it has become a stream, or has failed. A nil choice, which every request has
+// that is no handshake, counts nothing.
 type choice struct {
-	tried []string // addresses
-	free  func()
+	tried []string // the addresses that were chosen so far
+	free  func()   // ends the counting of the latest one
 }
 
-// withChoice gives a handshake a choice, to be released when the stream is
-// counted by itself.
+// withChoice gives a handshake a choice, to be released when the stream is counted
+// itself, or has failed.
 func withChoice(r *http.Request) (*http.Request, *choice) {
 	c := new(choice)
 	return r.WithContext(context.WithValue(r.Context(), choiceKey{}, c)), c

@@ -41,7 +41,7 @@ func TestStreamsGoWhereThereAreFewest(t *testing.T) {
 		require.Len(t, backend.conns, 10)
 	}
 
-	// Where streams end there is room, also in the eyes of a new configuration.
+	// Where streams have ended there is room again, and a new configuration knows it.
 	g.reload(leastStreams("lb_retries 1\n", a.addr, b.addr, c.addr))
 	for range 10 {
 		server := b.next(t)
@@ -66,8 +66,8 @@ func TestStreamsGoWhereThereAreFewest(t *testing.T) {
 	require.Len(t, c.conns, 10)
 }
 
-// A backend that fails handshakes has the fewest streams, and must not be asked
-// again and again for the same one.
+// A backend whose handshakes fail has the fewest streams. It must not be chosen
+// again and again for the same handshake.
 func TestStreamsPassOverABackendThatFails(t *testing.T) {
 	live := newEcho(t)
 	g := start(t, leastStreams("lb_retries 1\n", deadAddr(t), live.addr))
@@ -80,7 +80,7 @@ func TestStreamsPassOverABackendThatFails(t *testing.T) {
 	require.Equal(t, http.StatusBadGateway, refusedStream(t, g, nil).StatusCode)
 }
 
-// A handshake that was refused is no stream.
+// A handshake that was refused does not count as a stream.
 func TestRefusedHandshakesDoNotCountAsStreams(t *testing.T) {
 	refusing := newService(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)

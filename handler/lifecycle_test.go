@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
-// runningHandler is the one of the gateway's only site.
+// runningHandler is the handler in the running configuration.
 func runningHandler(t *testing.T) *handler.Handler {
 	t.Helper()
 	app, err := caddy.ActiveContext().App("http")
@@ -46,7 +46,7 @@ func TestReloadLeavesStreamsAlone(t *testing.T) {
 			talk(t, conn, "before")
 			oldLog := g.log
 
-			// another configuration, whose credentials would not let it in
+			// The new configuration's credentials would not let the stream in.
 			g.reload(site + callback(deadAddr(t), "query_secret token other-0123456789"))
 			talk(t, conn, "after")
 			require.Equal(t, 401, refusedStream(t, g, withPassword()).StatusCode)
@@ -66,8 +66,8 @@ func TestReloadLeavesStreamsAlone(t *testing.T) {
 	}
 }
 
-// A stream lives for hours, and each reload makes a configuration: what the
-// stream was opened with must not stay in memory as long.
+// A stream lives for hours, and each reload makes a new configuration. The one that
+// a stream was opened with must not stay in memory as long.
 func TestStreamKeepsNoOldConfigurationInMemory(t *testing.T) {
 	live := newEcho(t)
 	for name, site := range map[string]string{"access log off": "", "access log on": "log\n"} {
@@ -143,10 +143,10 @@ func TestConfigurationsThatCannotBeProvisioned(t *testing.T) {
 	}
 }
 
-// No configured number comes near the end of its type, where sums overflow.
+// No number can be configured that is so large that a sum with it overflows.
 func TestConfiguredSizesAndDurationsAreBounded(t *testing.T) {
 	const upstream = `"anonymous":true,"relay":{"upstreams":[{"dial":"127.0.0.1:9"}]},`
-	// by the name in errors; %s is the value
+	// The keys are the names in errors, and %s is the value.
 	settings := map[string]string{
 		"max_body":                `"max_body":%s`,
 		"guess_limit":             `"guess_limit":{"guesses":1,"window":%s}`,
@@ -172,8 +172,8 @@ func TestConfiguredSizesAndDurationsAreBounded(t *testing.T) {
 	}
 }
 
-// A process of its own is told to end: both ends of its streams hear 1001, and
-// it waits for them no longer than drain.
+// A process that is told to end sends 1001 to both ends of its streams, and waits for
+// them no longer than drain.
 func TestShutdownOfTheProcess(t *testing.T) {
 	live := newEcho(t)
 	for name, test := range map[string]struct {

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The schedule is tested with a made-up time beside it (relay/spool); here some of the same
-// neighbours meet over sockets, where a bad one of them does to its connection what it likes.
+// The schedule of deliveries is tested in relay/spool, with a clock of the test's own. Here some of
+// the same cases go over sockets, where a bad service can do more to a connection.
 func TestGoodCallbacksPassTheirBadNeighbours(t *testing.T) {
 	for name, bad := range map[string]struct {
 		answer func(net.Conn)

@@ -1,3 +1,5 @@
+// Provisioning: defaults, checks, and what is built from a configuration.
+
 package handler
 
 import (
@@ -23,7 +25,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-// What holds where the configuration says nothing.
+// The limits of streams where the configuration sets none.
 const (
 	defaultMaxMessage   = 1 << 20
 	defaultPingInterval = 20 * time.Second
@@ -65,8 +67,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Cleanup implements [caddy.CleanerUpper]. It is called on what a failed
-// Provision left as well.
+// Cleanup implements [caddy.CleanerUpper]. It is called after a Provision that
+// failed, too.
 func (h *Handler) Cleanup() error {
 	err := h.batch.Cleanup()
 	if h.streaming != h.batch {
@@ -108,9 +110,8 @@ func (h *Handler) provisionLimits() error {
 	return h.provisionStreamLimits()
 }
 
-// The most that a size and a duration can be configured to be: more than
-// anything needs, and so far from the ends of their types that no sum of a few
-// reaches those.
+// The largest size and duration that can be configured: more than anybody needs,
+// and so small that no sum of a few of them overflows.
 const (
 	MaxSize     = 1 << 60
 	MaxDuration = 100 * 365 * 24 * time.Hour
@@ -155,10 +156,9 @@ func (h *Handler) provisionMethods() error {
 	return nil
 }
 
-// CheckMethod says what is wrong with method as that of a batch callback, if
-// anything is.
+// CheckMethod returns an error if a method cannot be that of a batch callback.
 func CheckMethod(method string) error {
-	// a method is a token, as the name of a header field is (RFC 9110, section 9.1)
+	// A method is a token (RFC 9110, section 9.1), as the name of a header field is.
 	if !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
 		return fmt.Errorf("%q is no method; methods are upper-case words like POST", method)
 	}
@@ -220,8 +220,8 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	if h.Stream.Off && h.Stream.Proxy != nil {
 		return errors.New("stream: off, but with upstreams; it is one or the other")
 	}
-	// Provisioning a proxy uses its configuration up, so first what another
-	// proxy takes from it.
+	// Provisioning a proxy empties its raw configuration, so whatever is taken
+	// from that comes first.
 	h.inheritUpstreams()
 	var err error
 	if h.batchSettings, err = deliverySettings(h); err != nil {
@@ -250,7 +250,7 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 	return nil
 }
 
-// inheritUpstreams gives a proxy for streams that has none the upstreams of
+// inheritUpstreams gives a proxy for streams without upstreams of its own those of
 // the relay.
 func (h *Handler) inheritUpstreams() {
 	proxy := h.Stream.Proxy
@@ -265,13 +265,13 @@ func (h *Handler) inheritUpstreams() {
 	proxy.TransportRaw = inheritTLS(proxy.TransportRaw, h.Relay.TransportRaw)
 }
 
-// inheritTLS gives a transport that says nothing of TLS that of the relay: the
-// upstreams, which it has from there too, are still the same https:// ones.
+// inheritTLS gives the transport of a proxy for streams, if it does not configure TLS, that of the
+// relay: its upstreams come from the relay too, and are still the same https:// ones.
 func inheritTLS(transport, relays json.RawMessage) json.RawMessage {
 	if transport == nil {
 		return slices.Clone(relays)
 	}
-	// What is no object, or not of HTTP, its own module reports or knows about.
+	// What is no JSON object, or another transport than HTTP's, is left to its own module.
 	var own, inherited map[string]json.RawMessage
 	if json.Unmarshal(transport, &own) != nil || json.Unmarshal(relays, &inherited) != nil ||
 		string(own["protocol"]) != `"http"` || string(inherited["protocol"]) != `"http"` ||
@@ -286,7 +286,8 @@ func inheritTLS(transport, relays json.RawMessage) json.RawMessage {
 	return merged
 }
 
-// routeName is what a service is called in counts and listings.
+// routeName is what a service is called where callbacks are counted and listed: by
+// its upstreams.
 func routeName(proxy *reverseproxy.Handler) string {
 	if proxy == nil {
 		return ""
@@ -295,7 +296,7 @@ func routeName(proxy *reverseproxy.Handler) string {
 		var dynamic struct {
 			Source string `json:"source"`
 		}
-		// its own module reports what is wrong with it
+		// If it cannot be decoded, its own module says what is wrong.
 		_ = json.Unmarshal(proxy.DynamicUpstreamsRaw, &dynamic)
 		return "dynamic " + dynamic.Source
 	}
@@ -307,8 +308,8 @@ func routeName(proxy *reverseproxy.Handler) string {
 	return strings.Join(slices.Compact(dials), ",")
 }
 
-// sampled keeps a flood of refusals from flooding the log: of those with the
-// same reason, ten a second are written, and then each thousandth.
+// sampled keeps a flood of refusals from flooding the log: in each second, the first ten of the
+// same reason are written, and then each thousandth.
 func sampled(logger *zap.Logger) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
@@ -318,9 +319,8 @@ func sampled(logger *zap.Logger) *zap.Logger {
 // adviseOnce makes the advice on logs come once, not with each reload.
 var adviseOnce sync.Once
 
-// adviseOnLogs says what Caddy's own logs would show of credentials: it
-// encodes a request for them before any handler runs, and hides Authorization,
-// but no other header and no query.
+// adviseOnLogs warns of the configured credentials that Caddy's own logs show. Caddy encodes a
+// request for them before any handler runs, and hides Authorization, but not dg-token nor a query.
 func (h *Handler) adviseOnLogs() {
 	var fields []string
 	if h.DGToken != nil {
@@ -333,7 +333,7 @@ func (h *Handler) adviseOnLogs() {
 		return
 	}
 	adviseOnce.Do(func() {
-		h.logger.Warn("access and error logs show these credentials unless a filter encoder hides them; docs/recipes.md has one to copy",
-			zap.Strings("log_fields", fields))
+		h.logger.Warn("access and error logs show these credentials unless a filter encoder "+
+			"hides them; docs/recipes.md has one to copy", zap.Strings("log_fields", fields))
 	})
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 )
 
-// Everything that must not be seen in a log.
+// The secrets of these tests, none of which may show in a log.
 const (
 	secretPassword = "password-0123456789abcdef01234567"
 	secretToken    = "token-9a2b"
@@ -26,7 +26,8 @@ const (
 	wrongSecret    = "guessed-1a6b" // part of every wrong one: it may be a right one elsewhere
 )
 
-// They come from the environment: at debug level Caddy logs the configuration.
+// The secrets come from the environment, since Caddy logs the configuration at
+// level DEBUG.
 const everyCredential = `
 	basic_auth plain {
 		deepgram {env.TEST_PASSWORD}
@@ -42,8 +43,8 @@ func secrets() []string {
 	return []string{secretPassword, secretToken, secretQuery, secretBody, wrongSecret, login, guess}
 }
 
-// sendEveryKind sends callbacks and handshakes with each credential right,
-// wrong and missing in turn, and one with all of them right.
+// sendEveryKind sends callbacks and handshakes in which one credential after the
+// other is wrong and missing, and some with all of them right.
 func sendEveryKind(t *testing.T, g *gateway, streams bool) {
 	t.Helper()
 	for wrong := range 9 {
@@ -144,7 +145,7 @@ func TestNoSecretIsLogged(t *testing.T) {
 			}
 			ours := 0
 			for _, line := range g.logLines() {
-				// Caddy encodes the request for its own logs before any handler runs.
+				// Caddy's own logs show them: it encodes the request before any handler runs.
 				if logger, _ := line["logger"].(string); strings.HasPrefix(logger, "http.log") {
 					delete(line, "request")
 				}
@@ -206,7 +207,7 @@ func TestHeaderOperationsSeeTheToken(t *testing.T) {
 	}
 }
 
-// People copy this Caddyfile.
+// The Caddyfile in the documentation, which people copy, hides what Caddy logs.
 func TestLogFilterHidesWhatCaddyLogs(t *testing.T) {
 	source, err := os.ReadFile(filepath.Join("..", "testdata", "log-filter.Caddyfile"))
 	require.NoError(t, err)

@@ -1,3 +1,5 @@
+// The way of a batch callback into the inbox, and the configuration of that.
+
 package handler
 
 import (
@@ -28,9 +30,10 @@ type Spool struct {
 	// Default: deepgram_callback in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 
-	// The name under which this handler's callbacks are stored. Callbacks of a
-	// name that is not configured any more wait, unless the inbox has only one
-	// name left, which then takes them over. Default: the upstreams of relay.
+	// The name under which this handler's callbacks are stored. Callbacks whose
+	// name is not configured any more wait for it, unless only one name is
+	// configured for the inbox: that takes them over. Default: the upstreams of
+	// relay.
 	Route string `json:"route,omitempty"`
 
 	// How long to wait after each failed delivery, with ±20 % jitter; the last
@@ -48,22 +51,23 @@ type Spool struct {
 	// are answered 503. At least max_body. Default: 10 GiB.
 	MaxSize int64 `json:"max_size,omitempty"`
 
-	// For how long the same callback again is answered without being delivered
-	// again. Only a body with a request id can be the same as another one.
+	// For how long a callback that comes again is answered without being
+	// delivered again. Only one whose body has a request id can come again.
 	// Default: 24h; -1 (`off` in a Caddyfile): every callback is delivered.
 	DedupeWindow caddy.Duration `json:"dedupe_window,omitempty"`
 
-	// Which callbacks are delivered in the order in which they came. `request_id`:
-	// those with one request id; and of live streams those without an id, for
-	// each URI. `uri`: all of one URI. `none`: no callback waits for another.
-	// Each is told apart by host and user as well. Default: `request_id`.
+	// Which callbacks are delivered in the order in which they came.
+	// `request_id`: those with the same request id, and of the results of live
+	// streams that have none, those to the same URI. `uri`: all to the same URI.
+	// `none`: no callback waits for another. Those for another host or of
+	// another user never wait for each other. Default: `request_id`.
 	OrderBy spool.OrderBy `json:"order_by,omitempty"`
 
 	// For how long dead letters are kept. Default: 30d.
 	DeadLetterKeep caddy.Duration `json:"dead_letter_keep,omitempty"`
 
-	// Secrets (whsec_…) with which deliveries are signed as Standard Webhooks
-	// has it; several while one is being replaced. Placeholders are replaced.
+	// Secrets (whsec_…) with which deliveries are signed, as Standard Webhooks
+	// defines it; several while one is being replaced. May hold placeholders.
 	Sign []string `json:"sign,omitempty"`
 }
 
@@ -74,8 +78,7 @@ const (
 	DedupeOff = caddy.Duration(-1)
 )
 
-// provisionSpool makes this handler's route to its inbox part of the app,
-// which opens it.
+// provisionSpool adds this handler's route to the app, which opens the inbox.
 func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
 	if h.Spool == nil {
 		return nil
@@ -117,9 +120,9 @@ func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
 		route.MaxSize = defaultMaxSize
 	}
 	if route.MaxSize < h.maxBody {
-		// A body of max_body would be answered 503 for ever, and its sender come again for ever.
-		return fmt.Errorf("spool: max_size: %d bytes are less than one body may have (max_body: %d bytes); make one larger or the other smaller",
-			route.MaxSize, h.maxBody)
+		// A larger body would be answered 503 as often as its sender repeats it.
+		return fmt.Errorf("spool: max_size: %d bytes are less than one body may have "+
+			"(max_body: %d bytes); make one larger or the other smaller", route.MaxSize, h.maxBody)
 	}
 	if route.Name == "" {
 		route.Name = h.batchRoute
@@ -149,8 +152,8 @@ func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
 	return nil
 }
 
-// deliverySettings tells one way to deliver from another, and nothing else: there may
-// be secrets in it.
+// deliverySettings is the same for two handlers that deliver in the same way. It is a hash, since
+// there may be secrets in what it is made of.
 func deliverySettings(h *Handler) (string, error) {
 	if h.Spool == nil {
 		return "", nil
@@ -196,8 +199,8 @@ func asStore(loaded any) (spool.StoreModule, error) {
 	return store, nil
 }
 
-// newSigner resolves the placeholders of signing secrets. Its errors show none
-// of them.
+// newSigner makes the signer of deliveries, or nil where no secret is configured.
+// Its errors show nothing of the secrets.
 func newSigner(configured []string) (*spool.Signer, error) {
 	if len(configured) == 0 {
 		return nil, nil
@@ -215,8 +218,8 @@ func newSigner(configured []string) (*spool.Signer, error) {
 	return spool.NewSigner(secrets...)
 }
 
-// accept takes a callback into the inbox and answers it once it is safe there. A sender that goes
-// away meanwhile, or shuts its sending half, changes nothing: what is stored is delivered.
+// accept takes a callback into the inbox, and answers it once it is safe there. A sender that goes
+// away after it has sent everything, or shuts its sending half, does not stop that.
 func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) error {
 	ctx := context.WithoutCancel(r.Context())
 	inbox, err := h.inbox.Inbox(ctx)
@@ -224,10 +227,9 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 		return h.refuse(w, r, unavailable("spool_closed", err, time.Second))
 	}
 	receipt, err := inbox.Accept(ctx, spool.Envelope{
-		Route:  h.inbox.Name,
-		Method: r.Method,
-		// which is no other one for its case (RFC 9110, section 4.2.3)
-		Host:          strings.ToLower(r.Host),
+		Route:         h.inbox.Name,
+		Method:        r.Method,
+		Host:          strings.ToLower(r.Host), // its case has no meaning (RFC 9110, section 4.2.3)
 		User:          user,
 		URI:           r.URL.RequestURI(),
 		Header:        deliver.Stored(r),

@@ -24,8 +24,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// A load is callbacks from several senders, each of which sends the next one
-// of its key when the one before was accepted, as often as that takes.
+// A load is several senders of callbacks, each with a key of its own. Each repeats
+// a callback until it is accepted, and then sends the next one.
 type load struct {
 	url  string
 	stop chan struct{}
@@ -37,7 +37,7 @@ type load struct {
 	broken  int            // connections without an answer
 }
 
-// startLoad sends to url, which is to have a path.
+// startLoad begins to send to url, which has to have a path.
 func startLoad(url string, keys ...string) *load {
 	l := &load{url: url, stop: make(chan struct{}), sent: make(map[string]int)}
 	for _, key := range keys {
@@ -81,7 +81,7 @@ func (l *load) send(key string) {
 	}
 }
 
-// end stops the senders and returns what was accepted of each key.
+// end stops the senders, and returns how many callbacks of each key were accepted.
 func (l *load) end() map[string]int {
 	close(l.stop)
 	l.work.Wait()
@@ -139,8 +139,8 @@ func TestReloadsUnderLoad(t *testing.T) {
 	require.Len(t, book.deliveries(), sum(sent))
 }
 
-// However often the service is moved, callbacks of each address are delivered
-// where it is now.
+// However often the service moves, callbacks that were accepted for an earlier
+// address are delivered to the present one.
 func TestMovedServiceGetsWhatWaitedForIt(t *testing.T) {
 	book := &ledger{}
 	server := newService(t, nil)
@@ -159,10 +159,10 @@ func TestMovedServiceGetsWhatWaitedForIt(t *testing.T) {
 	require.Empty(t, load.refused)
 	taken := book.waitFor(t, sum(sent))
 	waitUntilEmpty(t, dir)
-	// the same key may have been accepted under two names, which know of no order between them
+	// Callbacks of one key may have been accepted under two routes, and have no order then.
 	require.Len(t, taken, sum(sent))
 
-	// and over a restart, also when there are dead letters
+	// The same over a restart, also when there are dead letters.
 	route := spooled(deadAddr(t), dir, soon)
 	g.reload(route)
 	accepted(t, callbackOf(t, g, "c", 1))
@@ -172,7 +172,7 @@ func TestMovedServiceGetsWhatWaitedForIt(t *testing.T) {
 	require.Equal(t, "c", last[len(last)-1].key)
 }
 
-// A second route makes it impossible to tell whose the callbacks of a third one are.
+// Where two routes are configured, nothing says which of them takes over the callbacks of a third.
 func TestTwoRoutesShareAnInbox(t *testing.T) {
 	one, two := &ledger{}, &ledger{}
 	first, second := newSwitchable(t, one), newSwitchable(t, two)
@@ -200,7 +200,7 @@ func TestTwoRoutesShareAnInbox(t *testing.T) {
 	require.Equal(t, int64(1), stats.Routes[gone.addr].Pending)
 	require.False(t, stats.Routes[gone.addr].Configured)
 
-	// until one of them is given its name
+	// They wait until one of the handlers has their route's name.
 	g.reload("handle /one {\n" + spooled(first.addr, dir, soon+"route "+strconv.Quote(gone.addr)) +
 		"}\nhandle {\n" + spooled(second.addr, dir, soon) + "}\n")
 	require.Equal(t, "lost", one.waitFor(t, 2)[1].key)
@@ -236,14 +236,14 @@ func TestHandlersThatDisagreeAboutAnInbox(t *testing.T) {
 			`the route "127.0.0.1:1" delivered in two different ways`, name)
 	}
 	require.NoFileExists(t, filepath.Join(dir, "inbox.lock"))
-	// names of their own let them differ
+	// Two routes may differ.
 	require.NoError(t,
 		g.load(two(spooled("127.0.0.1:1", dir, ""),
 			spooled("127.0.0.1:1", dir, "retry_delays 1s\nroute other")), options{}))
 	require.NoError(t, caddy.Stop())
 }
 
-// A configuration that does not start leaves the one that runs as it was.
+// A configuration that fails to start leaves the inbox of the running one as it was.
 func TestFailedReloadChangesNothing(t *testing.T) {
 	book := &ledger{answer: func(d delivered, _ int) int {
 		if d.key == "dead" {
@@ -317,7 +317,7 @@ func TestInboxThatCannotBeOpened(t *testing.T) {
 	require.Empty(t, app.Inboxes())
 }
 
-// caddy validate provisions a configuration, beside one that runs.
+// `caddy validate` provisions a configuration while another one runs.
 func TestValidatingTouchesNothing(t *testing.T) {
 	service := newSwitchable(t, nil)
 	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "not", "there")
@@ -335,7 +335,7 @@ func TestValidatingTouchesNothing(t *testing.T) {
 	accepted(t, callbackOf(t, g, "a", 2))
 }
 
-// Without its handler an inbox is closed, and says what it has.
+// When no handler has an inbox any more it is closed, and the log says what waits in it.
 func TestInboxThatIsNotConfiguredAnyMore(t *testing.T) {
 	service := newSwitchable(t, nil)
 	dir := t.TempDir()
@@ -379,7 +379,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 	goleak.VerifyNone(t, leftovers)
 }
 
-// A child is a Caddy of its own process, with an inbox.
+// A child is Caddy in a process of its own, with an inbox.
 type child struct {
 	*caddytest.Process
 	url string
@@ -454,8 +454,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	requireFirstsInOrder(t, book.deliveries())
 }
 
-// requireFirstsInOrder shows that each callback came for the first time after
-// all before it of its key.
+// requireFirstsInOrder requires that each callback came for the first time after
+// all earlier ones of its key had come.
 func requireFirstsInOrder(t testing.TB, taken []delivered) {
 	t.Helper()
 	last := make(map[string]int)

@@ -34,7 +34,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
 )
 
-// spooled is the directive with an inbox in dir, open to anyone.
+// spooled is the directive deepgram_callback with an inbox in dir, and no
+// credentials.
 func TestAStoreOnDiskIsTheInboxOfItsPath(t *testing.T) {
 	service := newService(t, nil)
 	dir := t.TempDir()
@@ -56,11 +57,11 @@ func inbox(dir, inSpool string) string {
 	return "spool {\npath " + dir + "\n" + inSpool + "\n}\n"
 }
 
-// soon has failed deliveries tried again without a wait that a test would notice.
+// soon makes the wait before another attempt so short that no test notices it.
 const soon = "retry_delays 10ms\n"
 
-// A switchable service can be up or down at the same address: a socket in the
-// file system, so that nobody else gets the address while it is down.
+// A switchable service can go down and come up again at the same address, which is
+// a socket in the file system: nobody else can get that meanwhile.
 type switchable struct {
 	t      testing.TB
 	addr   string // as an upstream
@@ -71,7 +72,7 @@ type switchable struct {
 
 func newSwitchable(t testing.TB, serve http.Handler) *switchable {
 	t.Helper()
-	// short: the path of a socket has at most 100 characters or so
+	// The name is short: the path of a socket may have a hundred characters or so.
 	dir, err := os.MkdirTemp("", "service-*")
 	require.NoError(t, err)
 	s := &switchable{t: t, path: filepath.Join(dir, "s"), serve: serve}
@@ -98,12 +99,12 @@ func (s *switchable) down() {
 	}
 }
 
-// A ledger is a service that writes down what it took, and what it was asked to.
+// A ledger is a service that keeps a list of what came, and of what it took.
 type ledger struct {
 	mu       sync.Mutex
 	taken    []delivered
 	attempts map[string]int // by webhook-id
-	// answer is the status for a callback, on which try; nil: always 200.
+	// answer returns the status for a callback at its nth attempt; nil: always 200.
 	answer func(d delivered, try int) int
 }
 
@@ -165,8 +166,8 @@ func (l *ledger) waitFor(t testing.TB, count int) []delivered {
 	return l.deliveries()
 }
 
-// requireOrder shows that of each key everything came, in the order of n, and
-// that each callback was taken so many times at most.
+// requireOrder requires that all callbacks of each key came, in the order of n, and
+// that none was taken more than so many times.
 func requireOrder(t testing.TB, taken []delivered, want map[string]int, most int) {
 	t.Helper()
 	last, times := make(map[string]int), make(map[string]int)
@@ -193,7 +194,7 @@ func callbackOf(t testing.TB, g *gateway, key string, n int) answer {
 	return send(t, "POST", fmt.Sprintf("%s/c?key=%s&n=%d", g.url, key, n), result(key, n), nil)
 }
 
-// accepted is a callback that has to be accepted; it returns the webhook-id.
+// accepted requires that a callback was accepted, and returns its webhook-id.
 func accepted(t testing.TB, got answer) string {
 	t.Helper()
 	require.Equal(t, http.StatusAccepted, got.StatusCode, got.body)
@@ -224,8 +225,8 @@ var uuid7 = regexp.MustCompile(
 	`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`,
 )
 
-// A copy of the directory, made while the answer is fresh, is all that a
-// machine that loses its power has left.
+// A machine that loses its power has what a copy of the directory has that is made
+// as soon as the answer is there.
 func TestAnsweredOnlyOnceOnDisk(t *testing.T) {
 	service := newSwitchable(t, nil)
 	dir := t.TempDir()
@@ -302,7 +303,7 @@ func TestDeliveriesAreSigned(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, spooled(backend.addr, t.TempDir(), "sign "+secret(1)+" {env.TEST_SIGNING_SECRET}"))
 	for _, body := range []string{"", `{"a":1}`, strings.Repeat("x", 200<<10)} {
-		// what a sender sends of these is replaced
+		// The gateway replaces these fields if a sender sends them.
 		id := accepted(t, send(t, "POST", g.url, strings.NewReader(body),
 			http.Header{"Webhook-Signature": {"v1,x"}, "Webhook-Id": {"x"}}))
 		seen := backend.next(t)
@@ -319,8 +320,8 @@ func TestDeliveriesAreSigned(t *testing.T) {
 	}
 }
 
-// Everything of a request but what is about its time and connection arrives as
-// it does without an inbox.
+// Everything of a request arrives as it does without an inbox, except for what
+// belongs to its time and its connection.
 func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 	const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
 		"&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024"
@@ -403,7 +404,7 @@ func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 	}
 }
 
-// sendOver is sendRaw that can do so by TLS.
+// sendOver is sendRaw, over TLS if secure.
 func sendOver(t testing.TB, g *gateway, secure bool, request string) answer {
 	t.Helper()
 	if !secure {
@@ -555,7 +556,7 @@ func TestDuplicatesAreAnsweredAndDeliveredOnce(t *testing.T) {
 	site := spooled(service.addr, dir, soon)
 	g := start(t, site)
 
-	// at the same moment
+	// Several come at the same moment.
 	const senders = 16
 	ids := make(chan string, senders)
 	var together sync.WaitGroup
@@ -578,7 +579,7 @@ func TestDuplicatesAreAnsweredAndDeliveredOnce(t *testing.T) {
 	}
 	book.waitFor(t, 1)
 
-	// later, when it was delivered, over a reload and a restart
+	// One comes again after it was delivered, after a reload and after a restart.
 	waitUntilEmpty(t, dir)
 	require.Equal(t, first, accepted(t, callbackOf(t, g, "a", 1)))
 	g.reload(site)
@@ -588,7 +589,7 @@ func TestDuplicatesAreAnsweredAndDeliveredOnce(t *testing.T) {
 	g.reload(site)
 	require.Equal(t, first, accepted(t, callbackOf(t, g, "a", 1)))
 
-	// what differs in anything is no duplicate
+	// What differs in one thing is no duplicate.
 	others := []answer{
 		send(t, "PUT", g.url+"/c?key=a&n=1", result("a", 1), nil),
 		send(t, "POST", g.url+"/c?key=a&n=2", result("a", 1), nil),
@@ -634,8 +635,8 @@ func TestGoneMeansADeadLetterAtOnce(t *testing.T) {
 	})
 }
 
-// What header_up makes of a callback can be impossible to write. That says
-// nothing of the service, nor of other callbacks.
+// header_up can make a request of a callback that cannot be written. That is not the
+// service's fault, and holds up no other callback.
 func TestUnwritableMeansADeadLetterAtOnce(t *testing.T) {
 	backend := newService(t, nil)
 	dir := t.TempDir()
@@ -705,8 +706,8 @@ func TestInterimAnswersAreNone(t *testing.T) {
 	waitUntilEmpty(t, dir)
 }
 
-// A service may answer before it has read a body, and a transport then still be
-// reading it.
+// A service may answer before it has read a body, while the transport is still
+// reading that from the inbox.
 func TestServiceThatAnswersBeforeItHasRead(t *testing.T) {
 	for name, transport := range map[string]string{
 		"one for callbacks": "",
@@ -742,7 +743,7 @@ func TestServiceThatAnswersBeforeItHasRead(t *testing.T) {
 	}
 }
 
-// A disk that lies must not lead to a callback that lies.
+// A body that the disk has changed must not reach the service.
 func TestDamagedBodyIsNotDelivered(t *testing.T) {
 	book := &ledger{}
 	service := newSwitchable(t, book)
@@ -755,7 +756,7 @@ func TestDamagedBodyIsNotDelivered(t *testing.T) {
 		if info, _ := entry.Info(); err == nil && info != nil && info.Size() == 300<<10 {
 			file, err := os.OpenFile(path, os.O_WRONLY, 0)
 			require.NoError(t, err)
-			// Behind what an attempt reads before it has a connection: one may be under way.
+			// An attempt that is under way may have read the beginning already.
 			_, err = file.WriteAt([]byte("y"), 200<<10)
 			require.NoError(t, err)
 			require.NoError(t, file.Close())
@@ -868,7 +869,7 @@ func TestStoredFilesAreClosedToOthers(t *testing.T) {
 	require.Greater(t, seen, 4)
 }
 
-// What is cancelled when the gateway ends was no attempt.
+// A delivery that is cancelled because the gateway ends does not count as an attempt.
 func TestDeliveriesThatDoNotFinishArePendingAgain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for as long as deliveries may take at the end")
@@ -972,7 +973,7 @@ func TestNoSecretOfTheInboxIsShown(t *testing.T) {
 		require.NotContains(t, fmt.Sprint(metrics), secret)
 	}
 
-	// on disk there is the token, which the service is to see, and nothing else of them
+	// Of all credentials only the dg-token is on disk, as the service gets to see it.
 	letters, err := openAt(t, dir).List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
 	stored := fmt.Sprint(letters[0].URI, letters[0].Header, letters[0].LastError)
@@ -992,7 +993,7 @@ func TestNoSecretOfTheInboxIsShown(t *testing.T) {
 	require.ErrorContains(t, g.load(site, options{}), "spool: sign: secret 1 of 1")
 }
 
-// The way in, through the handler alone: 16 KiB and nobody to deliver to.
+// The benchmark measures accepting 16 KiB through the handler, without deliveries.
 func BenchmarkAccept(b *testing.B) {
 	service := newSwitchable(b, nil)
 	start(b, spooled(service.addr, b.TempDir(), "retry_delays 1h"), options{level: "ERROR"})

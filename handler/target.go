@@ -1,3 +1,5 @@
+// What the target of a request may be.
+
 package handler
 
 import (
@@ -9,17 +11,17 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
-// checkTarget refuses a request whose target is nothing that a callback can be for (RFC 9112,
-// section 3.2): an asterisk, an authority, a URI of another scheme, with a name and a password,
-// or without a path. It comes before everything else, since what is stored of such a
-// request could never be sent on. Whether an absolute URI names a host of this site is
-// decided before: a host that stands there replaces the Host field, by which Caddy finds the site.
+// checkTarget refuses a request whose target (RFC 9112, section 3.2) no callback can have: an
+// asterisk, an authority, or a URI that has another scheme, a name and a password, or no path. It
+// comes before everything else, since such a request, once stored, could never be sent on. Whether
+// an absolute URI names a host of this site need not be asked: it takes the place of the Host
+// field, and Caddy has found the site by it.
 func checkTarget(r *http.Request) error {
 	u := r.URL
 	if u.Opaque != "" || !strings.HasPrefix(u.RequestURI(), "/") || r.RequestURI == "*" {
 		return badTarget("it is not a path")
 	}
-	if u.User != nil { // which has no place in the target of a request (RFC 9110, section 4.2.4)
+	if u.User != nil { // forbidden in a target by RFC 9110, section 4.2.4
 		return badTarget("it has userinfo")
 	}
 	if u.Scheme != "" && !calledBy(r, u.Scheme) {
@@ -39,8 +41,8 @@ func badTarget(detail string) error {
 	}
 }
 
-// calledBy reports whether a scheme is the one by which the sender called: that of the connection,
-// or what a trusted proxy in front says.
+// calledBy reports whether the sender has used a scheme: the connection's, or the
+// one that a trusted proxy in front names.
 func calledBy(r *http.Request, scheme string) bool {
 	if sender.FromTrustedProxy(r) && strings.EqualFold(scheme, r.Header.Get("X-Forwarded-Proto")) {
 		return true

@@ -1,5 +1,5 @@
-// Package sender is what is known of who calls before any credential is looked
-// at, in one place for all who ask.
+// Package sender is what is known of who sends a request before any credential is
+// looked at: the address, and whether a trusted proxy is in front.
 package sender
 
 import (
@@ -10,11 +10,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// TokenHeader is the dg-token header, in which Deepgram names the API key that a
-// request was submitted with, in the canonical form that net/http stores.
+// TokenHeader is the name of the dg-token header, in the canonical form that
+// net/http stores. In it Deepgram names the API key that a request was submitted
+// with.
 const TokenHeader = "Dg-Token"
 
-// IP is whom Caddy takes for the client, behind trusted proxies too.
+// IP is the address of the client as Caddy has determined it, which looks through
+// trusted proxies; empty where it has not.
 func IP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return ip
@@ -27,17 +29,16 @@ func FromTrustedProxy(r *http.Request) bool {
 	return trusted
 }
 
-// Set makes what IP and FromTrustedProxy say known to Caddy's handlers, for a
-// request that no server took.
+// Set sets what IP and FromTrustedProxy return, for a request that did not come
+// through a server of Caddy's.
 func Set(ctx context.Context, ip string, fromTrustedProxy bool) {
 	caddyhttp.SetVar(ctx, caddyhttp.ClientIPVarKey, ip)
 	caddyhttp.SetVar(ctx, caddyhttp.TrustedProxyVarKey, fromTrustedProxy)
 }
 
-// Network is what a sender is counted by: the client's address, or the peer's
-// where Caddy determined none. An IPv6 client has a whole /64 at its hands, so
-// that is what counts as one. Peers that have no IP address, as on a Unix socket,
-// count as one too.
+// Network is what counts as one sender where limits are kept: the client's IPv4 address, or the /64
+// of its IPv6 address, since a client can have all of one; the peer's where Caddy has determined
+// none. All peers without an IP address, such as those on Unix sockets, have the zero Prefix.
 func Network(r *http.Request) netip.Prefix {
 	address, err := netip.ParseAddr(IP(r))
 	if err != nil {
