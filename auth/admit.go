@@ -10,17 +10,18 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
-// Admission is what is known of a caller that is let in, or will be once its
-// body was verified.
+// Admission is what is known of a caller that is let in or, with BodySecret, may
+// be.
 type Admission struct {
-	// The username, where Basic Auth was what let the caller in.
+	// The username of the account, where Basic Auth has let the caller in.
 	User string
 
-	// Whether the callback_secret of the body decides: VerifyBody (VerifyMessage,
-	// for a WebSocket) has to succeed before one byte goes on.
+	// Whether the callback secret in the body still has to be right: VerifyBody
+	// or, for a WebSocket, VerifyMessage has to succeed before any byte of the
+	// body goes on.
 	BodySecret bool
 
-	// Whether header and query alone have shown a right credential.
+	// Whether header and query alone have carried a right credential.
 	Identified bool
 }
 
@@ -32,10 +33,11 @@ const (
 	absent
 	wrong
 	right
-	undecided // only hashing can tell
+	undecided // hashing the password has to tell
 )
 
-// judge is a provisioned Policy. What is not configured is nil.
+// judge is a provisioned Policy. The checks that are not configured are nil, and
+// say so when they are asked.
 type judge struct {
 	requireAny bool
 	anonymous  bool
@@ -47,8 +49,10 @@ type judge struct {
 	challenges []string
 }
 
-// Admit checks what a request carries in its header and its query, the cheapest
-// first. The error is a *Refusal.
+// Admit checks the credentials in the header and the query of a request, the cheapest first. The
+// error is a *Refusal. Admit blocks only for a password that has to be hashed: while it waits for
+// its turn, which it does for 5 seconds at most, while it is hashed, or until the request is
+// cancelled.
 func (p *Policy) Admit(r *http.Request) (Admission, error) {
 	j := p.judge
 	token := j.token.check(r.Header)
@@ -66,8 +70,8 @@ func (p *Policy) Admit(r *http.Request) (Admission, error) {
 	return j.admitAll(r, token, query, basic, login)
 }
 
-// admitAll wants every configured credential to be right, and hashes a password
-// only when everything else in the request is.
+// admitAll requires every configured credential to be right, and has a password
+// hashed only when everything else in header and query is.
 func (j *judge) admitAll(
 	r *http.Request, token, query, basic verdict, login login,
 ) (Admission, error) {
@@ -86,8 +90,8 @@ func (j *judge) admitAll(
 	return Admission{User: login.username, BodySecret: j.body != nil, Identified: identified}, nil
 }
 
-// admitAny is content with one right credential. When none in header and query
-// is, the one in the body decides, if it is configured.
+// admitAny requires one credential to be right. If none in header and query is,
+// the one in the body decides, where that is configured.
 func (j *judge) admitAny(
 	r *http.Request, token, query, basic verdict, login login,
 ) (Admission, error) {
@@ -112,7 +116,7 @@ func (j *judge) admitAny(
 	return Admission{}, j.refuseHeaders(r, mostTelling(token, query, basic))
 }
 
-// hash lets hashing decide about a login.
+// hash has the password of a login hashed, and returns nil if it is right.
 func (j *judge) hash(r *http.Request, login login) *Refusal {
 	outcome := j.basic.hashed.check(r, login)
 	switch outcome.reason {
@@ -131,8 +135,8 @@ func (j *judge) hash(r *http.Request, login login) *Refusal {
 	}
 }
 
-// refuseHeaders refuses for what header and query carry, and counts what was
-// wrong there as a guess.
+// refuseHeaders is the refusal for what stands in header and query. A wrong token
+// or query secret is counted as a guess.
 func (j *judge) refuseHeaders(r *http.Request, reason string) *Refusal {
 	switch reason {
 	case ReasonDGTokenWrong:
@@ -143,7 +147,8 @@ func (j *judge) refuseHeaders(r *http.Request, reason string) *Refusal {
 	return j.refuse(reason)
 }
 
-// refuseGuess refuses a wrong secret, or because there were too many of them.
+// refuseGuess is the refusal of a wrong secret, or of one more than an address may
+// try; tried stands for the secret.
 func (j *judge) refuseGuess(address netip.Prefix, reason string, tried digest) *Refusal {
 	if retryAfter, tooMany := j.secrets.count(address, tried); tooMany {
 		return &Refusal{
@@ -159,8 +164,8 @@ func (j *judge) refuse(reason string) *Refusal {
 	return &Refusal{Status: http.StatusUnauthorized, Challenges: j.challenges, Reason: reason}
 }
 
-// firstReason is the reason of the first credential that is not right, in the
-// order in which they are checked, or "".
+// firstReason is the reason to refuse by the first credential that is missing or
+// wrong, in the order in which they are checked, or "".
 func firstReason(token, query, basic verdict) string {
 	switch {
 	case token == absent:
@@ -179,8 +184,8 @@ func firstReason(token, query, basic verdict) string {
 	return ""
 }
 
-// mostTelling is the reason of the first credential that was wrong, or where
-// none was, of the first that was missing.
+// mostTelling is the reason to refuse by the first credential that is wrong or,
+// where none is, by the first that is missing.
 func mostTelling(token, query, basic verdict) string {
 	onlyWrong := func(v verdict) verdict {
 		if v == absent {

@@ -1,5 +1,5 @@
-// Basic Auth (RFC 7617): plain accounts are compared, hashed ones recognised or,
-// when they are not, hashed under limits.
+// Basic Auth (RFC 7617). Passwords of plain accounts are compared. Passwords of
+// hashed accounts are hashed once, under limits, and recognised from then on.
 
 package auth
 
@@ -21,7 +21,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
-// login is what a caller says who it is.
+// login is who a caller says it is, and the password for that.
 type login struct {
 	username, password string
 }
@@ -31,8 +31,8 @@ type basicCheck struct {
 	hashed *hashedAccounts
 }
 
-// check decides as far as comparing can. Several Authorization fields are wrong,
-// as is one of another scheme.
+// check decides as far as comparing can. Several Authorization fields are wrong, and so is one of
+// another scheme than Basic. The login is empty where the verdict needs none.
 func (c *basicCheck) check(header http.Header) (login, verdict) {
 	if c == nil {
 		return login{}, notConfigured
@@ -61,9 +61,9 @@ func (c *basicCheck) check(header http.Header) (login, verdict) {
 
 const maxRecognised = 65_536
 
-// recognised holds the digests of logins that were hashed and found right. It
-// belongs to the process, so that a new configuration does not hash them anew;
-// the stored hash is a part of the digest, so that a changed one is.
+// recognised holds the digests of logins that were hashed and found right. It belongs to the
+// process, so that they are not hashed anew after a reload. The stored hash is a part of the
+// digest: where the configured hash has changed, nothing is recognised.
 var recognised = mustCache(maxRecognised)
 
 func mustCache(size int) *lru.Cache[digest, struct{}] {
@@ -76,20 +76,21 @@ func mustCache(size int) *lru.Cache[digest, struct{}] {
 
 // hashedAccount is an account with its stored hash.
 type hashedAccount struct {
-	configured string // the hash as text, which is a part of the digests
-	stored     []byte
-	effort     int // which of the efforts it takes
+	configured string // the hash as it is configured, which is a part of digests
+	stored     []byte // the hash as the module takes it
+	effort     int    // the index of the effort that it takes
 }
 
-// hashedAccounts hashes passwords that it has not seen, and remembers the outcome.
+// hashedAccounts are the accounts with hashed passwords. A password that was not
+// seen before is hashed, and the outcome remembered.
 type hashedAccounts struct {
 	algorithm string
 	comparer  caddyauth.Comparer
 	accounts  map[string]hashedAccount
 
-	// efforts has one hash for each effort that the accounts' hashes take. Every
-	// password is compared with a hash of each, so that it takes the same time
-	// whoever it is for, also for unknown usernames.
+	// efforts has one hash for each effort that the accounts' hashes take. Every password is
+	// compared with one hash of each effort, so that the time tells nothing of the username, not
+	// even whether it exists.
 	efforts []effort
 
 	queue   *hashQueue
@@ -98,19 +99,20 @@ type hashedAccounts struct {
 	// wrong holds the digests of logins that were hashed and found wrong.
 	wrong *lru.Cache[digest, struct{}]
 
-	// flights has one login hashed once for all who bring it at a time.
+	// flights make requests with the same login, at the same time, wait for one
+	// hashing.
 	flights singleflight.Group
 }
 
-// outcome is what hashing has decided about a login; it is right where reason is
-// "".
+// outcome is what hashing has decided about a login. Where reason is "", the
+// password is right.
 type outcome struct {
 	reason     string
 	retryAfter time.Duration
 	cause      error
 
-	// For whose address the guess was made, and whether that is why it was not
-	// hashed: then another address may still have it hashed.
+	// refused says that the password was not hashed because of the limits of an
+	// address. Requests from another address may still have it hashed.
 	address netip.Prefix
 	refused bool
 }
@@ -165,7 +167,7 @@ func (h *hashedAccounts) add(repl *caddy.Replacer, index int, configured caddyau
 	}
 	account := hashedAccount{configured: text, stored: []byte(text)}
 	if !strings.HasPrefix(text, "$") {
-		// as in Caddy's own basic_auth, a hash may be wrapped in base64
+		// Caddy's own basic_auth takes hashes in base64 too.
 		if account.stored, err = base64.StdEncoding.DecodeString(text); err != nil {
 			return fmt.Errorf(
 				"account %q: password: it is not a hash; make one with caddy hash-password", username,
@@ -180,7 +182,8 @@ func (h *hashedAccounts) add(repl *caddy.Replacer, index int, configured caddyau
 	return nil
 }
 
-// check says whether a login is right, hashing only what was never seen before.
+// check returns whether a login is right. It blocks while the password is hashed,
+// and before that for its turn, unless the login is remembered.
 func (h *hashedAccounts) check(r *http.Request, who login) outcome {
 	if !h.possible(who.password) {
 		return outcome{reason: ReasonBasicAuthWrong}
@@ -210,9 +213,9 @@ func (h *hashedAccounts) check(r *http.Request, who login) outcome {
 	}
 }
 
-// possible says whether a password can be right at all: bcrypt ignores what
-// exceeds its limit and, since it repeats the password with its closing NUL,
-// takes some passwords with a NUL for others.
+// possible reports whether a password can be right at all. bcrypt ignores what
+// exceeds 72 bytes and, since it repeats the password together with a final NUL,
+// takes some passwords with a NUL in them for others.
 func (h *hashedAccounts) possible(password string) bool {
 	if h.algorithm != bcryptAlgorithm {
 		return true
@@ -220,7 +223,7 @@ func (h *hashedAccounts) possible(password string) bool {
 	return len(password) <= maxBcryptPassword && !strings.Contains(password, "\x00")
 }
 
-// remembered looks a login up among those that were hashed before.
+// remembered returns the outcome for a login that was hashed before.
 func (h *hashedAccounts) remembered(key digest) (seen bool, result outcome) {
 	if _, found := recognised.Get(key); found {
 		return true, outcome{}
@@ -231,11 +234,11 @@ func (h *hashedAccounts) remembered(key digest) (seen bool, result outcome) {
 	return false, outcome{}
 }
 
-// decide hashes a login, once it has a turn, and remembers what came of it. It
-// runs on a goroutine of its own, for everyone who waits for this login, so it
-// does not end with the request that was the first to bring it.
+// decide waits for a turn, hashes the password of a login, and remembers the outcome. It runs on a
+// goroutine of its own for all requests that wait for this login, so it does not end with the
+// request that was the first.
 func (h *hashedAccounts) decide(address netip.Prefix, key digest, who login) outcome {
-	// the flight that was not there may just have landed
+	// Between check's look and this flight, an earlier one may have landed.
 	if seen, result := h.remembered(key); seen {
 		return result
 	}
@@ -260,11 +263,12 @@ func (h *hashedAccounts) decide(address netip.Prefix, key digest, who login) out
 	return result
 }
 
-// compare hashes; the caller has a turn for that, which ends here.
+// compare hashes a password once for each effort. The caller has a turn for that,
+// which compare gives back.
 func (h *hashedAccounts) compare(who login) (result outcome) {
 	defer h.queue.release()
 	defer func() {
-		// nobody else would catch it, and the process would end
+		// On this goroutine nobody else recovers, and the process would end.
 		if bug := recover(); bug != nil {
 			result = outcome{
 				reason: ReasonBasicAuthError,

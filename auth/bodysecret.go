@@ -14,12 +14,11 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
-// secretPlaces are where Deepgram puts what a request was submitted with as
-// extra: results have it in their metadata, and the Metadata message that closes
-// a stream has it at its top.
+// secretPlaces are where Deepgram puts the `extra` parameters of a request: results have them in
+// their metadata, and the Metadata message that closes a stream has them at its top.
 //
-// What stands first at either place decides, and of members with the same name
-// the first: a body that contradicts itself is none of Deepgram's.
+// The first secret at either place decides, and of several members with the same name the first
+// one: Deepgram sends no body that contradicts itself.
 var secretPlaces = jsonfind.New(jsonfind.FirstCounts,
 	jsonfind.Place{Path: []string{"metadata", "extra", "callback_secret"}, Limit: maxSpeltCredential},
 	jsonfind.Place{Path: []string{"extra", "callback_secret"}, Limit: maxSpeltCredential},
@@ -29,25 +28,25 @@ var secretPlaces = jsonfind.New(jsonfind.FirstCounts,
 // bytes may be spelt \u00XX.
 const maxSpeltCredential = 6 * maxCredential
 
-// maxEmptyReads is how often a reader may give nothing, as in package bufio.
+// maxEmptyReads is how often in a row a reader may return neither bytes nor an
+// error, as in package bufio.
 const maxEmptyReads = 100
 
-// VerifyBody reads the request's body until it has found the callback secret,
-// and puts a body in its place that yields every byte from the first on. What was
-// read is kept in memory up to 64 KiB, beyond that in a temporary file; what
-// follows the secret streams straight from the connection. The body has to be
-// closed, which closes the original one too; after an error, the request's body
-// is as it was left, and not closed.
+// VerifyBody reads the request's body until it has found the callback secret, and puts a body in
+// its place that yields every byte from the first on. It blocks until the sender has sent the
+// secret. What was read until then is kept: 64 KiB in memory, anything beyond in a temporary file.
+// What follows the secret is read from the connection when the new body is. That has to be closed,
+// which closes the original one too. After an error the request has its original body, partly read
+// and not closed.
 //
-// What comes before the secret comes from a stranger, so it has to come at a
-// least rate, and each client address has a share of the room for it: see
-// bounds.go.
+// What comes before the secret comes from a stranger. So it has to come at a certain rate, and what
+// is kept of the bodies from one address is limited: see bounds.go.
 //
-// The error is a *Refusal where the secret is missing or wrong, the body is not a
-// JSON object, does not come in time, or there is no room to keep it; any other
-// error of the body is wrapped in the error that is returned.
+// The error is a *Refusal where the secret is missing or wrong, where the body is not a JSON object
+// or does not come in time, and where there is no room to keep it. Any other error of the body is
+// wrapped in the error that is returned.
 //
-// Where no callback secret is configured, nothing happens.
+// Where no callback secret is configured, VerifyBody does nothing.
 func (p *Policy) VerifyBody(w http.ResponseWriter, r *http.Request) error {
 	if p.judge.body == nil {
 		return nil
@@ -61,8 +60,8 @@ func (p *Policy) VerifyBody(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// VerifyMessage is VerifyBody for a message that is there as a whole, such as
-// that of a WebSocket. The error is a *Refusal.
+// VerifyMessage is VerifyBody for a body that is in memory as a whole, such as a
+// message of a WebSocket. The error is a *Refusal.
 func (p *Policy) VerifyMessage(message []byte) error {
 	j := p.judge
 	if j.body == nil {
@@ -71,7 +70,7 @@ func (p *Policy) VerifyMessage(message []byte) error {
 	finder := secretPlaces.Finder()
 	_, event := finder.Scan(message)
 	if event == jsonfind.More && len(message) > 0 {
-		event = jsonfind.Malformed // it is cut off
+		event = jsonfind.Malformed // the message ends in the middle of the document
 	}
 	if reason := j.judgeSecret(event, finder.Text); reason != "" {
 		return j.refuse(reason)
@@ -79,8 +78,8 @@ func (p *Policy) VerifyMessage(message []byte) error {
 	return nil
 }
 
-// verifyBody returns a body that yields every byte whether the secret was right
-// or not.
+// verifyBody is VerifyBody without a change to the request. The body that it
+// returns yields every byte, also where there is an error.
 func (j *judge) verifyBody(w http.ResponseWriter, r *http.Request) (*replayBody, error) {
 	address := sender.Network(r)
 	replay := newReplayBody(r.Body, address)
@@ -90,7 +89,7 @@ func (j *judge) verifyBody(w http.ResponseWriter, r *http.Request) (*replayBody,
 	return replay, err
 }
 
-// searchBody reads a body until it is known whether it carries the secret.
+// searchBody reads a body until it is known whether it carries the right secret.
 func (j *judge) searchBody(address netip.Prefix, replay *replayBody, pace *pace) error {
 	finder := secretPlaces.Finder()
 	for empty := 0; ; {
@@ -120,7 +119,8 @@ func (j *judge) searchBody(address netip.Prefix, replay *replayBody, pace *pace)
 	}
 }
 
-// decideSecret is nil if what was found in a body is a secret that is right.
+// decideSecret returns nil if what was found in a body is a right secret. A wrong
+// one is counted as a guess of the address.
 func (j *judge) decideSecret(address netip.Prefix, event jsonfind.Event, text string) error {
 	switch reason := j.judgeSecret(event, text); reason {
 	case "":
@@ -132,7 +132,7 @@ func (j *judge) decideSecret(address netip.Prefix, event jsonfind.Event, text st
 	}
 }
 
-// judgeSecret gives the reason to refuse what was found, or "".
+// judgeSecret returns the reason to refuse what was found, or "" if it is right.
 func (j *judge) judgeSecret(event jsonfind.Event, text string) (reason string) {
 	switch event {
 	case jsonfind.Found:
@@ -148,7 +148,6 @@ func (j *judge) judgeSecret(event jsonfind.Event, text string) (reason string) {
 	return ReasonCallbackSecretMissing
 }
 
-// BodySecretMissing is the refusal of a callback that shows no credential but,
-// perhaps, the one in its body, where the body comes too late to decide: a
-// WebSocket's messages come after its handshake.
+// BodySecretMissing is the refusal of a WebSocket's handshake where only the
+// callback secret could let it in, since messages come after the handshake.
 func (p *Policy) BodySecretMissing() *Refusal { return p.judge.refuse(ReasonCallbackSecretMissing) }

@@ -11,16 +11,15 @@ import (
 	"time"
 )
 
-// roomSize is how much may be kept in temporary files, over the whole process, of
-// bodies that were searched for their secret.
+// roomSize is how many bytes of bodies may be in temporary files, over the whole
+// process, until their secret is found and they are read again.
 const roomSize = 1 << 30
 
-// shareOf: an address may hold one part in so many of what it leaves free. So one
-// address has a fifth of the room, and takes no more than a fifth of what the
-// others before it have left: there is always some for the next.
+// shareOf: an address may hold one shareOf-th of what it leaves free. So the first address can have
+// a fifth of the room, the next one a fifth of the rest, and so on: there is always some left.
 const shareOf = 4
 
-// room is what all bodies share.
+// room is a number of bytes that all bodies share.
 type room struct {
 	mu   sync.Mutex
 	free int64
@@ -31,7 +30,7 @@ func newRoom(size int64) *room {
 	return &room{free: size, held: make(map[netip.Prefix]int64)}
 }
 
-// bodyRoom is one for the process, as all share its memory and its disk.
+// bodyRoom belongs to the process, as the disk does.
 var bodyRoom = newRoom(roomSize)
 
 var (
@@ -48,7 +47,7 @@ type share struct {
 	held    int64
 }
 
-// take takes size bytes more, if the address has as many left.
+// take takes size more bytes of the room, if the address may have them.
 func (s *share) take(size int64) error {
 	r := s.of
 	r.mu.Lock()
@@ -65,7 +64,7 @@ func (s *share) take(size int64) error {
 	return nil
 }
 
-// giveBack gives everything back. It may be called again.
+// giveBack gives everything back. It may be called more than once.
 func (s *share) giveBack() {
 	r := s.of
 	r.mu.Lock()
@@ -80,20 +79,19 @@ func (s *share) giveBack() {
 	s.held = 0
 }
 
-// Until its secret is found, so much of a body has to come in each stretch of
-// time, or the rest of it: about 13 KiB a second. It is not an average over the
-// whole body, of which somebody could send the most at once to have room held
-// for hours.
+// Until the secret is found, stretchBytes of a body, or the rest of it, have to come in each
+// stretch of time, which is about 13 KiB a second. An average over the whole body would not do:
+// somebody could send most of it at once, and then have the room held for hours.
 const (
 	stretch      = 20 * time.Second
 	stretchBytes = 256 << 10
 )
 
-// pace holds a body to its least rate.
+// pace makes sure that a body comes at the least rate.
 type pace struct {
 	control  *http.ResponseController
-	deadline time.Time // of the stretch
-	received int       // in it
+	deadline time.Time // the end of the present stretch
+	received int       // how many bytes have come in it
 }
 
 func newPace(w http.ResponseWriter) *pace {
@@ -102,14 +100,16 @@ func newPace(w http.ResponseWriter) *pace {
 	return p
 }
 
-// begin begins a stretch. Caddy's own timeouts for idle bodies take its deadline
-// as a ceiling. What has no deadlines is held to its time between reads alone.
+// begin begins a stretch. Caddy's own timeouts for idle bodies never go beyond the deadline that is
+// set here. On a connection that has no deadlines, a read that blocks is not interrupted, and the
+// rate is checked between two reads.
 func (p *pace) begin() {
 	p.deadline, p.received = time.Now().Add(stretch), 0
 	_ = p.control.SetReadDeadline(p.deadline)
 }
 
-// read reads once more, with [os.ErrDeadlineExceeded] if that comes too late.
+// read reads once from the body. The error is [os.ErrDeadlineExceeded] if too
+// little has come in time.
 func (p *pace) read(body *replayBody) ([]byte, error) {
 	if time.Now().After(p.deadline) {
 		return nil, os.ErrDeadlineExceeded
@@ -121,8 +121,8 @@ func (p *pace) read(body *replayBody) ([]byte, error) {
 	return piece, err
 }
 
-// end lifts the deadline, unless it has passed: then nobody shall wait for what
-// is left of the body.
+// end removes the deadline. One that has passed stays: then nobody is to wait for
+// the rest of the body.
 func (p *pace) end(err error) {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = p.control.SetReadDeadline(time.Time{})

@@ -13,17 +13,17 @@ import (
 	"sync"
 )
 
-// maxCredential, in bytes, is more than any credential needs. Longer ones cannot
-// be configured, so that longer ones in a request are wrong unread.
+// maxCredential is more bytes than any credential needs. Longer ones cannot be
+// configured, so those in a request are known to be wrong by their length.
 const maxCredential = 4096
 
-// digest stands for a credential: HMAC-SHA-256 under a key that this process
-// drew at random and nobody else has, so that digests can be kept, and compared
-// in a time that tells nothing of the credential, not even its length.
+// digest stands for a credential: it is its HMAC-SHA-256, under a random key that only this process
+// has. So digests can be kept, and compared in a time that tells nothing of the credential, not
+// even its length.
 type digest [sha256.Size]byte
 
-// The purpose is a digest's first field: what was digested as one kind of
-// credential can never be taken for another.
+// The first field of what is digested is a purpose, so that a credential of one
+// kind is never taken for another.
 const (
 	purposePlain    = "basic_auth_plain"
 	purposeHashed   = "basic_auth"
@@ -47,15 +47,15 @@ var digesters = func() *sync.Pool {
 	}}
 }()
 
-// digestOf digests fields, each with its length, so that no two different lists
-// of fields read the same.
+// digestOf is the digest of a list of fields. Each is digested with its length, so
+// that no two different lists have the same digest.
 func digestOf(fields ...string) digest {
 	d := digesters.Get().(*digester)
 	defer digesters.Put(d)
 	return d.digest(fields)
 }
 
-// digest leaves nothing of the fields behind in the digester.
+// digest leaves nothing of the fields in the digester, which is used again.
 func (d *digester) digest(fields []string) digest {
 	size := 0
 	for _, field := range fields {
@@ -73,10 +73,11 @@ func (d *digester) digest(fields []string) digest {
 	return digest(d.buffer)
 }
 
-// digestSet holds the digests of every value that is right.
+// digestSet holds the digests of all values that are right.
 type digestSet []digest
 
-// contains compares with every value, whatever the outcome of the others.
+// contains compares d with every digest, so that the time does not tell which of
+// them it equals.
 func (s digestSet) contains(d digest) bool {
 	found := 0
 	for i := range s {

@@ -14,22 +14,23 @@ import (
 )
 
 const (
-	// maxGuessAddresses bounds the table of addresses; the one unseen for the
-	// longest time makes room. What is compared costs nothing, so that a stranger
-	// can have a smaller one filled.
+	// How many addresses are remembered, for passwords and for secrets. Beyond that, the one that
+	// made no guess for the longest time is forgotten. A secret is only compared, so it matters
+	// less if an address is forgotten there.
 	maxGuessAddresses  = 65_536
 	maxSecretAddresses = 16_384
 
-	// maxRememberedWrong bounds how many wrong credentials of one kind are
+	// maxRememberedWrong is how many wrong credentials of one kind are
 	// remembered, so that repeating one costs nothing and is no further guess.
 	maxRememberedWrong = 16_384
 
-	// maxGuesses bounds what can be configured: each guess of a window is kept.
+	// maxGuesses is the most that can be configured: each guess of a window is
+	// kept in memory.
 	maxGuesses = 100_000
 )
 
-// guessLimiter holds, for each address, when the guesses of the last window were
-// made.
+// guessLimiter limits the guesses of each address within a window of time. It
+// remembers when they were made.
 type guessLimiter struct {
 	limit  int
 	window time.Duration
@@ -38,17 +39,17 @@ type guessLimiter struct {
 	addresses *simplelru.LRU[netip.Prefix, *guesses]
 }
 
-// guesses are those of an address, oldest first.
+// guesses are those of one address, the oldest first.
 type guesses struct {
 	made   []guess
 	extras int // how many of them were let through beyond the limit
 }
 
-// guess is one that counts already, before it is known to be wrong: otherwise,
-// guesses made at the same time would overshoot the limit.
+// guess is a password or secret that was tried. It counts before it is known to be wrong, as
+// guesses that are made at the same time would exceed the limit otherwise.
 type guess struct {
 	at    time.Time
-	name  uint64 // stands for the username that it was made for; 0 for none
+	name  uint64 // stands for the username; 0 for none
 	extra bool   // it was let through beyond the limit
 }
 
@@ -60,19 +61,19 @@ func newGuessLimiter(limit int, window time.Duration, maxAddresses int) (*guessL
 	return &guessLimiter{limit: limit, window: window, addresses: addresses}, nil
 }
 
-// reservation takes a guess back, if it turns out to have been none.
+// reservation is what refund needs to take a guess back.
 type reservation struct {
 	of   *guesses
 	made guess
 }
 
-// reserve counts a guess of an address. If it has none left, retryAfter says when
-// it will have one.
+// reserve counts a guess of an address. Where it has none left, ok is false, and it will have one
+// after retryAfter.
 //
-// Beyond the limit, each username has one guess in a window, and the address as
-// many of these as the limit: many callers can share an address, so who guesses
-// at one account must not shut out the first login of another. All this goes by
-// usernames as they are sent, so it does not tell which of them exist.
+// Beyond the limit, each username has one more guess in a window, and the address as many of these
+// as the limit: many callers can share an address, and whoever guesses at one account must not shut
+// out the first login of another. Usernames that do not exist are treated alike, so that the answer
+// does not tell which of them do.
 func (l *guessLimiter) reserve(
 	address netip.Prefix, name uint64,
 ) (made reservation, retryAfter time.Duration, ok bool) {
@@ -97,7 +98,7 @@ func (l *guessLimiter) reserve(
 	return reservation{of: of, made: g}, 0, true
 }
 
-// refund takes back a reservation: the guess was right, or was never made.
+// refund takes back a guess that was right, or was not made after all.
 func (l *guessLimiter) refund(r reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +110,7 @@ func (l *guessLimiter) refund(r reservation) {
 	}
 }
 
-// forget drops the guesses that were made at a time or before.
+// forget drops the guesses that were made at this time or before.
 func (g *guesses) forget(until time.Time) {
 	expired := 0
 	for expired < len(g.made) && !g.made[expired].at.After(until) {
@@ -131,8 +132,8 @@ func (g *guesses) oldest() time.Time {
 	return g.made[i].at
 }
 
-// secretGuesses limits the wrong guesses at what is only compared: dg_token,
-// query_secret and callback_secret. What is right is never asked about here.
+// secretGuesses limits the wrong guesses at credentials that are only compared:
+// dg_token, query_secret and callback_secret. Right ones are not counted.
 type secretGuesses struct {
 	limiter *guessLimiter
 	wrong   *lru.Cache[digest, struct{}]
@@ -146,9 +147,9 @@ func newSecretGuesses(limit *GuessLimit) (*secretGuesses, error) {
 	return &secretGuesses{limiter: limiter, wrong: mustCache(maxRememberedWrong)}, nil
 }
 
-// count counts a wrong guess, and says how long the address is refused if it has
-// made too many. One that was made before is not counted again: a sender repeats
-// its callbacks, and one with an old secret has many.
+// count counts a wrong guess. If the address has made too many, it is refused for retryAfter. A
+// guess that was made before is not counted again: a sender repeats its callbacks, and one that has
+// an old secret sends many.
 func (g *secretGuesses) count(
 	address netip.Prefix, tried digest,
 ) (retryAfter time.Duration, tooMany bool) {

@@ -1,4 +1,4 @@
-// Whose password is hashed next.
+// The queue for hashing passwords: how many are hashed at a time, and whose is next.
 
 package auth
 
@@ -16,43 +16,43 @@ const (
 	// hashQueueLength is how many unknown passwords may wait for their turn.
 	hashQueueLength = 64
 
-	// hashQueueWait bounds the waiting. Deepgram's self-hosted servers give up on
-	// an answer after 10 seconds by default; this and the hashing stay below that.
+	// hashQueueWait is how long a password may wait. Deepgram's self-hosted servers wait 10
+	// seconds for an answer by default, and waiting and hashing together stay below that.
 	hashQueueWait = 5 * time.Second
 
 	// suspectFor is how long an address is suspect after a wrong guess.
 	suspectFor = time.Minute
 
-	// suspectTurn: while others wait too, suspect addresses have one in so many
-	// turns. It is not none, as an address can be shared by many callers.
+	// suspectTurn: while others wait too, suspect addresses have one turn in
+	// suspectTurn. They have some, since many callers can share an address.
 	suspectTurn = 4
 )
 
-// hashQueue lets a bounded number of passwords be hashed at a time, and a bounded
-// number wait for a bounded time, so that a flood of guesses leaves processors
-// to those who are recognised. Turns and places are shared fairly by address, and
-// those of one address by account; addresses with recent wrong guesses come last.
+// hashQueue limits how many passwords are hashed at a time, how many wait and for how long, so that
+// a flood of guesses leaves processors to callers who are recognised. Turns and places in the queue
+// are shared fairly between addresses, and those of one address between accounts. Addresses with
+// recent wrong guesses, which are called suspect, come last.
 type hashQueue struct {
 	length int
 	wait   time.Duration
 
 	mu       sync.Mutex
-	free     int            // how many more may hash at once
-	waiting  []*hasher      // in the order in which they came
-	turns    uint64         // how many were given to those who waited
-	served   map[any]uint64 // of addresses and accounts, the last of these turns
-	places   map[any]*int   // of addresses and accounts, how many wait
+	free     int            // how many more passwords may be hashed now
+	waiting  []*hasher      // who waits, in the order in which they came
+	turns    uint64         // how many turns were given to those who waited
+	served   map[any]uint64 // the latest of these turns, by address and by account
+	places   map[any]*int   // how many wait, by address and by account
 	suspects *simplelru.LRU[netip.Prefix, time.Time]
 }
 
-// hasher is somebody who waits for a turn.
+// hasher is somebody who waits for a turn to hash.
 type hasher struct {
 	address netip.Prefix
 	account account
 	suspect bool
-	turn    chan bool // gives true for a turn, false for none
+	turn    chan bool // receives once: true for a turn, false for none
 
-	ofAddress, ofAccount *int // the places that these have
+	ofAddress, ofAccount *int // how many wait of the address and of the account
 }
 
 // account is one username of one policy.
@@ -61,8 +61,8 @@ type account struct {
 	username string
 }
 
-// processHashes is shared by all policies, since all share the processors: half
-// of them may be hashing.
+// processHashes is the queue of all policies, since they share the processors. Half
+// of these may be hashing.
 var processHashes = newHashQueue(max(1, runtime.GOMAXPROCS(0)/2), hashQueueLength, hashQueueWait)
 
 func newHashQueue(concurrency, length int, wait time.Duration) *hashQueue {
@@ -80,7 +80,8 @@ func newHashQueue(concurrency, length int, wait time.Duration) *hashQueue {
 	}
 }
 
-// acquire says whether there is a turn; release must follow it then.
+// acquire blocks until there is a turn, and returns true, after which release must be called; or
+// until the time to wait is over or somebody else needs the place, and returns false.
 func (q *hashQueue) acquire(address netip.Prefix, who account) bool {
 	h := &hasher{address: address, account: who, turn: make(chan bool, 1)}
 	if !q.join(h) {
@@ -93,11 +94,11 @@ func (q *hashQueue) acquire(address netip.Prefix, who account) bool {
 		return turn
 	case <-timer.C:
 		q.leave(h)
-		return <-h.turn // it may just have come
+		return <-h.turn // true, if the turn came at the last moment
 	}
 }
 
-// join has h wait, unless it has its turn already.
+// join gives h a turn, or puts it into the queue. It reports whether h has to wait.
 func (q *hashQueue) join(h *hasher) (waits bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,7 +116,7 @@ func (q *hashQueue) join(h *hasher) (waits bool) {
 	return true
 }
 
-// leave is for one whose time is over.
+// leave takes h out of the queue, if it still waits.
 func (q *hashQueue) leave(h *hasher) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -124,9 +125,10 @@ func (q *hashQueue) leave(h *hasher) {
 	}
 }
 
+// dismiss takes the i-th of those who wait out of the queue, without a turn.
 func (q *hashQueue) dismiss(i int) { q.remove(i).turn <- false }
 
-// place counts a place more.
+// place counts one more who waits, and returns the counter.
 func (q *hashQueue) place(of any) *int {
 	n := q.places[of]
 	if n == nil {
@@ -137,6 +139,7 @@ func (q *hashQueue) place(of any) *int {
 	return n
 }
 
+// remove takes the i-th of those who wait out of the queue.
 func (q *hashQueue) remove(i int) *hasher {
 	h := q.waiting[i]
 	q.waiting = slices.Delete(q.waiting, i, i+1)
@@ -149,7 +152,7 @@ func (q *hashQueue) remove(i int) *hasher {
 	return h
 }
 
-// release ends a turn, and gives it to the next.
+// release ends a turn, and gives one to the next who waits.
 func (q *hashQueue) release() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -167,8 +170,8 @@ func (q *hashQueue) release() {
 	h.turn <- true
 }
 
-// forgetServed keeps what was served from growing for as long as the queue is
-// never empty.
+// forgetServed drops those from served who do not wait, so that it does not grow
+// for as long as the queue is never empty.
 func (q *hashQueue) forgetServed() {
 	kept := make(map[any]uint64, 2*len(q.waiting))
 	for _, h := range q.waiting {
@@ -187,8 +190,8 @@ func (q *hashQueue) wrong(address netip.Prefix) {
 	}
 }
 
-// next is who waits for the address that was served the longest time ago, and
-// there for the account that was; the first of those.
+// next is the index of who has the next turn: of the address that was served the longest time ago,
+// of that address's account that was, the one who came first.
 func (q *hashQueue) next() int {
 	suspect := q.turns%suspectTurn == suspectTurn-1
 	if !slices.ContainsFunc(q.waiting, func(h *hasher) bool { return h.suspect == suspect }) {
@@ -206,6 +209,7 @@ func (q *hashQueue) next() int {
 	return best
 }
 
+// before reports whether a's turn comes before that of b, who came earlier.
 func (q *hashQueue) before(a, b *hasher) bool {
 	if of, other := q.served[a.address], q.served[b.address]; of != other {
 		return of < other
@@ -213,9 +217,9 @@ func (q *hashQueue) before(a, b *hasher) bool {
 	return q.served[a.account] < q.served[b.account]
 }
 
-// leastWelcome is whose place is given up when there are too few: it is taken
-// from the suspect, from the address with the most places, from its account with
-// the most places, from the one who came last.
+// leastWelcome is the index of who loses the place when the queue is full: a suspect one if there
+// is any, of those one of the address with the most places, of its account with the most places,
+// the one who came last.
 func (q *hashQueue) leastWelcome() int {
 	worst := 0
 	for i, h := range q.waiting {
@@ -226,7 +230,7 @@ func (q *hashQueue) leastWelcome() int {
 	return worst
 }
 
-// welcome reports whether a rather than b keeps its place, of whom a came later.
+// welcome reports whether a keeps its place rather than b, who came earlier.
 func welcome(a, b *hasher) bool {
 	switch {
 	case a.suspect != b.suspect:

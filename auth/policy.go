@@ -2,8 +2,8 @@
 // long random passwords, Deepgram's dg-token header, a secret in the callback's
 // JSON body, a secret in the query; all of them or any of them.
 //
-// A [Policy] is the configuration and, once provisioned, the judge. The gateway's
-// handler embeds it; [Provider] offers the same checks to anyone's
+// A [Policy] is the configuration and, once provisioned, what decides. The
+// gateway's handler embeds it; [Provider] makes the same checks for Caddy's
 // `authentication` handler.
 //
 // Reading order: policy.go (what can be configured), admit.go (the decision),
@@ -63,9 +63,9 @@ type Policy struct {
 	// Lets everyone in. It cannot stand beside a credential that is required.
 	Anonymous bool `json:"anonymous,omitempty"`
 
-	// How many wrong guesses a client address has: at passwords of `basic_auth`,
-	// and as many at the other secrets together, but for `basic_auth_plain`.
-	// Default: 20 in a minute.
+	// How many wrong guesses a client address may make: so many at passwords of
+	// `basic_auth`, and as many at `dg_token`, `query_secret` and
+	// `callback_secret` together. Default: 20 in a minute.
 	GuessLimit *GuessLimit `json:"guess_limit,omitempty"`
 
 	judge *judge
@@ -86,8 +86,8 @@ type BasicAuth struct {
 
 // BasicAuthPlain configures accounts whose passwords are compared, not hashed.
 type BasicAuthPlain struct {
-	// The accounts. A username may stand more than once, with an old and a new
-	// password, for as long as a rotation takes.
+	// The accounts. A username may stand more than once, such as with an old and
+	// a new password while it is being changed.
 	Accounts []PlainAccount `json:"accounts,omitempty"`
 
 	// The name of the realm. Default: `restricted`. Where `basic_auth` names a
@@ -108,7 +108,7 @@ type PlainAccount struct {
 // DGToken configures the check of the `dg-token` header.
 type DGToken struct {
 	// The identifiers (not the keys) of the API keys whose callbacks are let in.
-	// They are UUIDs; for any other there is a warning.
+	// They are UUIDs; anything else is taken with a warning.
 	KeyIDs []string `json:"key_ids,omitempty"`
 
 	// Tolerates callbacks without the header. A wrong value is refused
@@ -121,14 +121,14 @@ type QuerySecret struct {
 	// The name of the parameter.
 	Parameter string `json:"parameter,omitempty"`
 
-	// The secrets, of which its value must be one. Each has at least 16
-	// characters.
+	// The secrets, one of which must be the parameter's value. Each has at least
+	// 16 characters.
 	Secrets []string `json:"secrets,omitempty"`
 }
 
-// GuessLimit bounds how often one client address (an IPv6 client: its /64) may
-// try a password or a secret that was not seen before. What is recognised, or
-// right where it is only compared, does not count and is not limited.
+// GuessLimit limits how often one client address (of IPv6, a /64) may try a
+// password or a secret that was not seen before. A password that is recognised,
+// and a secret that is right, do not count and are never refused for it.
 type GuessLimit struct {
 	// How many wrong guesses an address has within a window, from 1 to 100000.
 	Guesses int `json:"guesses,omitempty"`
@@ -152,8 +152,9 @@ const (
 	MinSecret = 16
 )
 
-// Provision resolves placeholders, validates, and builds what Admit, VerifyBody
-// and VerifyMessage look into. Its errors name the credential, never its value.
+// Provision checks the configuration, resolves its placeholders, and builds what
+// Admit, VerifyBody and VerifyMessage need. Its errors name the credential, and
+// never show its value.
 func (p *Policy) Provision(ctx caddy.Context) error {
 	if err := p.Check(); err != nil {
 		return err
@@ -195,25 +196,26 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// warn says what is allowed but is hardly meant.
+// warn logs what is allowed but hardly meant.
 func (j *judge) warn(logger *zap.Logger) {
 	if j.token != nil && len(j.token.strange) > 0 {
-		logger.Warn("dg_token: not what the identifier of a Deepgram API key looks like, which is a UUID; "+
-			"it is neither the key nor its name, and a short one can be guessed",
+		logger.Warn("dg_token: not what the identifier of a Deepgram API key looks like, "+
+			"which is a UUID; it is neither the key nor its name, and a short one can be guessed",
 			zap.Ints("which", j.token.strange))
 	}
 	if j.basic == nil || j.basic.hashed == nil {
 		return
 	}
 	if takes := j.basic.hashed.duration(); takes > slowHash {
-		logger.Warn("basic_auth: a password that was not seen before takes long to hash on this machine; "+
-			"callbacks wait for it, and their sender may give up: use hashes of a lower cost, or basic_auth plain",
+		logger.Warn("basic_auth: a password that was not seen before takes long to hash on "+
+			"this machine; callbacks wait for it, and their sender may give up: use hashes of "+
+			"a lower cost, or basic_auth plain",
 			zap.Duration("takes", takes), zap.Duration("more_than", slowHash))
 	}
 }
 
-// Check reports what is wrong with the configuration as far as that can be told
-// without the credentials' values: Provision checks it again, and them.
+// Check returns what is wrong with the configuration, as far as that can be told
+// without resolving the credentials. Provision calls it, and checks them too.
 func (p *Policy) Check() error {
 	switch p.Require {
 	case "", requireAll, requireAny:
@@ -223,19 +225,19 @@ func (p *Policy) Check() error {
 	if err := p.GuessLimit.check(); err != nil {
 		return fmt.Errorf("guess_limit: %w", err)
 	}
-	required := p.BasicAuth != nil || p.BasicAuthPlain != nil || p.CallbackSecret != nil ||
-		p.QuerySecret != nil ||
+	required := p.BasicAuth != nil || p.BasicAuthPlain != nil ||
+		p.CallbackSecret != nil || p.QuerySecret != nil ||
 		(p.DGToken != nil && !p.DGToken.IfPresent)
 	switch {
 	case p.Anonymous && required:
-		return errors.New(
-			"anonymous: it lets everyone in, so it cannot stand beside a credential that is required; remove one of them",
-		)
+		return errors.New("anonymous: it lets everyone in, so it cannot stand beside a credential " +
+			"that is required; remove one of them")
 	case p.Anonymous || required:
 		return nil
 	case p.DGToken != nil:
-		return errors.New("dg_token: with if_present as the only credential, a caller that carries nothing would be let in; " +
-			"remove if_present, or configure another credential (basic_auth, callback_secret, query_secret), or say anonymous")
+		return errors.New("dg_token: with if_present as the only credential, " +
+			"a caller that carries nothing would be let in; remove if_present, or configure " +
+			"another credential (basic_auth, callback_secret, query_secret), or say anonymous")
 	default:
 		return errors.New("no credential is configured: configure at least one of " +
 			"basic_auth, dg_token, callback_secret, query_secret, or say anonymous")
@@ -276,10 +278,10 @@ func (p *Policy) provisionBasic(
 	return check, nil
 }
 
-// challenges are the values of WWW-Authenticate, which every 401 must carry (RFC
-// 9110, section 11.6.1). Basic comes with RFC 7617's charset parameter. For the
-// credentials that belong to no registered scheme there is one of our own, so
-// that the answer is well-formed; it does not tell which they are.
+// challenges are the values of WWW-Authenticate, which every 401 must have (RFC 9110, section
+// 11.6.1). That of Basic has RFC 7617's parameter charset. The other credentials belong to no
+// registered scheme: the scheme for them is our own, and does not tell which of them are
+// configured.
 func (p *Policy) challenges(j *judge) ([]string, error) {
 	realm := ""
 	if p.BasicAuth != nil {
@@ -287,9 +289,8 @@ func (p *Policy) challenges(j *judge) ([]string, error) {
 	}
 	if p.BasicAuthPlain != nil && p.BasicAuthPlain.Realm != "" {
 		if realm != "" && realm != p.BasicAuthPlain.Realm {
-			return nil, errors.New(
-				"basic_auth_plain: realm: it differs from that of basic_auth, but a caller is asked for one",
-			)
+			return nil, errors.New("basic_auth_plain: realm: it differs from that of basic_auth, " +
+				"but a caller is asked for one")
 		}
 		realm = p.BasicAuthPlain.Realm
 	}
@@ -310,7 +311,7 @@ func (p *Policy) challenges(j *judge) ([]string, error) {
 	return challenges, nil
 }
 
-// quotedString is the production of that name in RFC 9110, section 5.6.4.
+// quotedString quotes s as RFC 9110, section 5.6.4, has it.
 func quotedString(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
@@ -330,8 +331,8 @@ func resolvePlainAccounts(repl *caddy.Replacer, accounts []PlainAccount) (digest
 			return nil, fmt.Errorf("account %q: password: %w", username, err)
 		}
 		if n := utf8.RuneCountInString(password); n < MinPlainPassword {
-			return nil, fmt.Errorf("account %q: password: it has %d characters, but what is not hashed needs at least %d random ones",
-				username, n, MinPlainPassword)
+			return nil, fmt.Errorf("account %q: password: it has %d characters, "+
+				"but what is not hashed needs at least %d random ones", username, n, MinPlainPassword)
 		}
 		set = append(set, digestOf(purposePlain, username, password))
 	}
@@ -343,14 +344,14 @@ func resolveUsername(repl *caddy.Replacer, index int, configured string) (string
 	if err != nil {
 		return "", fmt.Errorf("account %d: username: %w", index+1, err)
 	}
-	// RFC 7617, section 2: the first colon ends the user-id
+	// The first colon ends the user-id (RFC 7617, section 2).
 	if strings.Contains(username, ":") {
 		return "", fmt.Errorf("account %d: username: Basic Auth cannot carry a colon in it", index+1)
 	}
 	return username, nil
 }
 
-// resolveSecrets turns a list of secrets into what they are compared with.
+// resolveSecrets turns a list of secrets into the digests that are compared.
 func resolveSecrets(repl *caddy.Replacer, purpose string, configured []string) (digestSet, error) {
 	if len(configured) == 0 {
 		return nil, errors.New("no secret is configured")
@@ -362,17 +363,17 @@ func resolveSecrets(repl *caddy.Replacer, purpose string, configured []string) (
 			return nil, fmt.Errorf("secret %d: %w", i+1, err)
 		}
 		if n := utf8.RuneCountInString(value); n < MinSecret {
-			return nil, fmt.Errorf("secret %d: it has %d characters, but needs at least %d random ones, such as `openssl rand -hex 16` prints",
-				i+1, n, MinSecret)
+			return nil, fmt.Errorf("secret %d: it has %d characters, but needs at least %d random "+
+				"ones, such as `openssl rand -hex 16` prints", i+1, n, MinSecret)
 		}
 		set = append(set, digestOf(purpose, value))
 	}
 	return set, nil
 }
 
-// resolve replaces the placeholders of a credential. Its errors quote nothing of
-// the value, which may be the secret itself with a stray brace in it, except for
-// a value that is a single placeholder as a whole.
+// resolve replaces the placeholders of a credential. Its errors quote nothing of what is
+// configured, which may be the secret itself with a stray brace in it; except where that is nothing
+// but one placeholder.
 func resolve(repl *caddy.Replacer, configured string) (string, error) {
 	if configured == "" {
 		return "", errors.New("it is empty")
@@ -405,7 +406,7 @@ func resolve(repl *caddy.Replacer, configured string) (string, error) {
 	return value, nil
 }
 
-// isPlaceholder says whether s is one `{env.…}` or `{file.…}` and nothing else.
+// isPlaceholder reports whether s is one `{env.…}` or `{file.…}` and nothing else.
 func isPlaceholder(s string) bool {
 	inner, found := strings.CutPrefix(s, "{")
 	if !found {

@@ -1,4 +1,4 @@
-// The same checks for anyone's `authentication` handler.
+// The module for Caddy's `authentication` handler.
 
 package auth
 
@@ -12,18 +12,17 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 )
 
-// DefaultMaxBody is the most bytes that a body may have where the configuration
-// does not say: 64 MiB.
+// DefaultMaxBody is how many bytes a body may have where no limit is configured.
 const DefaultMaxBody = 64 << 20
 
 // Provider lets Caddy's `authentication` handler admit callbacks by the same
 // credentials as the gateway.
 //
-// The handler answers 401 to whatever is not let in; the header fields that the
-// gateway would send, Retry-After too, are set. Where `callback_secret` decides,
-// the body is read up to the secret and handed on whole; a request without a
-// body, such as the handshake of a WebSocket, is not let in by it. No credential
-// is taken off the request.
+// The handler answers 401 to whatever is not let in, with the header fields that
+// the gateway would send, such as Retry-After. Where `callback_secret` decides,
+// the body is read up to the secret and handed on whole. A request without a
+// body, such as the handshake of a WebSocket, cannot carry one. No credential is
+// removed from the request.
 type Provider struct {
 	Policy
 
@@ -51,8 +50,8 @@ func (p *Provider) Provision(ctx caddy.Context) error {
 	return p.Policy.Provision(ctx)
 }
 
-// Authenticate says who the caller is. Its error is a technical one only: a body
-// that cannot be read, a hash module that fails.
+// Authenticate implements [caddyauth.Authenticator]. A caller that is not let in
+// is no error: those are of a technical kind, such as a body that cannot be read.
 func (p *Provider) Authenticate(
 	w http.ResponseWriter, r *http.Request,
 ) (caddyauth.User, bool, error) {

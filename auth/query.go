@@ -1,4 +1,4 @@
-// The secret in the query.
+// The query secret: one parameter of the callback URL.
 
 package auth
 
@@ -26,7 +26,7 @@ func newQueryCheck(repl *caddy.Replacer, config *QuerySecret) (*queryCheck, erro
 	return &queryCheck{parameter: config.Parameter, secrets: secrets}, nil
 }
 
-// check takes a parameter that stands more than once for a wrong one.
+// check decides about the parameter. If it stands more than once it is wrong.
 func (c *queryCheck) check(rawQuery string) verdict {
 	if c == nil {
 		return notConfigured
@@ -58,7 +58,7 @@ func (c *queryCheck) checkValue(escaped string) verdict {
 	return right
 }
 
-// tried stands for what a request with a wrong parameter has tried.
+// tried is a digest of the wrong values that a request has tried.
 func (c *queryCheck) tried(rawQuery string) digest {
 	fields := []string{purposeQuery, "wrong"}
 	for pair := range strings.SplitSeq(rawQuery, "&") {
@@ -69,7 +69,7 @@ func (c *queryCheck) tried(rawQuery string) digest {
 	return digestOf(fields...)
 }
 
-// valueOf gives the escaped value of a pair whose name is the parameter.
+// valueOf returns the value of a pair, still escaped, if its name is the parameter.
 func (c *queryCheck) valueOf(pair string) (value string, named bool) {
 	name, value, _ := strings.Cut(pair, "=")
 	if !strings.ContainsAny(name, "%+") {
@@ -79,9 +79,9 @@ func (c *queryCheck) valueOf(pair string) (value string, named bool) {
 	return value, err == nil && name == c.parameter
 }
 
-// strip removes every pair whose name is the parameter. All other bytes stay as
-// they came: decoding and encoding the query anew would sort it, and break a URL
-// that was signed as it stood.
+// strip removes every pair whose name is the parameter. All other bytes stay as they came. To
+// decode the query and encode it again would sort it, and break a URL whose signature is over its
+// bytes.
 func (c *queryCheck) strip(rawQuery string) string {
 	var kept strings.Builder
 	stripped, first := false, true

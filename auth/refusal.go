@@ -1,4 +1,4 @@
-// Refusal: the answer to a caller that is not let in.
+// A refusal: the answer to a caller that is not let in.
 
 package auth
 
@@ -12,29 +12,29 @@ import (
 
 // Refusal is the error for a caller that is not let in, by this package or by the
 // gateway's handler, which has reasons of its own. It never holds anything of a
-// credential that the caller sent.
+// credential.
 type Refusal struct {
 	// The status of the answer.
 	Status int
 
-	// A short stable token for logs and metrics, such as one of the Reason
-	// constants.
+	// Why, in a word that logs and metrics show and that does not change: one of
+	// the Reason constants, or one of the handler's.
 	Reason string
 
 	// The values of WWW-Authenticate, for a 401.
 	Challenges []string
 
-	// After which time a try makes sense, for 429 and 503.
+	// When it makes sense to try again, for 429 and 503.
 	RetryAfter time.Duration
 
-	// What else the answer's header has.
+	// The other fields of the answer's header.
 	Header http.Header
 
 	// What happened, for the log; or nil, where the reason says it all.
 	Cause error
 }
 
-// The reasons of this package's refusals: with 401 unless it says otherwise.
+// The reasons of this package's refusals. Their status is 401 where none is given.
 const (
 	ReasonBasicAuthMissing      = "basic_auth_missing"
 	ReasonBasicAuthWrong        = "basic_auth_wrong"
@@ -47,11 +47,9 @@ const (
 	ReasonQuerySecretWrong      = "query_secret_wrong"
 	ReasonCallbackSecretMissing = "callback_secret_missing"
 	ReasonCallbackSecretWrong   = "callback_secret_wrong"
-	// the body or message is not a JSON object
-	ReasonCallbackSecretNotJSON = "callback_secret_not_json"
-	// 503: no room to keep the body while searching it
-	ReasonCallbackSecretStorage = "callback_secret_storage"
-	ReasonBodyTimeout           = "body_timeout" // 408: the body did not come in time
+	ReasonCallbackSecretNotJSON = "callback_secret_not_json" // the body is not a JSON object
+	ReasonCallbackSecretStorage = "callback_secret_storage"  // 503: no room to keep the body
+	ReasonBodyTimeout           = "body_timeout"             // 408: the body did not come in time
 )
 
 // Error names the reason.
@@ -65,9 +63,8 @@ func (e *Refusal) Error() string {
 // Unwrap gives the cause, if there is one.
 func (e *Refusal) Unwrap() error { return e.Cause }
 
-// WriteHeaders sets the fields that belong to the answer: WWW-Authenticate with
-// every challenge, Retry-After in whole seconds, at least 1, and what else there
-// is.
+// WriteHeaders sets the header fields of the answer: WWW-Authenticate with every
+// challenge, Retry-After in whole seconds, rounded up, and those of Header.
 func (e *Refusal) WriteHeaders(h http.Header) {
 	maps.Copy(h, e.Header)
 	if len(e.Challenges) > 0 {

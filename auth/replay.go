@@ -1,4 +1,4 @@
-// A body that was read in part, and is read again from its beginning.
+// A body that is read in part and then again from its beginning.
 
 package auth
 
@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// firstRead is enough for a body that has its metadata first, as those of
-	// pre-recorded audio do.
+	// firstRead is how much of a body is read at first: enough to find the secret
+	// where the metadata comes first, as for pre-recorded audio.
 	firstRead = 4 << 10
 
-	// maxBodyMemory bounds how much of a body is held in memory while its secret
-	// is searched. What comes before it goes to a temporary file.
+	// maxBodyMemory is how much of a body is kept in memory while its secret is
+	// searched. When that is full, it goes to a temporary file.
 	maxBodyMemory = 64 << 10
 )
 
-// replayBody yields what was read of a body, then the rest of it.
+// replayBody yields what was read of a body by fill, and then the rest of it.
 type replayBody struct {
-	file   *bodyFile // what came first, if it did not fit in memory
-	unread io.Reader // what is still to be read of the file
-	memory []byte    // what came after it
-	err    error     // with which rest ended, if it did while memory was filled
-	rest   io.ReadCloser
-	share  *share // of the room for files
+	file   *bodyFile     // what came first, if memory was too small for it
+	unread io.Reader     // what Read has not yielded yet of the file
+	memory []byte        // what came after that
+	err    error         // the error that rest has ended with already, if any
+	rest   io.ReadCloser // the original body
+	share  *share        // what the file takes of the room for all of them
 
 	replayed bool // everything that was kept has been read
 }
@@ -44,7 +44,8 @@ func newReplayBody(body io.ReadCloser, address netip.Prefix) *replayBody {
 	}
 }
 
-// fill reads once from the rest into memory, and returns what is new there.
+// fill reads once from the rest into memory, and returns what it has read. It
+// blocks until the sender has sent some of it.
 func (b *replayBody) fill() ([]byte, error) {
 	before := len(b.memory)
 	n, err := b.rest.Read(b.memory[before:cap(b.memory)])
@@ -53,8 +54,8 @@ func (b *replayBody) fill() ([]byte, error) {
 	return b.memory[before:], err
 }
 
-// makeRoom enlarges the memory when it is full; once it is as large as may be,
-// what it holds goes to the file.
+// makeRoom makes room in memory for the next fill: it enlarges a full memory up to
+// its limit, and then moves what it holds to the file.
 func (b *replayBody) makeRoom() error {
 	if len(b.memory) < cap(b.memory) {
 		return nil
@@ -96,7 +97,7 @@ func (b *replayBody) store() error {
 	return nil
 }
 
-// Read yields the file, then the memory, then the rest.
+// Read yields what is in the file, what is in memory, and then the rest.
 func (b *replayBody) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -125,13 +126,15 @@ func (b *replayBody) Read(p []byte) (int, error) {
 	return b.rest.Read(p)
 }
 
-// Close may be called while Read is running, as net/http's transport does.
+// Close may be called while Read is running, as net/http's transport does, and
+// more than once.
 func (b *replayBody) Close() error {
 	b.release()
 	return b.rest.Close()
 }
 
-// release gives back the file, and the room for it.
+// release removes the file and gives back its room. It may be called more than
+// once.
 func (b *replayBody) release() {
 	if b.file != nil {
 		b.file.release()
@@ -139,7 +142,7 @@ func (b *replayBody) release() {
 	b.share.giveBack()
 }
 
-// bodyFile is the temporary file for the beginning of a body.
+// bodyFile is a temporary file with the beginning of a body.
 type bodyFile struct {
 	file     *os.File
 	unlinked bool
@@ -152,8 +155,8 @@ func newBodyFile() (*bodyFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	// where an open file can be unlinked, nothing of it outlives the process;
-	// where it cannot, release does it
+	// Where the platform can unlink an open file, nothing of it outlives the
+	// process. Elsewhere, release removes it.
 	unlinked := os.Remove(file.Name()) == nil
 	return &bodyFile{file: file, unlinked: unlinked}, nil
 }

@@ -1,4 +1,4 @@
-// What is taken off a request before it goes on to the service.
+// What is removed from a request before it goes on to the service.
 
 package auth
 
@@ -10,11 +10,10 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
-// Strip removes what must not go on to the service: the Authorization header,
-// always, and the parameter of the query secret, where one is configured, from
-// r.URL and from r.RequestURI. The rest of the query keeps its every byte. What
-// comes after the body is treated as [StripTrailer] says. The request is changed
-// in place.
+// Strip removes what must not go on to the service: always the Authorization
+// field, and where a query secret is configured, its parameter from r.URL and
+// r.RequestURI. All other bytes of the query stay as they are. The trailer is
+// treated as [StripTrailer] says. The request is changed in place.
 func (p *Policy) Strip(r *http.Request) {
 	delete(r.Header, "Authorization")
 	StripTrailer(r)
@@ -36,11 +35,10 @@ func (p *Policy) Strip(r *http.Request) {
 	}
 }
 
-// notInTrailers are the fields that never go on from behind a body. Nobody has
-// checked them there, but a service may take trailer fields for header fields:
-// what says who is calling, what admission or the proxy says or removes in the
-// header, and what frames and routes a request, which RFC 9110, section 6.5.1,
-// wants out of trailers anyway.
+// notInTrailers are the fields that never go on in a trailer. Nobody has checked them there, but a
+// service may treat trailer fields like header fields. They are those that say who is calling,
+// those that admission or the proxy sets or removes in the header, and those that frame and route a
+// request, which RFC 9110, section 6.5.1, forbids in trailers anyway.
 var notInTrailers = []string{
 	"Authorization", sender.TokenHeader, "Proxy-Authorization", "Cookie",
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto",
@@ -51,11 +49,11 @@ var notInTrailers = []string{
 }
 
 // StripTrailer removes the trailer fields that must not go on to a service. They
-// come with the end of the body, so it is read through a guard that removes them
-// then.
+// come with the end of the body, so it puts a body in the request's place that
+// removes them when it ends.
 func StripTrailer(r *http.Request) {
 	if r.Trailer == nil || r.Body == nil {
-		return // none was announced, so that net/http keeps none where r shows it
+		return // net/http ignores trailer fields where none is announced
 	}
 	removeFrom(r.Trailer)
 	r.Body = &trailerGuard{ReadCloser: r.Body, trailer: r.Trailer}
@@ -67,8 +65,8 @@ func removeFrom(trailer http.Header) {
 	}
 }
 
-// trailerGuard is a body whose trailer fields are looked through before anybody
-// else can.
+// trailerGuard is a body at whose end trailer fields are removed, before anybody
+// can look at them.
 type trailerGuard struct {
 	io.ReadCloser
 	trailer http.Header

@@ -17,7 +17,7 @@ import (
 type tokenCheck struct {
 	keyIDs    digestSet
 	ifPresent bool
-	strange   []int // which of the identifiers, from 1, do not look like one
+	strange   []int // the numbers, from 1, of those that do not look like an identifier
 }
 
 func newTokenCheck(repl *caddy.Replacer, config *DGToken) (*tokenCheck, error) {
@@ -41,15 +41,15 @@ func newTokenCheck(repl *caddy.Replacer, config *DGToken) (*tokenCheck, error) {
 // isIdentifier reports whether a value has the form in which Deepgram's
 // management API names its API keys.
 func isIdentifier(value string) bool {
-	if len(value) != 36 && len(value) != 32 { // uuid.Parse takes other spellings too
+	if len(value) != 36 && len(value) != 32 { // uuid.Parse takes more spellings
 		return false
 	}
 	_, err := uuid.Parse(value)
 	return err == nil
 }
 
-// check takes several values for a wrong one: which of them a service behind
-// would read is anyone's guess.
+// check decides about the header field. Several are wrong, since it is unknown
+// which of them the service would read.
 func (c *tokenCheck) check(header http.Header) verdict {
 	if c == nil {
 		return notConfigured
@@ -66,7 +66,7 @@ func (c *tokenCheck) check(header http.Header) verdict {
 	return wrong
 }
 
-// tried stands for what a request with a wrong token has tried.
+// tried is a digest of the wrong values that a request has tried.
 func (c *tokenCheck) tried(header http.Header) digest {
 	return digestOf(append([]string{purposeToken, "wrong"}, header[sender.TokenHeader]...)...)
 }

@@ -2,7 +2,8 @@ package auth
 
 import "github.com/caddyserver/caddy/v2"
 
-// Usernames are those of all accounts, hashed and plain: whom [Admission.User] can name.
+// Usernames are those of all accounts, hashed and plain: what [Admission.User] can
+// be.
 func (p *Policy) Usernames() map[string]bool {
 	repl := caddy.NewReplacer()
 	names := make(map[string]bool)
