@@ -326,7 +326,7 @@ func TestMoreDeadLettersThanGoAtOnceAreAllDropped(t *testing.T) {
 	g, path := one(t)
 	const many = 600
 	g.acceptMany(path, "hooks", "/gone", many)
-	require.Eventually(t, func() bool { return caddytest.Stats(t, app.Inboxes()[path]).Dead == many }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, app.ThisProcess().Inboxes()[path]).Dead == many }, patience, 10*time.Millisecond)
 
 	require.JSONEq(t, fmt.Sprintf(`{"dropped":%d}`, many), string(g.do(http.MethodDelete, "/spool/messages?state=dead").body))
 	require.Empty(t, g.list(""))
@@ -422,7 +422,7 @@ func TestWithoutAnInboxTheAPISaysSo(t *testing.T) {
 func TestAnInboxThatIsClosingIsUnavailable(t *testing.T) {
 	g, path := one(t)
 	id := g.dead(path, "hooks").String()
-	require.NoError(t, app.Inboxes()[path].Close(t.Context()))
+	require.NoError(t, app.ThisProcess().Inboxes()[path].Close(t.Context()))
 	for _, request := range []string{
 		"GET /spool/messages", "GET /spool/messages/" + id, "POST /spool/replay?state=dead", "DELETE /spool/messages?state=dead",
 	} {

@@ -151,7 +151,7 @@ func TestShowTellsAllOfOneCallback(t *testing.T) {
 
 func TestStatusShowsRoutesAndTheirServices(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()
-	g := start(t, map[string][]string{first: {"hooks"}, second: {"hooks"}}, nil)
+	g := start(t, map[string][]string{first: {"hooks", "other"}, second: {"hooks"}}, nil)
 	g.dead(first, "hooks")
 	g.accept(first, "lost", "/x", body(), nil)
 
@@ -385,5 +385,5 @@ func TestTheAPIIsServedOverTCPToo(t *testing.T) {
 	g := startAt(t, address, map[string][]string{path: {"hooks"}}, nil)
 	id := g.dead(path, "hooks")
 	require.Contains(t, g.ok("spool", "list"), id.String())
-	require.Len(t, app.Inboxes(), 1)
+	require.Len(t, app.ThisProcess().Inboxes(), 1)
 }

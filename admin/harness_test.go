@@ -186,7 +186,7 @@ func one(t testing.TB) (*gateway, string) {
 // accept takes a callback in.
 func (g *gateway) accept(path, route, uri string, body io.Reader, header http.Header) spool.ID {
 	g.t.Helper()
-	receipt, err := app.Inboxes()[path].Accept(g.t.Context(), spool.Envelope{
+	receipt, err := app.ThisProcess().Inboxes()[path].Accept(g.t.Context(), spool.Envelope{
 		Route: route, Method: http.MethodPost, URI: uri, Header: header, ContentLength: -1,
 	}, body)
 	require.NoError(g.t, err)
@@ -202,7 +202,7 @@ func (g *gateway) acceptMany(path, route, uri string, many int) {
 	for i := range many {
 		accepted.Go(func() {
 			envelope := spool.Envelope{Route: route, Method: http.MethodPost, URI: uri, ContentLength: -1}
-			_, err := app.Inboxes()[path].Accept(g.t.Context(), envelope, strings.NewReader(strconv.Itoa(i)))
+			_, err := app.ThisProcess().Inboxes()[path].Accept(g.t.Context(), envelope, strings.NewReader(strconv.Itoa(i)))
 			failed <- err
 		})
 	}
@@ -256,7 +256,7 @@ func (g *gateway) held(path, route string) spool.ID {
 func (g *gateway) wait(path string, id spool.ID, ok func(*spool.Message) bool) {
 	g.t.Helper()
 	require.Eventually(g.t, func() bool {
-		m, err := app.Inboxes()[path].Get(g.t.Context(), id)
+		m, err := app.ThisProcess().Inboxes()[path].Get(g.t.Context(), id)
 		return err == nil && ok(m)
 	}, patience, time.Millisecond)
 }
@@ -265,7 +265,7 @@ func (g *gateway) wait(path string, id spool.ID, ok func(*spool.Message) bool) {
 func (g *gateway) waitGone(path string, id spool.ID) {
 	g.t.Helper()
 	require.Eventually(g.t, func() bool {
-		_, err := app.Inboxes()[path].Get(g.t.Context(), id)
+		_, err := app.ThisProcess().Inboxes()[path].Get(g.t.Context(), id)
 		return errors.Is(err, spool.ErrNotFound)
 	}, patience, time.Millisecond)
 }

@@ -37,7 +37,7 @@ type inbox struct {
 func openInboxes(query url.Values) ([]inbox, error) {
 	var all []inbox
 	wanted := query.Get("path")
-	for path, in := range app.Inboxes() {
+	for path, in := range app.ThisProcess().Inboxes() {
 		if wanted == "" || wanted == path {
 			all = append(all, inbox{in, path})
 		}
@@ -287,7 +287,7 @@ func (API) replay(w http.ResponseWriter, r *http.Request) error {
 		return spoolFailure(fmt.Errorf("replay %s: %w", m.ID, err))
 	}
 	answer := replayed{Replayed: 1}
-	if app.Revoked(in.path, m.Route, m.User) {
+	if app.ThisProcess().Revoked(in.path, m.Route, m.User) {
 		answer.RevokedUsers = []string{m.User}
 	}
 	return reply(w, answer)

@@ -102,7 +102,7 @@ func (API) listStreams(w http.ResponseWriter, r *http.Request) error {
 	switch state := query.Get("state"); {
 	case !query.Has("state"), state == "live":
 		shown := []liveStream{}
-		for _, s := range app.Streams.List() {
+		for _, s := range app.ThisProcess().Streams.List() {
 			if filter.Selects(&s.StreamInfo) {
 				shown = append(shown, showStream(s))
 			}
@@ -110,7 +110,7 @@ func (API) listStreams(w http.ResponseWriter, r *http.Request) error {
 		return reply(w, shown)
 	case state == "ended":
 		shown := []endedStream{}
-		for _, s := range app.Streams.Ended() {
+		for _, s := range app.ThisProcess().Streams.Ended() {
 			if filter.Selects(&s.StreamInfo) {
 				shown = append(shown, showEnded(s))
 			}
@@ -139,7 +139,7 @@ func (API) killStreams(w http.ResponseWriter, r *http.Request) error {
 	if filter == (app.StreamFilter{}) {
 		return failure(http.StatusBadRequest, errors.New("which streams: one of user, path, upstream and route is needed"))
 	}
-	return reply(w, killed{app.Streams.KillAll(filter)})
+	return reply(w, killed{app.ThisProcess().Streams.KillAll(filter)})
 }
 
 // killStream answers DELETE /streams/{id}. The stream is told to end, and ends
@@ -149,7 +149,7 @@ func (API) killStream(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := r.PathValue("id")
-	if !app.Streams.Kill(id) {
+	if !app.ThisProcess().Streams.Kill(id) {
 		return failure(http.StatusNotFound, fmt.Errorf("no such stream: %q", id))
 	}
 	w.WriteHeader(http.StatusAccepted)

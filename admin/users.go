@@ -20,7 +20,7 @@ func revoked(ctx context.Context, in inbox, filter spool.Filter) ([]string, erro
 	users := make(map[string]bool)
 	err := eachMessage(ctx, in, filter, func(page []*spool.Message) error {
 		for _, m := range page {
-			if app.Revoked(in.path, m.Route, m.User) {
+			if app.ThisProcess().Revoked(in.path, m.Route, m.User) {
 				users[m.User] = true
 			}
 		}

@@ -14,7 +14,7 @@ import (
 // from takes a callback of a user in.
 func (g *gateway) from(user, path, route, uri string) spool.ID {
 	g.t.Helper()
-	receipt, err := app.Inboxes()[path].Accept(g.t.Context(), spool.Envelope{
+	receipt, err := app.ThisProcess().Inboxes()[path].Accept(g.t.Context(), spool.Envelope{
 		Route: route, Method: http.MethodPost, URI: uri, User: user, ContentLength: -1,
 	}, body())
 	require.NoError(g.t, err)
@@ -42,7 +42,7 @@ func TestWhatAUserBroughtInCanBeDropped(t *testing.T) {
 	require.Equal(t, "dropped 2 of the user leaked\n", g.ok("spool", "drop", "--user", "leaked", "--route", "hooks"))
 	require.Equal(t, `{"dropped":300}`, strings.TrimSpace(g.ok("spool", "drop", "--user", "leaked", "--json")))
 	require.Equal(t, "dropped 0 of the user nobody\n", g.ok("spool", "drop", "--user", "nobody"))
-	left, err := app.Inboxes()[path].List(t.Context(), spool.Filter{})
+	left, err := app.ThisProcess().Inboxes()[path].List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
 	require.Len(t, left, 2)
 	require.Equal(t, stays, left[0].ID)

@@ -1,14 +1,18 @@
 // Package app is the Caddy app deepgram_callback: it holds what outlives one
 // request and one configuration. A configuration that has a deepgram_callback
 // handler has this app as well, without naming it.
+//
+//	app.go      one configuration: what it begins with and what ends with it
+//	process.go  what the process keeps over configurations, which is all the rest
+//	inbox.go    the routes of a configuration to its inboxes
+//	streams.go  the live streams, and ended.go those that are over
+//	users.go    whose credential brought in what is kept
+//	metrics.go  what is counted; hooks.go: and what is logged and announced
 package app
 
 import (
 	"context"
 	"fmt"
-	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -17,16 +21,17 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 )
 
-// App stands in one configuration for what the process keeps: its live streams,
-// and its inboxes.
+// App stands in one configuration for what the process keeps. Its methods are called as
+// Caddy does: while the configuration is provisioned by one goroutine, and afterwards
+// only to start and to stop it.
 type App struct {
-	logger *zap.Logger
-	events *caddyevents.App
-	ctx    caddy.Context
+	process *Process
+	logger  *zap.Logger
+	events  *caddyevents.App
+	ctx     caddy.Context
 
-	mu       sync.Mutex
 	routes   []*Route
-	joined   []string // paths of inboxes, once for each route
+	said     map[string]bool // see Once
 	releases []func(context.Context)
 }
 
@@ -34,8 +39,12 @@ type App struct {
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "deepgram_callback",
-		New: func() caddy.Module { return new(App) },
+		New: func() caddy.Module { return newApp(thisProcess) },
 	}
+}
+
+func newApp(process *Process) *App {
+	return &App{process: process, logger: zap.NewNop(), said: make(map[string]bool)}
 }
 
 // Provision implements [caddy.Provisioner].
@@ -46,14 +55,37 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting events app: %w", err)
 	}
 	a.events = events.(*caddyevents.App)
-	return registerMetrics(ctx.GetMetricsRegistry())
+	return registerMetrics(ctx.GetMetricsRegistry(), a.process)
+}
+
+// Of returns the app of the configuration that ctx belongs to. A module that has it
+// provisions with it, and so has it run.
+func Of(ctx caddy.Context) (*App, error) {
+	loaded, err := ctx.App("deepgram_callback")
+	if err != nil {
+		return nil, err
+	}
+	return loaded.(*App), nil
+}
+
+// Process is what this configuration is one of.
+func (a *App) Process() *Process { return a.process }
+
+// Once reports whether it is asked for the first time in this configuration, so that what
+// concerns all of it is said once.
+func (a *App) Once(what string) bool {
+	if a.said[what] {
+		return false
+	}
+	a.said[what] = true
+	return true
 }
 
 // Start opens the inboxes, and makes this configuration's logs and events those
 // of all that the process keeps, also of what an earlier configuration opened:
 // its own logs may be closed.
 func (a *App) Start() error {
-	started.push(a)
+	a.process.begin(a)
 	return a.openInboxes()
 }
 
@@ -62,7 +94,7 @@ func (a *App) Start() error {
 // still have callbacks to accept, as the order in which apps stop is left open.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
-		Streams.beginShutdown()
+		a.process.Streams.beginShutdown()
 	}
 	a.endDeliveries()
 	return nil
@@ -72,59 +104,8 @@ func (a *App) Stop() error {
 // a configuration in memory. It is called when all apps have stopped, also where
 // one of them did not start.
 func (a *App) Cleanup() error {
-	started.remove(a)
 	a.endDeliveries()
-	return a.leaveInboxes()
-}
-
-// started are the apps of the configurations that run: one, but for the time of
-// a reload, which may fail and leave the older one.
-var started apps
-
-type apps struct {
-	mu     sync.Mutex
-	list   []*App // the newest last
-	newest atomic.Pointer[App]
-}
-
-func (l *apps) push(a *App) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, a)
-	l.newest.Store(a)
-}
-
-// remove makes the newest of those that are left the one in charge.
-func (l *apps) remove(a *App) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = slices.DeleteFunc(l.list, func(other *App) bool { return other == a })
-	var newest *App
-	if len(l.list) > 0 {
-		newest = l.list[len(l.list)-1]
-	}
-	l.newest.Store(newest)
-}
-
-// currentLogger is for what may happen after its own configuration is gone.
-func currentLogger() *zap.Logger {
-	if a := started.newest.Load(); a != nil {
-		return a.logger
-	}
-	return caddy.Log().Named("deepgram_callback")
-}
-
-// emit tells the subscribers of Caddy's events.
-func emit(event string, data map[string]any) {
-	if a := started.newest.Load(); a != nil {
-		a.events.Emit(a.ctx, event, data)
-	}
-}
-
-func init() {
-	// The process waits for what the streams still have to say, and no longer
-	// than each of them was configured to be given.
-	caddy.OnExit(func(ctx context.Context) { Streams.Shutdown(ctx) })
+	return a.process.end(a)
 }
 
 // Interface guards

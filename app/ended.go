@@ -22,7 +22,8 @@ type StreamFilter struct {
 
 // Selects reports whether the filter selects a stream.
 func (f StreamFilter) Selects(s *StreamInfo) bool {
-	return isOr(f.Route, s.Route) && isOr(f.User, s.User) && isOr(f.Upstream, s.Upstream) && f.selectsPath(s.Path)
+	return isOr(f.Route, s.Route) && isOr(f.User, s.User) && isOr(f.Upstream, s.Upstream) &&
+		f.selectsPath(s.Path)
 }
 
 // isOr reports whether value is what is wanted, or nothing is.
@@ -92,7 +93,7 @@ func newEndedStream(s *Stream, end stream.End) *EndedStream {
 
 // log writes the one line that a stream leaves. Anything but a closing
 // handshake killed a live transcription, so it is a warning.
-func (s *EndedStream) log(end stream.End) {
+func (s *EndedStream) log(logger *zap.Logger, end stream.End) {
 	level := zapcore.WarnLevel
 	switch end.Reason {
 	case stream.EndClosed, stream.EndShutdown:
@@ -100,7 +101,7 @@ func (s *EndedStream) log(end stream.End) {
 	case stream.EndFault:
 		level = zapcore.ErrorLevel
 	}
-	c := currentLogger().Check(level, "stream ended")
+	c := logger.Check(level, "stream ended")
 	if c == nil {
 		return
 	}

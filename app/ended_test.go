@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -26,7 +27,7 @@ func endAll(t *testing.T, r *Registry, callers, backends []net.Conn) {
 }
 
 func TestEndedStreamsAreRemembered(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	require.Empty(t, r.Ended())
 	began := time.Now()
 	var callers, backends []net.Conn
@@ -77,7 +78,7 @@ func TestNoMoreEndedStreamsAreRememberedThanTheLast(t *testing.T) {
 // Callers choose their paths.
 func TestLongPathsAreNotKept(t *testing.T) {
 	for _, path := range []string{"/" + strings.Repeat("x", 1<<20), "/" + strings.Repeat("é", 1<<19), "/" + strings.Repeat("\x80", 1<<20)} {
-		r := NewRegistry()
+		r := newRegistry(zap.NewNop)
 		caller, backend := openStream(t, r, StreamInfo{Path: path, Drain: time.Minute})
 		require.LessOrEqual(t, len(r.List()[0].Path), maxPath+4)
 		endAll(t, r, []net.Conn{caller}, []net.Conn{backend})
@@ -107,7 +108,7 @@ func TestStreamsAreSelected(t *testing.T) {
 }
 
 func TestStreamsAreKilledBySelection(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	var callers, backends []net.Conn
 	for _, user := range []string{"a", "b", "a"} {
 		caller, backend := openStream(t, r, StreamInfo{User: user, Drain: 10 * time.Millisecond})
@@ -125,7 +126,7 @@ func TestStreamsAreKilledBySelection(t *testing.T) {
 }
 
 func TestUpstreamWithTheFewestStreamsIsPicked(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	upstreams := []string{"a", "b", "c"}
 	picks := make(map[string]int)
 	var releases []func()
@@ -158,7 +159,7 @@ func TestUpstreamWithTheFewestStreamsIsPicked(t *testing.T) {
 }
 
 func TestTiesAreBrokenAtRandom(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	picks := make([]int, 3)
 	const n = 3000
 	for range n {

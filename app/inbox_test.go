@@ -19,7 +19,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
@@ -214,10 +213,10 @@ func TestAnnouncesToTheConfigurationThatRuns(t *testing.T) {
 		}
 	}
 	require.NoError(t, caddy.Stop())
-	require.Nil(t, started.newest.Load())
-	require.Empty(t, started.list, "old configurations are kept in memory")
-	emit("deepgram_callback.dead_letter", map[string]any{"path": dir}) // which nobody is there for
-	currentLogger().Debug("nor for this")
+	require.Nil(t, thisProcess.newest.Load())
+	require.Empty(t, thisProcess.apps, "old configurations are kept in memory")
+	thisProcess.emit("deepgram_callback.dead_letter", map[string]any{"path": dir}) // which nobody is there for
+	thisProcess.logger().Debug("nor for this")
 	for len(announced) > 0 {
 		require.NotEqual(t, dir, (<-announced).data["path"])
 	}
@@ -233,7 +232,7 @@ func TestFailedConfigurationLeavesSizeAndRoutes(t *testing.T) {
 		other := answering(t, dir, "other")
 		other.MaxSize = 1 << 20
 		require.Error(t, load("fails", true, other))
-		stats := caddytest.Stats(t, Inboxes()[dir])
+		stats := caddytest.Stats(t, thisProcess.Inboxes()[dir])
 		require.Equal(t, int64(1<<30), stats.MaxBytes)
 		require.True(t, stats.Routes["r"].Configured)
 	}
@@ -241,7 +240,7 @@ func TestFailedConfigurationLeavesSizeAndRoutes(t *testing.T) {
 
 func TestWaitsUntilItsInboxIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &App{logger: zap.NewNop()}
+		a := newApp(newProcess())
 		r := &Route{Store: caddytest.DiskStore(t, "inbox")}
 		require.NoError(t, a.AddRoute(r))
 
@@ -269,7 +268,7 @@ func TestWaitsUntilItsInboxIsOpen(t *testing.T) {
 func TestStartThatFailsHalfWay(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(closed, nil, 0o600))
-	a := &App{logger: zap.NewNop()}
+	a := newApp(newProcess())
 	good, bad, rest := answering(t, t.TempDir(), "good"), answering(t, closed, "bad"), answering(t, t.TempDir(), "rest")
 	for _, r := range []*Route{good, bad, rest} {
 		require.NoError(t, a.AddRoute(r))
@@ -280,15 +279,15 @@ func TestStartThatFailsHalfWay(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotOpen)
 	}
 	require.NoError(t, a.Cleanup())
-	require.Empty(t, Inboxes())
+	require.Empty(t, a.process.Inboxes())
 	inbox := caddytest.OpenInbox(t, good.Store.Identity())
 	require.NoError(t, inbox.Close(t.Context()))
 	require.NoDirExists(t, filepath.Join(rest.Store.Identity(), "segments"))
 }
 
 func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
-	require.NoError(t, new(App).Cleanup())
-	a := &App{logger: zap.NewNop()}
+	require.NoError(t, newApp(newProcess()).Cleanup())
+	a := newApp(newProcess())
 	require.NoError(t, a.AddRoute(answering(t, t.TempDir(), "r")))
 	require.NoError(t, a.Stop())
 	require.NoError(t, a.Cleanup())
@@ -299,7 +298,7 @@ func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
 // accept callbacks after Stop.
 func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 	dir := t.TempDir()
-	a := &App{logger: zap.NewNop()}
+	a := newApp(newProcess())
 	r := answering(t, dir, "r")
 	require.NoError(t, a.AddRoute(r))
 	require.NoError(t, a.Start())
@@ -324,7 +323,8 @@ func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 // that was moved are found when that configuration has ended.
 func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	dir := t.TempDir()
-	older, newer := &App{logger: zap.NewNop()}, &App{logger: zap.NewNop()}
+	process := newProcess()
+	older, newer := newApp(process), newApp(process)
 	from, to := answering(t, dir, "from"), answering(t, dir, "to")
 	require.NoError(t, older.AddRoute(from))
 	require.NoError(t, newer.AddRoute(to))
@@ -334,10 +334,10 @@ func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	_, err := accept(t, from, "/", "late")
 	require.NoError(t, err)
 	require.NoError(t, older.Cleanup())
-	require.Eventually(t, func() bool { return caddytest.Stats(t, Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, process.Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
 	require.NoError(t, newer.Stop())
 	require.NoError(t, newer.Cleanup())
-	require.Empty(t, Inboxes())
+	require.Empty(t, process.Inboxes())
 }
 
 func TestCountsWhatHappens(t *testing.T) {
@@ -355,7 +355,7 @@ func TestCountsWhatHappens(t *testing.T) {
 	}
 	_, err := accept(t, route, "/", strings.Repeat("x", 9<<20))
 	require.Error(t, err)
-	require.Eventually(t, func() bool { return caddytest.Stats(t, Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return caddytest.Stats(t, thisProcess.Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
 	CountRequest("batch", "admitted")
 
 	require.Equal(t, 4.0, testutil.ToFloat64(spoolAcceptedTotal.WithLabelValues(name)))
@@ -366,7 +366,7 @@ func TestCountsWhatHappens(t *testing.T) {
 	for outcome, times := range map[string]float64{"delivered": 3, "gone": 1, "rejected": 1, "unavailable": 1} {
 		require.Equal(t, times, testutil.ToFloat64(spoolAttemptsTotal.WithLabelValues(name, outcome)), outcome)
 	}
-	require.NoError(t, testutil.CollectAndCompare(levels{}, strings.NewReader(fmt.Sprintf(`
+	require.NoError(t, testutil.CollectAndCompare(levels{thisProcess}, strings.NewReader(fmt.Sprintf(`
 # HELP caddy_deepgram_callback_spool_dead Dead letters.
 # TYPE caddy_deepgram_callback_spool_dead gauge
 caddy_deepgram_callback_spool_dead{path=%[1]q,route=%[2]q} 1
@@ -443,7 +443,7 @@ func TestMetricsDuringReloads(t *testing.T) {
 			case <-done:
 				return
 			default:
-				testutil.CollectAndCount(levels{})
+				testutil.CollectAndCount(levels{thisProcess})
 			}
 		}
 	})

@@ -17,10 +17,6 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-// Streams are the live streams of this process. They belong to no
-// configuration: a reload leaves them alone.
-var Streams = NewRegistry()
-
 // Reasons for which no stream can be opened now.
 var (
 	ErrTooManyStreams = errors.New("as many live streams as max_streams allows")
@@ -30,6 +26,8 @@ var (
 // Registry keeps the live streams, ends them at shutdown, and remembers the last
 // that ended.
 type Registry struct {
+	logger func() *zap.Logger // that of the configuration in charge
+
 	mu          sync.Mutex
 	live        map[string]*Stream
 	perRoute    map[string]int // live or being opened
@@ -38,9 +36,13 @@ type Registry struct {
 	closing     bool
 }
 
-// NewRegistry returns an empty registry.
-func NewRegistry() *Registry {
-	return &Registry{live: make(map[string]*Stream), perRoute: make(map[string]int), perUpstream: make(map[string]int)}
+func newRegistry(logger func() *zap.Logger) *Registry {
+	return &Registry{
+		logger:      logger,
+		live:        make(map[string]*Stream),
+		perRoute:    make(map[string]int),
+		perUpstream: make(map[string]int),
+	}
 }
 
 // StreamInfo is what is known of a stream from its start. It refers to nothing
@@ -141,14 +143,18 @@ func clip(text string) string {
 }
 
 // Open joins two connections to a stream and calls release when it ends.
-func (r *Registry) Open(info StreamInfo, caller, backend stream.Endpoint, options stream.Options, release func()) {
+func (r *Registry) Open(
+	info StreamInfo, caller, backend stream.Endpoint, options stream.Options, release func(),
+) {
 	info.ID, info.Path = uuid.NewString(), clip(info.Path)
 	s := &Stream{StreamInfo: info, ended: make(chan struct{})}
 
 	// The lock is held until the pair is known here, so that its end cannot
 	// come first, and a shutdown that came first is seen.
 	r.mu.Lock()
-	s.pair = stream.Start(caller, backend, options, func(end stream.End) { r.ended(s, end, release) })
+	s.pair = stream.Start(caller, backend, options, func(end stream.End) {
+		r.ended(s, end, release)
+	})
 	r.live[s.ID] = s
 	r.perUpstream[s.Upstream]++
 	closing := r.closing
@@ -169,7 +175,8 @@ func (r *Registry) ended(s *Stream, end stream.End, release func()) {
 	ended := newEndedStream(s, end)
 	defer func() {
 		if value := recover(); value != nil {
-			currentLogger().Error("noting a stream's end failed", zap.String("id", s.ID), zap.Any("panic", value), zap.Stack("stack"))
+			r.logger().Error("noting a stream's end failed",
+				zap.String("id", s.ID), zap.Any("panic", value), zap.Stack("stack"))
 		}
 		r.mu.Lock()
 		delete(r.live, s.ID)
@@ -180,7 +187,7 @@ func (r *Registry) ended(s *Stream, end stream.End, release func()) {
 	}()
 	release()
 	countStream(s, end)
-	ended.log(end)
+	ended.log(r.logger(), end)
 }
 
 // List returns the live streams, the oldest first.

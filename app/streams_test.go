@@ -10,6 +10,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -77,7 +78,7 @@ func closeCode(t *testing.T, conn net.Conn, masked bool) int {
 }
 
 func TestPlacesAreLimitedForEachRoute(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	first, err := r.Reserve("a", 2)
 	require.NoError(t, err)
 	_, err = r.Reserve("a", 2)
@@ -99,7 +100,7 @@ func TestPlacesAreLimitedForEachRoute(t *testing.T) {
 
 func TestEndOfAStreamGivesItsPlaceBack(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	caller, backend := open(t, r, "a", time.Minute)
 	require.Len(t, r.List(), 1)
 	_, err := r.Reserve("a", 1)
@@ -117,7 +118,7 @@ func TestEndOfAStreamGivesItsPlaceBack(t *testing.T) {
 }
 
 func TestListHasTheOldestFirst(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	for _, route := range []string{"first", "second", "third"} {
 		open(t, r, route, time.Minute)
 	}
@@ -138,7 +139,7 @@ func canceled() context.Context {
 
 func TestShutdownTellsBothEndsAndWaitsForThem(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	caller, backend := open(t, r, "a", time.Minute)
 	finished := make(chan struct{})
 	go func() {
@@ -166,7 +167,7 @@ func TestShutdownTellsBothEndsAndWaitsForThem(t *testing.T) {
 
 func TestShutdownWaitsNoLongerThanDrain(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	caller, backend := open(t, r, "a", 50*time.Millisecond)
 	r.Shutdown(context.Background()) // though neither answers
 	require.Empty(t, r.List())
@@ -175,7 +176,7 @@ func TestShutdownWaitsNoLongerThanDrain(t *testing.T) {
 }
 
 func TestShutdownWaitsNoLongerThanItsContext(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	caller, _ := open(t, r, "a", time.Minute)
 	r.Shutdown(canceled())
 	require.Len(t, r.List(), 1)
@@ -184,7 +185,7 @@ func TestShutdownWaitsNoLongerThanItsContext(t *testing.T) {
 
 // A handshake can be under way when the shutdown begins.
 func TestStreamThatOpensDuringShutdownIsToldToo(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(zap.NewNop)
 	release, err := r.Reserve("a", 0)
 	require.NoError(t, err)
 	r.Shutdown(context.Background())

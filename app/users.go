@@ -1,19 +1,17 @@
 package app
 
-// Revoked reports whether a callback was accepted for a user whom the configuration in charge has
-// no more: none of the routes that deliver to where it goes. That is all that can be known,
-// since nothing but a user name is kept of a credential.
-func Revoked(path, route, user string) bool {
-	a := started.newest.Load()
+// Revoked reports whether a callback in the inbox of a store was accepted for a user whom the
+// configuration in charge has no more: none of the routes that deliver to where it goes. That is
+// all that can be known, since nothing but a user name is kept of a credential.
+func (p *Process) Revoked(identity, route, user string) bool {
+	a := p.newest.Load()
 	if a == nil || user == "" {
 		return false
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var configured bool
-	var elsewhere bool // in another route of the inbox, which may have taken this one's callbacks over
+	configured := false
+	elsewhere := false // in another route of the inbox, which may have taken over from this one
 	for _, r := range a.routes {
-		if r.path != path {
+		if r.identity != identity {
 			continue
 		}
 		if r.Name == route {

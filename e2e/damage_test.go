@@ -70,7 +70,7 @@ func TestAReloadOntoADamagedInboxIsRefused(t *testing.T) {
 		refused++
 		require.ErrorContains(t, err, index)
 		require.ErrorContains(t, err, "caddy deepgram-callback spool recover "+dir)
-		require.Empty(t, app.Inboxes())
+		require.Empty(t, app.ThisProcess().Inboxes())
 		if refused%5 == 1 {
 			l.transcribe(1, "callback", l.callback("http", login, "/hook"))
 			take(t, s.requests)

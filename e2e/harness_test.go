@@ -102,7 +102,7 @@ func start(t testing.TB, s setup) *loop {
 	})
 	l := &loop{t: t, setup: s}
 	t.Cleanup(func() { // when Caddy has stopped
-		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 },
+		require.Eventually(t, func() bool { return len(app.ThisProcess().Streams.List()) == 0 },
 			patience, time.Millisecond, "a stream is still live")
 	})
 	caddytest.Start(t, l.configure)

@@ -47,7 +47,7 @@ func begin(t *testing.T, l *loop, s *service) *stream {
 
 func (l *loop) requireNothingLive() {
 	l.t.Helper()
-	require.Eventually(l.t, func() bool { return len(app.Streams.List()) == 0 },
+	require.Eventually(l.t, func() bool { return len(app.ThisProcess().Streams.List()) == 0 },
 		atOnce, time.Millisecond)
 }
 

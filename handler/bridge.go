@@ -29,7 +29,7 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	if err := h.checkHandshake(r, admission); err != nil {
 		return h.refuse(w, r, err)
 	}
-	release, err := app.Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
+	release, err := h.app.Process().Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
 	if err != nil {
 		return h.refuse(w, r, unavailable("max_streams", err, 5*time.Second))
 	}
@@ -80,7 +80,7 @@ func (h *Handler) open(
 		WriteTimeout: backend.WriteTimeout,
 	}
 	app.CountRequest(kindStream, outcomeAdmitted)
-	app.Streams.Open(app.StreamInfo{
+	h.app.Process().Streams.Open(app.StreamInfo{
 		Route:    h.streamRoute,
 		User:     strings.Clone(admission.User), // not a part of a string with the password
 		ClientIP: sender.IP(r),

@@ -65,7 +65,7 @@ func start(t testing.TB, site string, opts ...options) *gateway {
 	g := &gateway{t: t}
 	// This runs after Caddy has stopped. Streams that live on would be in the next test's log.
 	t.Cleanup(func() {
-		require.Eventually(t, func() bool { return len(app.Streams.List()) == 0 },
+		require.Eventually(t, func() bool { return len(app.ThisProcess().Streams.List()) == 0 },
 			patience, time.Millisecond, "streams outlive their ends")
 	})
 	caddytest.Start(t, func() []byte {

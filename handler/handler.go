@@ -58,6 +58,7 @@ type Handler struct {
 	// forwarding them at once.
 	Spool *Spool `json:"spool,omitempty"`
 
+	app       *app.App
 	batch     *relay.Proxy // nil if only streams are taken
 	streaming *relay.Proxy // nil if only batch callbacks are taken; may be batch
 	inbox     *app.Route   // nil if batch callbacks are forwarded at once

@@ -21,14 +21,22 @@ import (
 //
 // The policies of reverse_proxy cannot do that: for them, a stream is over when
 // its handshake is.
-type LeastStreams struct{}
+type LeastStreams struct {
+	app *app.App
+}
 
 // CaddyModule returns the Caddy module information.
-func (LeastStreams) CaddyModule() caddy.ModuleInfo {
+func (*LeastStreams) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.reverse_proxy.selection_policies.least_streams",
 		New: func() caddy.Module { return new(LeastStreams) },
 	}
+}
+
+// Provision implements [caddy.Provisioner].
+func (l *LeastStreams) Provision(ctx caddy.Context) (err error) {
+	l.app, err = app.Of(ctx)
+	return err
 }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens: it has no
@@ -42,7 +50,7 @@ func (*LeastStreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // Select implements [reverseproxy.Selector].
-func (LeastStreams) Select(
+func (l *LeastStreams) Select(
 	pool reverseproxy.UpstreamPool, r *http.Request, _ http.ResponseWriter,
 ) *reverseproxy.Upstream {
 	of, _ := r.Context().Value(choiceKey{}).(*choice)
@@ -56,7 +64,7 @@ func (LeastStreams) Select(
 	if len(candidates) == 0 {
 		return nil
 	}
-	chosen, release := app.Streams.Pick(addresses)
+	chosen, release := l.app.Process().Streams.Pick(addresses)
 	of.make(addresses[chosen], release)
 	return candidates[chosen]
 }
@@ -132,6 +140,7 @@ func (c *choice) release() {
 
 // Interface guards
 var (
-	_ reverseproxy.Selector = LeastStreams{}
+	_ caddy.Provisioner     = (*LeastStreams)(nil)
+	_ reverseproxy.Selector = (*LeastStreams)(nil)
 	_ caddyfile.Unmarshaler = (*LeastStreams)(nil)
 )

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -47,8 +46,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.refusals = sampled(h.logger)
 
 	// The app keeps the live streams, and runs only where it is loaded.
-	loaded, err := ctx.App("deepgram_callback")
-	if err != nil {
+	var err error
+	if h.app, err = app.Of(ctx); err != nil {
 		return err
 	}
 	if err := h.Policy.Provision(ctx); err != nil {
@@ -60,7 +59,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionProxies(ctx); err != nil {
 		return err
 	}
-	if err := h.provisionSpool(ctx, loaded.(*app.App)); err != nil {
+	if err := h.provisionSpool(ctx); err != nil {
 		return err
 	}
 	h.adviseOnLogs()
@@ -316,9 +315,6 @@ func sampled(logger *zap.Logger) *zap.Logger {
 	}))
 }
 
-// adviseOnce makes the advice on logs come once, not with each reload.
-var adviseOnce sync.Once
-
 // adviseOnLogs warns of the configured credentials that Caddy's own logs show. Caddy encodes a
 // request for them before any handler runs, and hides Authorization, but not dg-token nor a query.
 func (h *Handler) adviseOnLogs() {
@@ -329,11 +325,10 @@ func (h *Handler) adviseOnLogs() {
 	if h.QuerySecret != nil {
 		fields = append(fields, "request>uri (parameter "+h.QuerySecret.Parameter+")")
 	}
+	fields = slices.DeleteFunc(fields, func(field string) bool { return !h.app.Once(field) })
 	if len(fields) == 0 {
 		return
 	}
-	adviseOnce.Do(func() {
-		h.logger.Warn("access and error logs show these credentials unless a filter encoder "+
-			"hides them; docs/recipes.md has one to copy", zap.Strings("log_fields", fields))
-	})
+	h.logger.Warn("access and error logs show these credentials unless a filter encoder "+
+		"hides them; docs/recipes.md has one to copy", zap.Strings("log_fields", fields))
 }

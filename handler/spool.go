@@ -79,7 +79,7 @@ const (
 )
 
 // provisionSpool adds this handler's route to the app, which opens the inbox.
-func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
+func (h *Handler) provisionSpool(ctx caddy.Context) error {
 	if h.Spool == nil {
 		return nil
 	}
@@ -145,7 +145,7 @@ func (h *Handler) provisionSpool(ctx caddy.Context, a *app.App) error {
 		}
 		route.Config.RetryDelays = append(route.Config.RetryDelays, time.Duration(delay))
 	}
-	if err := a.AddRoute(route); err != nil {
+	if err := h.app.AddRoute(route); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	h.inbox = route

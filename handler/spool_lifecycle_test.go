@@ -282,7 +282,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	}
 	requireOrder(t, book.waitFor(t, sum(sent)), sent, 1)
 	waitUntilEmpty(t, dir)
-	require.Len(t, app.Inboxes(), 1)
+	require.Len(t, app.ThisProcess().Inboxes(), 1)
 
 	g.log = log
 	id := accepted(t, callbackOf(t, g, "dead", 1))
@@ -314,7 +314,7 @@ func TestInboxThatCannotBeOpened(t *testing.T) {
 	content, err = os.ReadFile(closed)
 	require.NoError(t, err)
 	require.Empty(t, content)
-	require.Empty(t, app.Inboxes())
+	require.Empty(t, app.ThisProcess().Inboxes())
 }
 
 // `caddy validate` provisions a configuration while another one runs.
@@ -342,7 +342,7 @@ func TestInboxThatIsNotConfiguredAnyMore(t *testing.T) {
 	g := start(t, spooled(service.addr, dir, soon))
 	accepted(t, callbackOf(t, g, "a", 1))
 	g.reload(callback(service.addr, "anonymous"))
-	require.Empty(t, app.Inboxes())
+	require.Empty(t, app.ThisProcess().Inboxes())
 	g.waitForLog("what waits", func(line map[string]any) bool {
 		return line["path"] == dir && line["pending"] == 1.0
 	})

@@ -44,7 +44,7 @@ func TestAStoreOnDiskIsTheInboxOfItsPath(t *testing.T) {
 	service.next(t)
 
 	g.reload(spooled(service.addr, dir, ""))
-	require.Len(t, app.Inboxes(), 1)
+	require.Len(t, app.ThisProcess().Inboxes(), 1)
 	accepted(t, send(t, "POST", g.url+"/b", strings.NewReader("b"), nil))
 	service.next(t)
 }
@@ -204,7 +204,7 @@ func accepted(t testing.TB, got answer) string {
 // openAt is the open inbox at a path.
 func openAt(t testing.TB, dir string) *spool.Inbox {
 	t.Helper()
-	in := app.Inboxes()[dir]
+	in := app.ThisProcess().Inboxes()[dir]
 	require.NotNil(t, in, "no inbox is open at %s", dir)
 	return in
 }
@@ -585,7 +585,7 @@ func TestDuplicatesAreAnsweredAndDeliveredOnce(t *testing.T) {
 	g.reload(site)
 	require.Equal(t, first, accepted(t, callbackOf(t, g, "a", 1)))
 	require.NoError(t, caddy.Stop())
-	require.Empty(t, app.Inboxes())
+	require.Empty(t, app.ThisProcess().Inboxes())
 	g.reload(site)
 	require.Equal(t, first, accepted(t, callbackOf(t, g, "a", 1)))
 
