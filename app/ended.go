@@ -2,7 +2,6 @@ package app
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,31 +35,6 @@ func (f StreamFilter) selectsPath(path string) bool {
 	return f.Path == "" || f.Path == path
 }
 
-// keptEnds is how many streams that ended are remembered.
-const keptEnds = 200
-
-// endedStreams are the last streams that ended, in a ring.
-type endedStreams struct {
-	ring []*EndedStream
-	next int // where the oldest is, once the ring is full
-}
-
-func (e *endedStreams) add(s *EndedStream) {
-	if len(e.ring) < keptEnds {
-		e.ring = append(e.ring, s)
-		return
-	}
-	e.ring[e.next] = s
-	e.next = (e.next + 1) % keptEnds
-}
-
-// newestFirst lists what is remembered.
-func (e *endedStreams) newestFirst() []*EndedStream {
-	list := slices.Concat(e.ring[e.next:], e.ring[:e.next])
-	slices.Reverse(list)
-	return list
-}
-
 // An EndedStream is what is known of a stream once it is over: what its log
 // line says.
 type EndedStream struct {
@@ -86,7 +60,7 @@ func newEndedStream(s *Stream, end stream.End) *EndedStream {
 	}
 	ended.FromCaller, ended.FromBackend = s.Traffic()
 	if end.Err != nil {
-		ended.Error = clip(end.Err.Error())
+		ended.Error = clip(end.Err.Error(), maxPath)
 	}
 	return ended
 }

@@ -32,7 +32,7 @@ type Registry struct {
 	live        map[string]*Stream
 	perRoute    map[string]int // live or being opened
 	perUpstream map[string]int // live or being opened
-	over        endedStreams
+	over        ring[*EndedStream]
 	closing     bool
 }
 
@@ -129,14 +129,14 @@ func (r *Registry) Pick(upstreams []string) (chosen int, release func()) {
 // be as long as Caddy lets a request's head be.
 const maxPath = 1 << 10
 
-// clip cuts a text that is too long to be kept, never in the middle of a
-// character.
-func clip(text string) string {
-	if len(text) <= maxPath {
+// clip cuts a text of more than limit bytes, which is too long to be kept, never
+// in the middle of a character.
+func clip(text string, limit int) string {
+	if len(text) <= limit {
 		return strings.Clone(text) // of which more may be held, such as a whole head
 	}
-	end := maxPath
-	for end > maxPath-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+	end := limit
+	for end > limit-utf8.UTFMax && !utf8.RuneStart(text[end]) {
 		end--
 	}
 	return text[:end] + "…"
@@ -146,7 +146,7 @@ func clip(text string) string {
 func (r *Registry) Open(
 	info StreamInfo, caller, backend stream.Endpoint, options stream.Options, release func(),
 ) {
-	info.ID, info.Path = uuid.NewString(), clip(info.Path)
+	info.ID, info.Path = uuid.NewString(), clip(info.Path, maxPath)
 	s := &Stream{StreamInfo: info, ended: make(chan struct{})}
 
 	// The lock is held until the pair is known here, so that its end cannot
