@@ -1,5 +1,5 @@
 // Package admin lets an operator see and change what the gateway keeps: the
-// messages of its inboxes and its live streams. It has two halves, the routes
+// messages of its inboxes, its live streams, and what it refused. It has two halves, the routes
 // under /deepgram_callback of Caddy's admin API, and the commands that use
 // them.
 //
@@ -7,9 +7,11 @@
 //	spool.go           what it says of inboxes and their messages
 //	users.go           what is told, and dropped, by the user who brought it in
 //	streams.go         what it says of streams
+//	refusals.go        what it says of refused callbacks
 //	redact.go          what is shown of a URI
 //	command.go         the commands
 //	streamscommand.go  those for streams
+//	refusalscommand.go that for refused callbacks
 //	client.go          how the commands use the API, and their exit codes
 //	table.go           what they print for people
 package admin
@@ -63,6 +65,7 @@ func (a API) Routes() []caddy.AdminRoute {
 		{Pattern: base + "/spool/messages/{id}/replay", Handler: methods{post: a.replay}},
 		{Pattern: base + "/streams", Handler: methods{get: a.listStreams, del: a.killStreams}},
 		{Pattern: base + "/streams/{id}", Handler: methods{del: a.killStream}},
+		{Pattern: base + "/refusals", Handler: methods{get: a.listRefusals}},
 		{Pattern: base + "/", Handler: caddy.AdminHandlerFunc(noResource)},
 	}
 }

@@ -27,8 +27,8 @@ func Command() caddycmd.Command {
 		Usage: "<command>",
 		Short: "Shows and changes what a running deepgram_callback gateway keeps",
 		Long: `
-Shows the callbacks that a running gateway has in its inboxes, and its live
-streams; replays and drops callbacks, and ends streams.
+Shows the callbacks that a running gateway has in its inboxes, its live streams,
+and the callbacks that it refused; replays and drops callbacks, and ends streams.
 
 The commands use the admin API of the running Caddy, except for 'spool recover',
 which saves what is whole of a damaged inbox and needs none. Its address is that of
@@ -54,7 +54,7 @@ one that failed.
 			flags.StringP("address", "", "", "Address of the administration API listener (if --config is not used)")
 			flags.StringP("config", "c", "", "Configuration file to take that address from (if --address is not used)")
 			flags.StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
-			cmd.AddCommand(spoolCommand(), streamsCommand())
+			cmd.AddCommand(spoolCommand(), streamsCommand(), refusalsCommand())
 		},
 	}
 }

@@ -44,7 +44,7 @@ func (h *Handler) admit(r *http.Request, streaming bool) (auth.Admission, error)
 	if port, known := callbackPort(r); known && !h.ports[port] {
 		return auth.Admission{}, &auth.Refusal{
 			Status: http.StatusForbidden,
-			Reason: "port",
+			Reason: app.ReasonPort,
 			Cause:  fmt.Errorf("port %d is not among the allowed ones", port),
 		}
 	}
@@ -114,7 +114,7 @@ func (h *Handler) admitMethod(r *http.Request, streaming bool) error {
 func methodRefusal(detail, allow string) error {
 	return &auth.Refusal{
 		Status: http.StatusMethodNotAllowed,
-		Reason: "method",
+		Reason: app.ReasonMethod,
 		Header: http.Header{"Allow": {allow}},
 		Cause:  errors.New(detail),
 	}
@@ -132,7 +132,7 @@ func unavailable(reason string, cause error, retryAfter time.Duration) error {
 }
 
 func tooLong(cause error) error {
-	return &auth.Refusal{Status: http.StatusRequestEntityTooLarge, Reason: "max_body", Cause: cause}
+	return &auth.Refusal{Status: http.StatusRequestEntityTooLarge, Reason: app.ReasonMaxBody, Cause: cause}
 }
 
 // refusalOf turns the error that a callback is turned away for into a refusal. An error that is
@@ -141,9 +141,9 @@ func refusalOf(cause error) *auth.Refusal {
 	if refused, ok := errors.AsType[*auth.Refusal](cause); ok {
 		return refused
 	}
-	reason := "body"
+	reason := app.ReasonBody
 	if errors.Is(cause, relay.ErrUnwritable) {
-		reason = "unwritable"
+		reason = app.ReasonUnwritable
 	}
 	return &auth.Refusal{Status: http.StatusBadRequest, Reason: reason, Cause: cause}
 }
@@ -190,9 +190,9 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refuse turns a callback away: it logs and counts the reason, sets the header of the answer, and
-// returns an error with the status, for handle_errors and Caddy's own error log. Neither the log
-// line nor the error ever holds a credential, or a query, which may hold one.
+// refuse turns a callback away: it logs, counts and remembers the reason, sets the header of the
+// answer, and returns an error with the status, for handle_errors and Caddy's own error log. None
+// of them ever holds a credential, or a query, which may hold one.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) error {
 	refused := refusalOf(cause)
 	refused.WriteHeaders(w.Header())
@@ -208,13 +208,23 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	if isWebSocket(r) {
 		kind = kindStream
 	}
-	app.CountRequest(kind, refused.Reason)
+	noted := app.Refusals.Note(app.Refusal{
+		At:       time.Now(),
+		Reason:   refused.Reason,
+		Status:   refused.Status,
+		Kind:     kind,
+		Method:   r.Method,
+		Host:     r.Host,
+		Path:     r.URL.Path,
+		ClientIP: sender.IP(r),
+		Size:     r.ContentLength,
+	})
 	if c := h.refusals.Check(zap.InfoLevel, "callback refused: "+refused.Reason); c != nil {
 		c.Write(
-			zap.Int("status", refused.Status),
-			zap.String("client_ip", sender.IP(r)),
-			zap.String("method", r.Method),
-			zap.String("path", r.URL.Path),
+			zap.Int("status", noted.Status),
+			zap.String("client_ip", noted.ClientIP),
+			zap.String("method", noted.Method),
+			zap.String("path", noted.Path),
 			zap.Error(cause),
 		)
 	}

@@ -31,7 +31,11 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 	}
 	release, err := h.app.Process().Streams.Reserve(h.streamRoute, h.Stream.MaxStreams)
 	if err != nil {
-		return h.refuse(w, r, unavailable("max_streams", err, 5*time.Second))
+		reason := app.ReasonMaxStreams
+		if errors.Is(err, app.ErrShuttingDown) {
+			reason = app.ReasonShuttingDown
+		}
+		return h.refuse(w, r, unavailable(reason, err, 5*time.Second))
 	}
 	live, err := h.open(w, r, admission, release)
 	if !live {
@@ -113,7 +117,7 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
 		return &auth.Refusal{
 			Status: http.StatusUpgradeRequired,
-			Reason: "handshake",
+			Reason: app.ReasonHandshake,
 			Header: http.Header{spelling("Sec-Websocket-Version"): {"13"}, "Upgrade": {"websocket"},
 				"Connection": {"Upgrade"}},
 			Cause: errors.New("a version of the WebSocket protocol other than 13"),
@@ -129,7 +133,7 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 }
 
 func badHandshake(detail string) error {
-	return &auth.Refusal{Status: http.StatusBadRequest, Reason: "handshake", Cause: errors.New(detail)}
+	return &auth.Refusal{Status: http.StatusBadRequest, Reason: app.ReasonHandshake, Cause: errors.New(detail)}
 }
 
 func validKey(values []string) bool {

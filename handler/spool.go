@@ -224,7 +224,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 	ctx := context.WithoutCancel(r.Context())
 	inbox, err := h.inbox.Inbox(ctx)
 	if err != nil {
-		return h.refuse(w, r, unavailable("spool_closed", err, time.Second))
+		return h.refuse(w, r, unavailable(app.ReasonSpoolClosed, err, time.Second))
 	}
 	receipt, err := inbox.Accept(ctx, spool.Envelope{
 		Route:         h.inbox.Name,
@@ -240,7 +240,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 	case errors.As(err, &refused):
 		return h.refuse(w, r, unavailable(string(refused.Reason), err, refused.RetryAfter))
 	case errors.Is(err, spool.ErrClosed):
-		return h.refuse(w, r, unavailable("spool_closed", err, time.Second))
+		return h.refuse(w, r, unavailable(app.ReasonSpoolClosed, err, time.Second))
 	case err != nil:
 		return h.refuse(w, r, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
@@ -36,7 +37,7 @@ func checkTarget(r *http.Request) error {
 func badTarget(detail string) error {
 	return &auth.Refusal{
 		Status: http.StatusBadRequest,
-		Reason: "target",
+		Reason: app.ReasonTarget,
 		Cause:  errors.New("the request's target cannot be a callback's: " + detail),
 	}
 }
