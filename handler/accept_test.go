@@ -231,7 +231,7 @@ func TestTheHeadOfA2xxIsADelivery(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, spooled(addr, dir, soon+"concurrency 40"))
 	for name := range answers {
-		// A small body is delivered by relay/http1's client, a large one by net/http's.
+		// A small body is sent at once, a large one while the answer is read.
 		for _, body := range []string{"small", strings.Repeat("x", 200<<10)} {
 			accepted(t, send(t, "POST", g.url+"/"+name, strings.NewReader(body), nil))
 		}

@@ -1,3 +1,5 @@
+// The opening handshake of a stream with its backend.
+
 package relay
 
 import (
@@ -16,25 +18,29 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/deadline"
 )
 
-// A Backend is the connection to a service that accepted a WebSocket
-// handshake.
+// A Backend is the connection to a service that has accepted a WebSocket
+// handshake. Whoever gets it closes Conn.
 type Backend struct {
 	Conn     net.Conn
 	Buffered []byte // what came right behind the handshake
-	// ReadTimeout and WriteTimeout are what the transport is configured with
-	// for connections, or zero. They held until now; from here on it is
-	// whoever has Conn that keeps them.
+
+	// ReadTimeout and WriteTimeout are the limits that the transport's
+	// configuration sets for connections, or zero. Conn does not keep them any
+	// more: that is up to whoever gets it.
 	ReadTimeout, WriteTimeout time.Duration
-	Upstream                  string // the address that was dialled
-	// Header is what the service answered, after the proxy's header_down
-	// operations.
+
+	// Upstream is the address that was dialled.
+	Upstream string
+
+	// Header is the header of the service's answer, after the proxy's
+	// header_down operations.
 	Header http.Header
 }
 
-// Dial performs the WebSocket handshake of r with a service, chosen and retried
-// as the proxy's configuration says, before the sender's own handshake is
-// answered. backend is nil, without an error, where the service answered in
-// any way but 101: then w has that answer.
+// Dial performs the WebSocket handshake of r with a service, which is chosen, and tried again, as
+// the proxy's configuration says. The sender's own handshake is not answered here. Where the
+// service answers anything but 101, backend is nil without an error, and w has that answer. Dial
+// blocks until the service answers, for 10 seconds at most for each upstream that is tried.
 func (p *Proxy) Dial(w http.ResponseWriter, r *http.Request) (backend *Backend, err error) {
 	d := new(dial)
 	aw := &answerWriter{passage: passage{ResponseWriter: w, dial: d}}
@@ -50,16 +56,17 @@ func (p *Proxy) Dial(w http.ResponseWriter, r *http.Request) (backend *Backend, 
 	return d.backend, nil
 }
 
-// dial is carried by a handshake's passage from Dial to the transport and back.
+// dial brings the backend of a handshake from the transport to Dial: it is a part
+// of the handshake's passage.
 type dial struct {
 	backend *Backend
 }
 
 var errNotUpgraded = errors.New("the service answered 101, but not with a WebSocket")
 
-// roundTrip performs one attempt at the handshake. An accepted one is kept and
-// shown to the proxy as an empty answer: at a 101 the proxy would take the
-// sender's connection over and copy bytes itself.
+// roundTrip makes one attempt at the handshake. If it is accepted, the connection is kept in d, and
+// the proxy gets an empty answer: for a 101 it would take the sender's connection over, and copy
+// bytes itself.
 func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error) {
 	res, conn, err := h.shake(r)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
@@ -74,7 +81,7 @@ func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error)
 		res.Body.Close()
 		return nil, fmt.Errorf("taking over the connection: %w", err)
 	}
-	if d.backend != nil { // an lb_retry_match asked for another attempt
+	if d.backend != nil { // lb_retry_match has asked for another attempt
 		d.backend.Conn.Close()
 	}
 	d.backend = &Backend{Buffered: buffered}
@@ -87,9 +94,8 @@ func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error)
 	return res, nil
 }
 
-// takeBuffered returns what the transport has read from conn beyond the
-// handshake. Only body knows of it, and it reads from conn next, so conn is
-// made to time out at once.
+// takeBuffered returns what the transport has read from conn beyond the handshake. Only body yields
+// that. Behind it, body reads from conn, so conn is made to time out at once.
 func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return nil, err
@@ -102,26 +108,27 @@ func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
 	return buffered, conn.SetReadDeadline(time.Time{})
 }
 
-// handshakes sends WebSocket handshakes, each on a connection of its own: one
-// that has carried anything before may be closed by its service at the very
-// moment of the handshake, and a handshake lost is a call lost.
+// handshakes sends WebSocket handshakes, each on a new connection. A service may close a connection
+// that was used before at the very moment of the handshake, and where a handshake fails, a call is
+// lost.
 type handshakes struct {
 	transport http.RoundTripper
-	// timeout is how long a service may take to answer. One that takes longer
-	// is as good as dead to a live stream, and the sender should hear so while
-	// it is still waiting itself.
+
+	// timeout is how long a service may take to answer. One that takes longer is
+	// of no use to a live stream, and the sender should get an answer while it
+	// still waits for one.
 	timeout time.Duration
 }
 
-// newHandshakes makes handshakes through inner; settings are inner's, where
-// that is Caddy's transport for HTTP.
+// newHandshakes sends handshakes through the transport inner. Where that is Caddy's
+// for HTTP, settings are it.
 func newHandshakes(inner http.RoundTripper, settings *reverseproxy.HTTPTransport) *handshakes {
 	h := &handshakes{transport: inner, timeout: 10 * time.Second}
 	if settings != nil {
 		fresh := settings.Transport.Clone()
-		fresh.DisableKeepAlives = true // which goes unsaid in the header of a handshake
-		// Its buffers are used for the handshake alone: those of net/http, of
-		// 4 KiB each, would be a sixth of all that opening a stream allocates.
+		fresh.DisableKeepAlives = true // net/http adds no `Connection: close` to a handshake
+		// The buffers are used for the handshake alone. Those of net/http, of 4 KiB
+		// each, would be a sixth of all memory that opening a stream allocates.
 		if fresh.WriteBufferSize == 0 {
 			fresh.WriteBufferSize = 2 << 10
 		}
@@ -145,9 +152,8 @@ func (t *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.Transport.RoundTrip(r)
 }
 
-// shake sends a handshake and returns the service's answer, and the connection
-// on which that came. The time limit ends with the head of the answer: what
-// else a service may answer is not limited.
+// shake sends a handshake, and returns the service's answer and the connection on which it came.
+// The time limit is for the head of the answer: a body behind that has none.
 func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, err error) {
 	ctx, cancel := limitInterim(r.Context())
 	limit := time.AfterFunc(h.timeout, func() { cancel(context.DeadlineExceeded) })
@@ -164,11 +170,11 @@ func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, 
 	return nil, nil, context.DeadlineExceeded
 }
 
-// answerWriter is what the proxy answers a handshake into: an answer for the
-// sender, unless the handshake was accepted.
+// answerWriter is where the proxy writes the answer to a handshake. It goes to the
+// sender, unless the handshake was accepted: then only its header is kept.
 type answerWriter struct {
 	passage
-	header http.Header // instead of the sender's, once accepted
+	header http.Header // the header of the answer that accepts the handshake
 }
 
 // Header implements [http.ResponseWriter].

@@ -1,3 +1,5 @@
+// One callback's way through the proxy: its body and its errors.
+
 package relay
 
 import (
@@ -13,9 +15,9 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/http1"
 )
 
-// A RequestError is why a callback was not relayed, or not to its end, for which
-// no upstream is to blame: its body could not be read, or there is something in
-// it that cannot be written as HTTP.
+// A RequestError says why a callback was not relayed, or not to its end, by no fault
+// of an upstream: its body could not be read, or something in it cannot be written
+// as HTTP.
 type RequestError struct{ Err error }
 
 // Error implements error.
@@ -27,22 +29,24 @@ func (e *RequestError) Unwrap() error { return e.Err }
 // passageVar is where the transport finds the passage of a request.
 const passageVar = "deepgram_callback.passage"
 
-// A passage is one callback's way through the proxy: what the call knows of it,
-// and the transport has to. To the proxy it is what the answer is written to.
+// A passage is one callback's way through the proxy. It connects the call of the proxy with the
+// transport below it, and is the writer of the answer.
 type passage struct {
 	http.ResponseWriter
 	body   sentBody
 	dial   *dial // nil unless this is a handshake
-	failed error // for which no upstream is to blame
+	failed error // the error of the request itself, if there was one
 }
 
-// passageOf is nil for what is no callback: the health checks of the proxy.
+// passageOf returns the passage of a request, or nil for a health check of the
+// proxy, which has none.
 func passageOf(ctx context.Context) *passage {
 	g, _ := caddyhttp.GetVar(ctx, passageVar).(*passage)
 	return g
 }
 
-// through takes r through the proxy.
+// through sends r through the proxy. It returns g's error, if the request failed
+// by its own fault.
 func (p *Proxy) through(g *passage, w http.ResponseWriter, r *http.Request) error {
 	if r.Body != nil && r.Body != http.NoBody {
 		g.body.sender = r.Body
@@ -57,19 +61,20 @@ func (p *Proxy) through(g *passage, w http.ResponseWriter, r *http.Request) erro
 	return err
 }
 
-// errFailed is what the proxy sees of an error of the request. It takes it for
-// a sender that gave up, and neither counts it as a failure of the upstream nor
-// tries another one.
+// errFailed is what the proxy gets for an error of the request itself. The proxy takes it for a
+// sender that has gone: it neither counts a failure of the upstream nor tries another one.
 var errFailed = failedError{}
 
 type failedError struct{}
 
 func (failedError) Error() string { return "the request cannot be relayed" }
 
-// Is makes the error one of those.
-func (failedError) Is(target error) bool { return target == context.Canceled } //nolint:errorlint // as Is is asked
+// Is makes the proxy take the error for that of a sender that has gone.
+func (failedError) Is(target error) bool {
+	return target == context.Canceled //nolint:errorlint // this is what errors.Is asks
+}
 
-// fail notes an error of the request, and returns what to tell the proxy.
+// fail notes an error of the request itself, and returns the error for the proxy.
 func (g *passage) fail(err error) error {
 	switch {
 	case g == nil: // a health check's, which has no sender
@@ -82,8 +87,8 @@ func (g *passage) fail(err error) error {
 	return errFailed
 }
 
-// blame is fail for an error of a round trip, if it is the request's; an
-// upstream's it returns.
+// blame decides whose fault an error of a round trip is. One of the request itself
+// goes to fail; one of the upstream is returned as it is.
 func (g *passage) blame(err error) error {
 	if g == nil {
 		return err
@@ -97,8 +102,8 @@ func (g *passage) blame(err error) error {
 	return err
 }
 
-// WriteHeader implements [http.ResponseWriter]. What the proxy answers to a
-// sender that gave up is nothing for one that did not.
+// WriteHeader implements [http.ResponseWriter]. What the proxy answers to errFailed,
+// as to a sender that has gone, is not sent.
 func (g *passage) WriteHeader(status int) {
 	if g.failed == nil {
 		g.ResponseWriter.WriteHeader(status)
@@ -108,41 +113,41 @@ func (g *passage) WriteHeader(status int) {
 // Unwrap lets [http.ResponseController] flush an answer.
 func (g *passage) Unwrap() http.ResponseWriter { return g.ResponseWriter }
 
-// keptBody is how much of a body is kept for another attempt.
+// keptBody is how many bytes of a body are kept for another attempt.
 const keptBody = 64 << 10
 
-// sentBody is the body of a callback on its way. The beginning, which is all of
-// most bodies, is read before an upstream is troubled, and kept for the next one.
-// It also keeps what went wrong with it: no upstream is to blame for that.
+// sentBody is the body of a callback that is being relayed. Its beginning, which is all of most
+// bodies, is read before an upstream is dialled, and kept for another attempt. It also keeps an
+// error of reading it, since no upstream is to blame for that.
 type sentBody struct {
-	sender io.ReadCloser // nil for none
+	sender io.ReadCloser // the sender's body; nil for none
 
-	mu     sync.Mutex    // a transport may go on reading when it has its answer
-	kept   *bytes.Buffer // nil unless loaded
-	at     int           // up to where in kept the attempt has read
-	end    error         // what came behind kept, if that is known
-	begun  bool          // the sender's was read from otherwise than by load
-	closed bool
-	failed error
+	mu     sync.Mutex    // a transport may go on reading after it has its answer
+	kept   *bytes.Buffer // the beginning; nil unless loaded
+	at     int           // how much of kept the present attempt has read
+	end    error         // the error behind kept, if that is known: io.EOF above all
+	begun  bool          // something else than load has read from sender
+	closed bool          // the present attempt is over
+	failed error         // the error of reading from sender
 }
 
 var keptBodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 var (
 	errOver     = errors.New("the request is over")
-	errBodyGone = errors.New(
-		"another attempt would need what an earlier one has read of the body; request_buffers keeps it",
-	)
+	errBodyGone = errors.New("another attempt would need what an earlier one has read " +
+		"of the body; request_buffers keeps it")
 )
 
-// load reads the beginning, or begins there again for another attempt.
+// load begins an attempt. For the first one it reads the beginning of the body, and
+// blocks until the sender has sent that.
 func (b *sentBody) load(length int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case b.failed != nil:
 		return b.failed
-	case b.begun && b.kept == nil: // by request_buffers, which keep it themselves
+	case b.begun && b.kept == nil: // request_buffers have read it, and keep it
 		return nil
 	case b.begun:
 		return errBodyGone
@@ -169,7 +174,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	if n, known, err := b.readKept(p); known {
 		return n, err
 	}
-	n, err := b.sender.Read(p) // which may take long
+	n, err := b.sender.Read(p) // without the lock, as this may block
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -180,7 +185,8 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readKept reads what is kept. known is false where the sender has to be asked.
+// readKept reads from what is kept. known is false where the sender's body has to be
+// read.
 func (b *sentBody) readKept(p []byte) (n int, known bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -201,8 +207,8 @@ func (b *sentBody) readKept(p []byte) (n int, known bool, err error) {
 	return 0, false, nil
 }
 
-// Close implements [io.Closer]. The sender's body is closed by who serves the
-// request; here it is only an attempt that ends.
+// Close implements [io.Closer]. It ends an attempt; the sender's body is closed by
+// whoever serves the request.
 func (b *sentBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -210,14 +216,14 @@ func (b *sentBody) Close() error {
 	return nil
 }
 
-// failure is what went wrong with the body, if anything did.
+// failure is the error of reading the sender's body, if there was one.
 func (b *sentBody) failure() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed
 }
 
-// release gives the memory back. Nothing is to be had from b any more.
+// release gives the memory back. From then on b yields nothing.
 func (b *sentBody) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

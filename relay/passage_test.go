@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// guarded is a proxy that takes an upstream out after one failure.
+// guarded is a proxy that does not use an upstream any more after one failure.
 func guarded(t *testing.T, addr, transport string, change func(h *reverseproxy.Handler)) *Proxy {
 	t.Helper()
 	ctx, err := caddy.ProvisionContext(&caddy.Config{Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{
@@ -52,7 +52,7 @@ func echoes(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// An upstream that is well stays in use, whatever senders do.
+// An upstream that is well stays in use, whatever the senders do wrong.
 func TestErrorsOfARequestCountAgainstNoUpstream(t *testing.T) {
 	tooLong := caddyhttp.Error(http.StatusRequestEntityTooLarge, &http.MaxBytesError{Limit: 4})
 	post := func(w http.ResponseWriter, body io.Reader, length int64) *http.Request {
@@ -120,7 +120,7 @@ func TestErrorsOfARequestCountAgainstNoUpstream(t *testing.T) {
 				require.False(t, errors.Is(err, context.Canceled))
 				require.Empty(t, w.Body.String())
 				require.False(t, w.Flushed)
-				// the recorder's, for none
+				// The recorder has 200 where nothing was answered.
 				require.Equal(t, 200, w.Code, "an answer of the proxy's own reached the sender")
 
 				w = httptest.NewRecorder()
@@ -176,7 +176,7 @@ func TestHandshakeThatCannotBeWrittenCountsAgainstNoUpstream(t *testing.T) {
 	}
 }
 
-// A body that is read before there is a connection has to be there for the next
+// The body, which is read before there is a connection, has to be there for the next
 // upstream too.
 func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
@@ -208,8 +208,8 @@ func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 	}
 }
 
-// After an answer that asks for another attempt, a small body is sent again; of
-// a large one the beginning is all that is left.
+// After an answer that asks for another attempt, a small body is sent again. A large
+// one cannot be: only its beginning is left.
 func TestAnotherAttemptAfterAnAnswer(t *testing.T) {
 	var asked atomic.Int64
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -276,7 +276,8 @@ func TestInterimAnswersOfAServiceAreLimited(t *testing.T) {
 	})
 }
 
-// Headers alone do not hold a service that serves one connection at a time.
+// A sender that has sent only its header does not occupy a service that serves one
+// connection at a time.
 func TestServiceIsNotTroubledBeforeTheBodyIsThere(t *testing.T) {
 	arrived := make(chan struct{}, 8)
 	service := func(t *testing.T) string {

@@ -12,15 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What becomes of each setting of Caddy's transport.
+// The ways in which a setting of Caddy's transport can be honoured.
 const (
 	byCaddy  = "honoured by the dialler, or the connection"
 	byClient = "honoured by the own client"
 	leftTo   = "leaves the transport to net/http"
 )
 
-// settingsOfCaddy are all there are. A new one has to be put where it belongs
-// before this passes again.
+// settingsOfCaddy are all settings of Caddy's transport. When Caddy gets a new one,
+// the test fails until it is added here.
 var settingsOfCaddy = map[string]struct{ becomes, example string }{
 	"Resolver":              {byCaddy, `"resolver":{"addresses":["127.0.0.1:53"]}`},
 	"TLS":                   {leftTo, `"tls":{}`},
@@ -90,7 +90,7 @@ func TestSettingsReachTheClient(t *testing.T) {
 	require.True(t, client.Compress)
 }
 
-// provisioned is the transport that a proxy with these settings has.
+// provisioned is the transport of a proxy with these settings.
 func provisioned(t *testing.T, settings string) *transport {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})

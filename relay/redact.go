@@ -1,3 +1,5 @@
+// Keeping the dg-token out of the proxy's own logs.
+
 package relay
 
 import (
@@ -17,17 +19,16 @@ const (
 	tokenVar = "deepgram_callback.dg_token"
 )
 
-// redactToken returns the request to send in place of r, and takes dg-token out
-// of r: after the round trip the proxy logs r's headers, at debug level and as a
-// warning when an answer breaks off, and of the credentials in them it hides
-// only those that every HTTP server knows. It is done here because header_up
-// operations come before, and have to see the token.
+// redactToken returns a request to send in place of r, and replaces dg-token in r. After the round
+// trip the proxy logs r's header, at level DEBUG and when an answer breaks off, and hides only
+// credentials that every HTTP server knows, such as Authorization. The token cannot be replaced any
+// earlier, since header_up operations come before, and may need it.
 func redactToken(r *http.Request) *http.Request {
 	token, ok := r.Header[sender.TokenHeader]
 	if !ok {
 		return r
 	}
-	// Without header_up operations the next attempt has the headers of this one.
+	// Without header_up operations, the next attempt gets this very header again.
 	kept, again := caddyhttp.GetVar(r.Context(), tokenVar).([]string)
 	if again && len(token) == 1 && token[0] == redacted {
 		token = kept

@@ -1,18 +1,18 @@
 // Package relay hands callbacks on through Caddy's own reverse_proxy, so that
 // balancing, health checks, dynamic upstreams, transports and header operations
-// are those that every user of Caddy knows. It adds what that one has not: the
-// connection behind a WebSocket handshake, time limits that hold beside each
-// other, upstreams that are not blamed for errors of a request, and a leaner
-// client for most of the requests.
+// are those that every user of Caddy knows. It adds what reverse_proxy has not:
+// it gives out the connection behind a WebSocket handshake, time limits hold
+// beside each other, upstreams are not blamed for errors of a request, and most
+// requests go through a client that costs less.
 //
-//	relay.go      what there is to do with a callback: read this first
+//	relay.go      relaying a callback: read this first
 //	passage.go    one callback's way through the proxy, its body and its errors
 //	dial.go       the handshake of a stream
-//	transport.go  what stands between the proxy and the upstreams
-//	plain.go      which transports package http1 stands in for
+//	transport.go  the transport between the proxy and the upstreams
+//	plain.go      for which transports the client of package http1 is used
 //	timeouts.go   read_timeout and write_timeout
 //	writable.go   what cannot be written as HTTP
-//	redact.go     keeping a token out of the proxy's logs
+//	redact.go     keeping dg-token out of the proxy's logs
 package relay
 
 import (
@@ -30,7 +30,8 @@ type Proxy struct {
 	transport *transport
 }
 
-// NewProxy provisions handler, which is the proxy's from then on.
+// NewProxy provisions handler, which belongs to the proxy from then on. Cleanup must
+// be called in the end, unless there is an error.
 func NewProxy(ctx caddy.Context, handler *reverseproxy.Handler) (*Proxy, error) {
 	if len(handler.Upstreams) == 0 && handler.DynamicUpstreamsRaw == nil {
 		return nil, errors.New("no upstreams")
@@ -41,14 +42,14 @@ func NewProxy(ctx caddy.Context, handler *reverseproxy.Handler) (*Proxy, error) 
 	}
 	handler.Transport = transport // before Provision, whose goroutines use it
 	if err := handler.Provision(ctx); err != nil {
-		// What is half provisioned is cleaned up, as Caddy does with the
-		// modules that it loads itself.
+		// The half-provisioned handler is cleaned up, as Caddy does with modules
+		// that it loads itself.
 		return nil, errors.Join(err, handler.Cleanup())
 	}
 	return &Proxy{handler, transport}, nil
 }
 
-// Cleanup releases what the proxy holds. It is safe on nil.
+// Cleanup closes idle connections and stops health checks. It is safe on nil.
 func (p *Proxy) Cleanup() error {
 	if p == nil {
 		return nil
@@ -57,14 +58,14 @@ func (p *Proxy) Cleanup() error {
 	return p.handler.Cleanup()
 }
 
-// Forward relays one request. The upstream's answer is the answer; without
-// one the error is a [caddyhttp.HandlerError] with 502, 503 or 504, or a
-// [RequestError], which counts against no upstream.
+// Forward relays one request, and blocks until the upstream's answer is written to w. Without an
+// answer the error is a [caddyhttp.HandlerError] with 502, 503 or 504, or a [RequestError], which
+// counts against no upstream. Forward panics with [http.ErrAbortHandler] where an answer breaks
+// off.
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request) error {
 	g := &passage{ResponseWriter: w}
 	return p.through(g, g, r)
 }
 
-// nothing is what comes after a callback's service, for handle_response routes
-// that hand a request on.
+// nothing is the next handler, which handle_response routes may call.
 var nothing = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })

@@ -23,8 +23,8 @@ import (
 
 const patience = 20 * time.Second
 
-// Round trips are made by http1, or by net/http's transport where an option
-// asks for what http1 does not know.
+// Round trips are made by http1 or, with an option that http1 does not know, by
+// net/http's transport.
 var transports = map[string]string{
 	"own":        `{"protocol":"http"}`,
 	"net/http's": `{"protocol":"http","read_buffer_size":8192}`,
@@ -73,7 +73,7 @@ func handshake(ctx context.Context, w http.ResponseWriter) *http.Request {
 	return r
 }
 
-// serve runs a service that does with each connection what it is told.
+// serve runs a service that calls each with its connections.
 func serve(t *testing.T, each func(conn net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -82,7 +82,7 @@ func serve(t *testing.T, each func(conn net.Conn)) string {
 	return listener.Addr().String()
 }
 
-// accept does with each connection what it is told.
+// accept calls each with the connections to a listener.
 func accept(t *testing.T, listener net.Listener, each func(conn net.Conn)) {
 	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
@@ -153,7 +153,7 @@ func TestCallerThatGoesWhileTheBackendIsDialled(t *testing.T) {
 	})
 }
 
-// The connection is the pair's for hours; the request that opened it is over
+// A pair uses the connection for hours, while the request that has opened it is over
 // at once.
 func TestDialledConnectionOutlivesItsRequest(t *testing.T) {
 	service := func(t *testing.T) string {
@@ -242,7 +242,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 
 var errBroken = errors.New("the sender is gone")
 
-// brokenBody fails in the middle.
+// brokenBody is a body that fails in the middle.
 type brokenBody struct{ io.Reader }
 
 func (b *brokenBody) Read(p []byte) (int, error) {

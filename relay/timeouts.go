@@ -1,3 +1,5 @@
+// read_timeout and write_timeout of a transport, beside other deadlines.
+
 package relay
 
 import (
@@ -5,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -14,36 +17,35 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/deadline"
 )
 
-// takeOverTimeouts makes the connections of a provisioned transport keep its
-// read_timeout and write_timeout beside other deadlines, as package deadline
-// does, instead of replacing these by Caddy's own way of keeping them.
+// takeOverTimeouts makes the connections of a provisioned transport keep read_timeout and
+// write_timeout by package deadline. Caddy's own connections would replace any deadline that was
+// set before.
 func takeOverTimeouts(settings *reverseproxy.HTTPTransport) {
 	read, write := time.Duration(settings.ReadTimeout), time.Duration(settings.WriteTimeout)
 	if read <= 0 && write <= 0 {
 		return
 	}
-	// Caddy's dialler looks at them for each connection
-	settings.ReadTimeout, settings.WriteTimeout = 0, 0
-	dial := settings.Transport.DialContext
-	settings.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	settings.ReadTimeout, settings.WriteTimeout = 0, 0 // Caddy's dialler reads them each time
+	transport := settings.Transport
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
 		return deadline.New(conn, read, write), nil
 	}
-	if settings.Transport.DialTLSContext != nil {
-		settings.Transport.DialTLSContext = dialTLS(settings)
+	if transport.DialTLSContext != nil {
+		transport.DialTLSContext = dialTLS(transport)
 	}
 }
 
-// dialTLS stands in for the dialler that Caddy makes where net/http's own does
-// not do: for a server name with placeholders, and behind a PROXY protocol
-// header. Caddy's is bound to a dialler without the limits.
+// dialTLS replaces the dialler that Caddy makes where net/http's own does not do, which is for a
+// server name with placeholders and for the PROXY protocol: Caddy's uses a dialler without the
+// limits.
 func dialTLS(
-	settings *reverseproxy.HTTPTransport,
+	transport *http.Transport,
 ) func(ctx context.Context, network, address string) (net.Conn, error) {
-	transport := settings.Transport
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := transport.DialContext(ctx, network, address)
 		if err != nil {
@@ -62,7 +64,7 @@ func dialTLS(
 			config.ServerName = info.Host
 		}
 		if g := passageOf(ctx); g != nil && g.dial != nil {
-			config.NextProtos = nil // a WebSocket's handshake is one of HTTP/1.1
+			config.NextProtos = nil // WebSockets open by HTTP/1.1
 		}
 		if limit := transport.TLSHandshakeTimeout; limit > 0 {
 			var cancel context.CancelFunc

@@ -18,15 +18,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The limit that a test waits for, and those that would keep it waiting.
+// shortLimit is the limit that a test waits for. It must not have to wait for the
+// others.
 const (
 	shortLimit = 200 * time.Millisecond
 	longLimits = `"read_timeout":"20s","write_timeout":"20s"`
 	tooLong    = patience / 2
 )
 
-// services are the ways in which a service is reached, each with what the
-// transport's configuration says for it.
+// services are the ways in which a service is reached, each with the settings of the
+// transport for it.
 var services = map[string]struct {
 	settings string
 	serve    func(t *testing.T, each func(conn net.Conn)) (addr string)
@@ -60,8 +61,8 @@ func serveUnix(t *testing.T, each func(conn net.Conn)) string {
 	return "unix/" + path
 }
 
-// eachService runs a test with a service that is reached in each way, through a
-// transport with long limits and what else settings say.
+// eachService runs a test with a service that is reached in each of these ways,
+// through a transport with long limits and these settings.
 func eachService(
 	t *testing.T, settings string, each func(conn net.Conn), test func(t *testing.T, p *Proxy),
 ) {
@@ -142,8 +143,8 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// The user's limits are those of a pair too, which keeps them itself, on a
-// connection that has none.
+// The limits of the transport hold for pairs too. A pair keeps them itself, and its
+// connection has none.
 func TestStreamHasTheLimitsOfItsTransport(t *testing.T) {
 	for name, service := range services {
 		t.Run(name, func(t *testing.T) {
@@ -175,8 +176,8 @@ func TestStreamHasTheLimitsOfItsTransport(t *testing.T) {
 	}
 }
 
-// A connection that has carried anything before may be closed at the very
-// moment of the handshake.
+// A service may close a connection that was used before at the very moment of the
+// handshake.
 func TestEachHandshakeHasAFreshConnection(t *testing.T) {
 	for name, service := range services {
 		t.Run(name, func(t *testing.T) {

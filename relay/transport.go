@@ -1,3 +1,5 @@
+// The transport between the proxy and the upstreams.
+
 package relay
 
 import (
@@ -17,8 +19,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/http1"
 )
 
-// transport is the proxy's own transport with a way out for WebSocket
-// handshakes.
+// transport wraps the transport that the proxy is configured with. It keeps the
+// connections of WebSocket handshakes, and errors of requests from the proxy.
 type transport struct {
 	http.RoundTripper
 	handshakes *handshakes
@@ -36,7 +38,7 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 		NetworkProxy json.RawMessage `json:"network_proxy"`
 	}
 	if handler.TransportRaw != nil {
-		// Loading uses it up. What is wrong with it is reported there.
+		// LoadModule empties TransportRaw, and says what is wrong with it.
 		_ = json.Unmarshal(handler.TransportRaw, &proxied)
 		loaded, err = ctx.LoadModule(handler, "TransportRaw")
 	} else {
@@ -70,9 +72,8 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 	return wrapped, nil
 }
 
-// RoundTrip does what the wrapped transport does, but where Dial is behind the
-// request it keeps the connection of an accepted handshake for Dial, and errors
-// of the request itself it keeps from the proxy.
+// RoundTrip implements [http.RoundTripper] by the wrapped transport. For a request of Dial it keeps
+// the connection of an accepted handshake. An error of the request itself is kept in its passage.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	g := passageOf(r.Context())
 	if err := checkWritable(r); err != nil {
@@ -92,7 +93,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, g.blame(err)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		// The proxy would drop it and leave the sender with a 200.
+		// The proxy would drop the connection, and answer the sender with 200.
 		res.Body.Close()
 		return nil, errNotAsked
 	}
@@ -102,18 +103,18 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// answerKey is the context's key of what WithAnswer has.
+// answerKey is the context's key for the function of WithAnswer.
 type answerKey struct{}
 
-// WithAnswer has f see the answer of the service to a request with this context, before the proxy
-// does anything with it. f may take its body away.
+// WithAnswer makes a context with which f is called for each answer of a service, before the proxy
+// does anything with the answer. f may replace its body.
 func WithAnswer(ctx context.Context, f func(*http.Response)) context.Context {
 	return context.WithValue(ctx, answerKey{}, f)
 }
 
 var errNotAsked = errors.New("the service answered 101 to what was no handshake")
 
-// send makes the round trip of what is no handshake.
+// send makes the round trip of a request that is no handshake.
 func (t *transport) send(r *http.Request) (*http.Response, error) {
 	if to, ok := t.plain.target(r); ok {
 		return t.plain.client.RoundTrip(r, to)
@@ -123,9 +124,9 @@ func (t *transport) send(r *http.Request) (*http.Response, error) {
 	return res, causeOf(ctx, err)
 }
 
-// limitInterim makes a context that ends where a service sends more interim
-// answers than make sense: net/http leaves the limit to whoever wants to know of
-// them, and the proxy has none.
+// limitInterim makes a context that ends when a service sends more interim answers than make sense.
+// net/http has no limit for a request whose trace asks for them, as the proxy's does, and the proxy
+// has none either.
 func limitInterim(parent context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
 	interim := 0
@@ -142,7 +143,7 @@ func limitInterim(parent context.Context) (context.Context, context.CancelCauseF
 var errTooManyInterim = fmt.Errorf("the service sent more than %d interim answers",
 	http1.MaxInterim)
 
-// causeOf is err, or why ctx made it come.
+// causeOf is err, or errTooManyInterim where that is why ctx ended.
 func causeOf(ctx context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), errTooManyInterim) {
 		return errTooManyInterim
@@ -150,11 +151,11 @@ func causeOf(ctx context.Context, err error) error {
 	return err
 }
 
-// close closes what no request uses.
+// close closes the connections that no request uses.
 func (t *transport) close() { t.plain.close() }
 
-// What the proxy asks of its transport besides, and would not find behind an
-// embedded interface.
+// The proxy looks for the following methods, which embedding an
+// http.RoundTripper does not provide.
 
 // RequestHeaderOps implements [reverseproxy.RequestHeaderOpsTransport].
 func (t *transport) RequestHeaderOps() *headers.HeaderOps {

@@ -1,3 +1,5 @@
+// What of a request cannot be written as HTTP.
+
 package relay
 
 import (
@@ -9,16 +11,16 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// ErrUnwritable is in the [RequestError] of what cannot be written as HTTP.
+// ErrUnwritable is wrapped by the [RequestError] of a request that cannot be written
+// as HTTP.
 var ErrUnwritable = errors.New("cannot be written as HTTP")
 
-// checkWritable says what in r cannot be written as HTTP: header_up operations
-// and rewrites can put anything there with their placeholders, such as a line
-// break out of a query. net/http refuses the same, but in part only when it has
-// a connection, and the proxy would take it for a failure of the upstream. No
-// value is shown: it may be a secret.
+// checkWritable returns an error if something in r cannot be written as HTTP. The placeholders of
+// header_up operations and rewrites can put anything into r, such as a line break out of a query.
+// net/http refuses such a request too, but partly only after it has dialled, and the proxy would
+// take that for a failure of the upstream. The error shows no value, which may be a secret.
 func checkWritable(r *http.Request) error {
-	if !httpguts.ValidHeaderFieldName(r.Method) { // a token as well (RFC 9110, section 9.1)
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a token, as a method is (RFC 9110, section 9.1)
 		return fmt.Errorf("%w: the method %q", ErrUnwritable, r.Method)
 	}
 	for _, fields := range []http.Header{r.Header, r.Trailer} {
@@ -33,11 +35,11 @@ func checkWritable(r *http.Request) error {
 			}
 		}
 	}
-	// Where net/http would send none instead.
+	// net/http would send an empty host instead.
 	if host, err := httpguts.PunycodeHostPort(r.Host); err != nil || !httpguts.ValidHostHeader(host) {
 		return fmt.Errorf("%w: the host", ErrUnwritable)
 	}
-	// A path is escaped on its way out.
+	// The path is escaped when it is written.
 	if strings.ContainsFunc(r.URL.RawQuery, isControl) ||
 		strings.ContainsFunc(r.URL.Opaque, isControl) {
 		return fmt.Errorf("%w: the URI", ErrUnwritable)

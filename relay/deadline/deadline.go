@@ -1,10 +1,10 @@
-// Package deadline gives a connection time limits of its own that hold beside
-// the deadlines which its user sets: whichever is the earlier.
+// Package deadline gives a connection time limits that hold beside the deadlines
+// which its user sets: whatever comes first ends a read or write.
 //
-// Caddy's HTTP transport has such limits too, read_timeout and write_timeout,
-// but keeps them by setting a deadline at every read and write, in the place of
-// any that was set before. Whoever relies on a deadline of such a connection
-// then waits for as long as those allow.
+// The limits are read_timeout and write_timeout of Caddy's HTTP transport. Caddy
+// itself keeps them by setting a deadline at every read and write, which replaces
+// any that was set before. On such a connection, a deadline that its user sets has
+// no effect.
 package deadline
 
 import (
@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// New limits how long each read from conn may wait for bytes, and how long each
-// write may wait until everything is taken. Zero is no limit.
+// New returns conn with limits: how long each read may block until bytes come, and
+// how long each write may block until everything is taken. Zero is no limit.
 func New(conn net.Conn, read, write time.Duration) net.Conn {
 	if read <= 0 && write <= 0 {
 		return conn
@@ -30,10 +30,10 @@ func New(conn net.Conn, read, write time.Duration) net.Conn {
 	}
 }
 
-// Lift takes the limits off a connection that New made, or of one with TLS on
-// top of it, and says what they were: whoever took such a connection over keeps
-// them in a way of its own. A call that is still under way, as of a transport that
-// has its answer before it is done with writing, touches no deadline any more.
+// Lift removes the limits from a connection that New made, or from one with TLS over it, and
+// returns what they were, so that whoever takes the connection over can keep them in another way. A
+// call that is still under way then changes no deadline any more, such as a write of a transport
+// that has its answer already.
 func Lift(conn net.Conn) (free net.Conn, read, write time.Duration) {
 	secure, isTLS := conn.(*tls.Conn)
 	below := conn
@@ -51,6 +51,7 @@ func Lift(conn net.Conn) (free net.Conn, read, write time.Duration) {
 	return c.Conn, read, write
 }
 
+// limited is a connection with limits.
 type limited struct {
 	net.Conn
 	reads, writes limit
@@ -85,7 +86,7 @@ func (c *limited) SetDeadline(t time.Time) error {
 	return errors.Join(c.reads.setDeadline(t), c.writes.setDeadline(t))
 }
 
-// CloseWrite shuts the write side, where the connection has one of its own.
+// CloseWrite shuts the write side, where the connection can do that.
 func (c *limited) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -93,8 +94,8 @@ func (c *limited) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// SyscallConn implements [syscall.Conn]. What is read or written that way has
-// the deadlines that were set, and no limit.
+// SyscallConn implements [syscall.Conn]. Reads and writes that go this way have the
+// deadlines that were set, and no limits.
 func (c *limited) SyscallConn() (syscall.RawConn, error) {
 	if raw, ok := c.Conn.(syscall.Conn); ok {
 		return raw.SyscallConn()
@@ -102,20 +103,20 @@ func (c *limited) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// A limit is that of one direction.
+// A limit is the limit of one direction, of reads or of writes.
 type limit struct {
-	timeout time.Duration               // zero is none
-	set     func(until time.Time) error // sets the connection's own deadline
+	timeout time.Duration               // zero is no limit
+	set     func(until time.Time) error // sets the deadline of the connection below
 
 	mu       sync.Mutex
-	deadline time.Time     // as it was set; zero is none
-	until    time.Time     // when the call under way has to end; zero while there is none
-	waited   time.Duration // in vain, in calls that a deadline has ended
+	deadline time.Time     // what the user has set; zero is none
+	until    time.Time     // when the limit ends the call under way; zero without one
+	waited   time.Duration // how long calls have waited for nothing since the last success
 }
 
-// hold makes a call that reads or writes, within the limit. Calls that end in
-// vain at a deadline share one timeout: who looks at a silent connection every
-// now and then must not take it for a lively one.
+// hold makes a call, which reads or writes, within the limit. Calls that a deadline ends without a
+// byte share one timeout: otherwise a user that reads with short deadlines, again and again, would
+// never find out that the connection is silent.
 func (l *limit) hold(call func() (n int, err error)) error {
 	began := time.Now()
 	l.mu.Lock()
@@ -136,7 +137,7 @@ func (l *limit) hold(call func() (n int, err error)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.timeout <= 0 {
-		return err // lifted meanwhile: the deadlines are somebody else's
+		return err // Lift was called meanwhile: the deadlines belong to somebody else
 	}
 	l.until = time.Time{}
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -161,6 +162,7 @@ func (l *limit) lift() time.Duration {
 	return timeout
 }
 
+// setDeadline sets the user's deadline.
 func (l *limit) setDeadline(t time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,7 +170,7 @@ func (l *limit) setDeadline(t time.Time) error {
 	return l.set(l.effective())
 }
 
-// effective is the deadline that the connection has to have now. Callers hold
+// effective is the deadline that the connection below has to have now. Callers hold
 // l.mu.
 func (l *limit) effective() time.Time {
 	switch {

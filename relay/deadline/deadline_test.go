@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/deadline"
 )
 
-// pipe is a connection to a peer that neither writes nor reads by itself.
+// pipe is a connection whose other side the test holds.
 func pipe(t *testing.T, read, write time.Duration) (conn, peer net.Conn) {
 	near, peer := net.Pipe()
 	conn = deadline.New(near, read, write)
@@ -25,7 +25,7 @@ func pipe(t *testing.T, read, write time.Duration) (conn, peer net.Conn) {
 	return conn, peer
 }
 
-// requireTimeoutAfter makes a call that has to time out after exactly want.
+// requireTimeoutAfter requires that a call times out after exactly this time.
 func requireTimeoutAfter(t *testing.T, want time.Duration, call func() (int, error)) {
 	t.Helper()
 	began := time.Now()
@@ -117,8 +117,8 @@ func TestLooksInVainDoNotProlongTheTimeout(t *testing.T) {
 	})
 }
 
-// Between two calls nothing but what was set counts: a socket whose deadline is
-// past says nothing about itself any more.
+// Between two calls, the connection has the deadline that its user has set, and none
+// of the limit: on a socket whose deadline has passed, even looking for bytes fails.
 func TestTimeoutLeavesNoDeadlineBehind(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -156,8 +156,7 @@ func TestConnectionWithoutLimitsIsItself(t *testing.T) {
 	require.Same(t, near, deadline.New(near, 0, 0))
 }
 
-// Whoever takes a connection over gets it as it was dialled, with what the
-// limits were.
+// Lift returns the connection as it was dialled, and the limits.
 func TestLiftedLimitsHoldNoMore(t *testing.T) {
 	near, _ := net.Pipe()
 	free, read, write := deadline.Lift(deadline.New(near, 8*time.Second, 2*time.Second))
@@ -185,7 +184,7 @@ func TestLiftedLimitsHoldNoMore(t *testing.T) {
 	})
 }
 
-// slowConn holds a write until it is released, and notes the deadline that it has.
+// slowConn blocks a write until it is released, and notes the deadline that is set.
 type slowConn struct {
 	net.Conn
 	writing, release chan struct{}
@@ -203,8 +202,8 @@ func (c *slowConn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// A transport can have its answer before it is done with writing the request: what it does then
-// must not take away the deadlines of whoever has the connection by now.
+// A transport can have its answer before it has written the whole request. That write must not
+// change the deadlines of whoever has the connection by then.
 func TestACallUnderWayLeavesTheDeadlinesAfterALiftAlone(t *testing.T) {
 	slow := &slowConn{writing: make(chan struct{}), release: make(chan struct{})}
 	conn := deadline.New(slow, time.Minute, time.Minute)

@@ -1,8 +1,8 @@
-// Package deliver hands what an inbox keeps to its service: one attempt, through the same proxy
-// that forwards callbacks which are not kept.
+// Package deliver delivers the messages of an inbox to a service: it makes one attempt, through the
+// proxy that also forwards callbacks without an inbox.
 //
-//	deliver.go  an attempt, and what its result is
-//	stored.go   what of a request is kept beside its body, and the request that is made of it
+//	deliver.go  an attempt, and its result
+//	stored.go   what is stored of a request beside its body, and the request that is made of that
 package deliver
 
 import (
@@ -22,25 +22,26 @@ import (
 )
 
 const (
-	// timeout is how long a service may take to answer. A worker must not be lost to one that
-	// never does; the inbox may give an attempt up earlier while others wait.
+	// timeout is how long a service may take to answer, so that one that never does does not keep
+	// a worker. The inbox may end an attempt earlier while other messages wait.
 	timeout = 5 * time.Minute
 
-	// The head of an answer is all that counts. Of its body so much is read, for no longer than
-	// this, that a connection can be used again after an ordinary one.
+	// Only the head of an answer counts. Of its body, drainBytes are read for drainTime, so that
+	// the connection can be used again after an ordinary answer.
 	drainBytes = 64 << 10
 	drainTime  = time.Second
 )
 
-// A Service is where the messages of a route go.
+// A Service takes the messages of a route.
 type Service struct {
 	Proxy *relay.Proxy
 
-	// Signer signs what goes there. Nil where nothing is signed.
+	// Signer signs the deliveries; nil where they are not signed.
 	Signer *spool.Signer
 }
 
-// Deliver is a [spool.Delivery].
+// Deliver makes one attempt to deliver a message: it is a [spool.Delivery]. It blocks until the
+// head of the service's answer is there.
 func (s *Service) Deliver(
 	ctx context.Context, msg *spool.Message, body spool.Body,
 ) (result spool.Result) {
@@ -57,11 +58,13 @@ func (s *Service) Deliver(
 	}
 	r.Body = lent
 	defer func() {
-		// The proxy panics with this, for net/http to see, where an answer breaks off.
-		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is that very value
-			panic(p)
-		} else if p != nil {
+		// Where an answer breaks off, the proxy panics with a value that is meant for net/http.
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
 			result = answer.result(ctx, errBrokeOff)
+		default:
+			panic(p)
 		}
 	}()
 	return answer.result(ctx, s.Proxy.Forward(answer, r))
@@ -69,8 +72,9 @@ func (s *Service) Deliver(
 
 var errBrokeOff = errors.New("the service's answer broke off")
 
-// discard takes the body away from an answer: whether it breaks off, never ends or is large says
-// nothing of the delivery. A connection with more of it than is worth reading is dropped.
+// discard removes the body from an answer, since it does not matter to a delivery whether that
+// breaks off, never ends or is large. If there is more of it than is worth reading, the connection
+// is closed.
 func discard(res *http.Response, giveUp func()) {
 	timer := time.AfterFunc(drainTime, giveUp)
 	_, _ = io.CopyN(io.Discard, res.Body, drainBytes)
@@ -79,11 +83,11 @@ func discard(res *http.Response, giveUp func()) {
 	res.Body = http.NoBody
 }
 
-// statusClientClosedRequest is what the proxy answers to a request that was
-// given up: there is no answer of the service then.
+// statusClientClosedRequest is the status with which the proxy answers a request
+// whose context has ended. It is no answer of the service.
 const statusClientClosedRequest = 499
 
-// result is what came of the attempt. An answer whose head is there counts, whatever came after.
+// result is the result of the attempt. An answer whose head is there counts, whatever came after.
 func (a *recorder) result(ctx context.Context, err error) spool.Result {
 	switch {
 	case a.status == statusClientClosedRequest && ctx.Err() != nil:
@@ -93,7 +97,7 @@ func (a *recorder) result(ctx context.Context, err error) spool.Result {
 			Status:     a.status,
 			RetryAfter: spool.ParseRetryAfter(a.header.Get("Retry-After"), time.Now()),
 		}
-	case err == nil: // a handle_response route that answered nothing, as a server would with 200
+	case err == nil: // a handle_response route has answered nothing, which a server sends as 200
 		return spool.Result{Status: http.StatusOK}
 	case context.Cause(ctx) != nil:
 		return spool.Result{Err: context.Cause(ctx)}
@@ -102,15 +106,14 @@ func (a *recorder) result(ctx context.Context, err error) spool.Result {
 	if errors.As(err, &failed) && failed.Err != nil {
 		err = failed.Err
 	}
-	if errors.Is(err, relay.ErrUnwritable) { // by what header_up or a rewrite makes of it
+	if errors.Is(err, relay.ErrUnwritable) { // header_up or a rewrite has made it so
 		err = fmt.Errorf("%w: %w", spool.ErrUndeliverable, err)
 	}
 	var dialling reverseproxy.DialError
 	return spool.Result{Err: err, Unreachable: errors.As(err, &dialling)}
 }
 
-// recorder keeps the status and the header of an answer. Nobody waits for its
-// body.
+// recorder keeps the status and the header of an answer, and nothing of its body.
 type recorder struct {
 	header http.Header
 	status int
@@ -119,7 +122,7 @@ type recorder struct {
 // Header implements [http.ResponseWriter].
 func (a *recorder) Header() http.Header { return a.header }
 
-// WriteHeader implements [http.ResponseWriter]; interim answers are none.
+// WriteHeader implements [http.ResponseWriter]. Interim answers are ignored.
 func (a *recorder) WriteHeader(status int) {
 	if a.status == 0 && status >= 200 {
 		a.status = status
@@ -132,9 +135,9 @@ func (a *recorder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lentBody is the stored body for one attempt. A transport may go on reading it
-// after a service has answered early, when the inbox uses its memory for
-// another one.
+// lentBody is the stored body of a message, for the time of one attempt. A transport may go on
+// reading after a service has answered early, when the inbox uses the body's memory for another
+// message.
 type lentBody struct {
 	mu   sync.Mutex
 	body io.Reader // nil once taken back
@@ -143,9 +146,8 @@ type lentBody struct {
 
 var errTakenBack = errors.New("the attempt has ended")
 
-// Read implements [io.Reader]. It holds the end of a body back until the body
-// is known to be what was accepted: a service cannot see from a whole request
-// that it is damaged.
+// Read implements [io.Reader]. It yields the last bytes of a body only after the body is known to
+// be what was accepted. Otherwise a service could take a damaged body for a whole one.
 func (b *lentBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -157,15 +159,17 @@ func (b *lentBody) Read(p []byte) (int, error) {
 	if n == 0 || b.left > 0 || err != nil {
 		return n, err
 	}
-	if _, err := b.body.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // never wrapped by a Reader
+	_, err = b.body.Read(make([]byte, 1))
+	if err != io.EOF { //nolint:errorlint // a Reader does not wrap io.EOF
 		return 0, err
 	}
 	return n, nil
 }
 
-// Close implements [io.Closer]. The body is the inbox's, to close.
+// Close implements [io.Closer]. The inbox closes the body itself.
 func (b *lentBody) Close() error { return nil }
 
+// takeBack ends the attempt: from then on, the body yields nothing.
 func (b *lentBody) takeBack() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,3 +1,5 @@
+// What is stored of a request beside its body, and the request that is made of that.
+
 package deliver
 
 import (
@@ -19,35 +21,35 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// HeaderRequestID carries the request id of a delivered callback, where its body has one: so that
-// `lb_policy header Deepgram-Request-Id` keeps what belongs together on one upstream.
+// HeaderRequestID is the header field with the request id of a callback, where its body has one, so
+// that `lb_policy header Deepgram-Request-Id` keeps what belongs together on one upstream.
 const HeaderRequestID = "Deepgram-Request-Id"
 
-// What of a request is no header field but needed to deliver it is stored
-// beside the fields, under names that none can have.
+// What a delivery needs of a request, and is no header field, is stored among the
+// header fields, under names that no field can have.
 const (
 	storedHost    = ":host"
 	storedScheme  = ":scheme"
-	storedPeer    = ":peer"    // the address of the connection
-	storedClient  = ":client"  // of the client, behind trusted proxies
-	storedTrusted = ":trusted" // whether the peer is such a proxy
+	storedPeer    = ":peer"    // the address at the other side of the connection
+	storedClient  = ":client"  // the client's address, which trusted proxies may have named
+	storedTrusted = ":trusted" // whether the peer is a trusted proxy
 )
 
-// hopByHop are the fields that concern one connection (RFC 9110, section
-// 7.6.1), and those that the length of the stored body replaces.
+// hopByHop are the fields that concern one connection (RFC 9110, section 7.6.1), and
+// those that are about the length of the body, which is known when it is stored.
 var hopByHop = []string{
 	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect",
 }
 
-// Stored is what is stored of a request beside its body.
+// Stored returns what is stored of a request beside its body.
 func Stored(r *http.Request) http.Header {
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = make(http.Header)
 	}
-	// The fields that Connection names are of that connection too. They are looked up one by one:
-	// to look for each field among the names would take fields times names.
+	// The fields that Connection names concern this connection too. Each name is looked up among
+	// the fields: looking for each field among the names would take fields times names.
 	for _, names := range r.Header["Connection"] {
 		for name := range strings.SplitSeq(names, ",") {
 			delete(header, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)))
@@ -68,11 +70,11 @@ func Stored(r *http.Request) http.Header {
 	return header
 }
 
-// backgroundServer stands for the server of a request that no server took.
+// backgroundServer is the server of the requests that are made here.
 var backgroundServer = new(caddyhttp.Server)
 
-// request makes a stored callback the request that it was, but for its body. An error that wraps
-// [spool.ErrUndeliverable] says that no request can be made of it.
+// request makes of a message the request that it was, without its body. The error wraps
+// [spool.ErrUndeliverable] where no request can be made of it.
 func (s *Service) request(
 	ctx context.Context, msg *spool.Message, body spool.Body, w http.ResponseWriter,
 ) (*http.Request, error) {
@@ -117,8 +119,8 @@ func (s *Service) request(
 	return r, nil
 }
 
-// makeSendable gives r its URL, and finds what any transport would refuse of a request. It is the
-// message's fault and not the service's, so it has to be told apart before the proxy sees it.
+// makeSendable sets the URL of r, and returns an error for what every transport would refuse. That
+// is found out here, since the proxy would take it for a failure of the service.
 func makeSendable(r *http.Request) error {
 	if !strings.HasPrefix(r.RequestURI, "/") {
 		return fmt.Errorf("stored URI: it does not begin with a slash: %q", r.RequestURI)

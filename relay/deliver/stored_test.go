@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// of is r as it comes to a handler of Caddy.
+// of is r as Caddy gives it to a handler.
 func of(r *http.Request) *http.Request {
 	vars := map[string]any{caddyhttp.ClientIPVarKey: "192.0.2.1"}
 	return r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, vars))
@@ -37,7 +37,8 @@ func TestFieldsOfTheConnectionAreNotStored(t *testing.T) {
 	require.Contains(t, r.Header, "X-One", "the request stays as it is")
 }
 
-// Storing took time in proportion to fields times names in Connection: minutes for as many of each as here.
+// Storing once took time in proportion to the number of fields times that of names in Connection:
+// minutes for as many of each as here.
 func TestStoringAHeaderLooksAtEachFieldAndNameOnce(t *testing.T) {
 	const n = 100_000
 	r := httptest.NewRequest("POST", "http://x/", nil)

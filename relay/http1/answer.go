@@ -1,3 +1,5 @@
+// The body of an answer.
+
 package http1
 
 import (
@@ -9,11 +11,11 @@ import (
 	"sync/atomic"
 )
 
-// answerBody is the body of an answer. It gives the connection back once it
-// has been read to its end, and closes it where that cannot be used again.
+// answerBody is the body of an answer. When it has been read to its end, its
+// connection goes back to the pool, or is closed if it cannot be used again.
 type answerBody struct {
 	io.ReadCloser
-	ctx      context.Context //nolint:containedctx // of the request, which the answer is part of
+	ctx      context.Context //nolint:containedctx // the request's, to which the body belongs
 	conn     atomic.Pointer[conn]
 	reusable bool
 }
@@ -22,7 +24,7 @@ func newAnswerBody(c *conn, o *outgoing, res *http.Response) io.ReadCloser {
 	b := &answerBody{
 		ReadCloser: res.Body,
 		ctx:        o.Context(),
-		// What follows a 1xx that is no interim answer is anybody's guess.
+		// Behind a 101 the connection speaks another protocol.
 		reusable: !res.Close && !o.Close && res.StatusCode >= 200,
 	}
 	b.conn.Store(c)
@@ -48,7 +50,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	}
 	complete := err == io.EOF //nolint:errorlint // io.EOF is never wrapped by a Reader
 	if cause := context.Cause(b.ctx); cause != nil && !complete && b.conn.Load() != nil {
-		err = cause // the connection was closed for it
+		err = cause // that is why the connection was closed
 	}
 	b.finish(complete)
 	return n, err
@@ -60,14 +62,14 @@ func (b *answerBody) Close() error {
 	return nil
 }
 
-// finish gives the connection back, to be used again where the answer was read
-// to its end and nothing else stands in the way.
+// finish is called when the body is not read any further. It gives the connection
+// back if the body is complete and nothing else stands in the way, or closes it.
 func (b *answerBody) finish(complete bool) {
 	c := b.conn.Swap(nil)
 	if c == nil {
 		return
 	}
-	live := c.stop() // the request was not given up meanwhile
+	live := c.stop() // false if the context has ended, which closes the connection
 	if live && complete && b.reusable && c.reader.Buffered() == 0 && c.sentWhole() {
 		c.used, c.stop = true, nil
 		c.client.idle.put(c)
@@ -80,7 +82,7 @@ func (b *answerBody) finish(complete bool) {
 type unpacked struct {
 	body io.ReadCloser
 	zip  *gzip.Reader
-	err  error // of its header
+	err  error // the error of the gzip header
 }
 
 // Read implements [io.Reader].

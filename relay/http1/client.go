@@ -1,47 +1,49 @@
 // Package http1 makes round trips to services that speak plain HTTP/1.1, as
-// right as net/http's transport and for less. That one keeps two goroutines for
-// each connection and hands every request from one to the other; here the
-// goroutine of a small request writes and reads itself, which saves about a
-// third of the processor time that relaying a callback of 16 KB costs.
+// correctly as net/http's transport and for less. That transport has two
+// goroutines for each connection, and hands every request from one to the other.
+// Here, the goroutine that sends a small request writes and reads by itself, which
+// saves about a third of the processor time that relaying a callback of 16 KB
+// costs.
 //
 // The grammar is net/http's own: requests are written by [http.Request.Write],
-// answers read by [http.ReadResponse]. What is added is what a transport does
-// around that, and this is its contract:
+// answers are read by [http.ReadResponse]. What a transport does beside that is
+// done here, and this is the contract:
 //
-//   - The body comes first, then the connection. Up to 64 KiB of a body are read
-//     before a connection is dialled or taken: a slow sender holds no service
-//     up, and of a small request that breaks off nothing reaches the service.
-//   - A request that cannot be written, or whose body fails, is a [RequestError],
-//     which says nothing about the service.
-//   - An answer counts whenever it comes, also while the body is still being
-//     sent, and when sending it fails because the service has closed already.
-//   - A connection is used again once an answer was read to its end, nothing
-//     came behind it, the request was sent whole and neither side asked to close.
-//     One that its service has closed meanwhile, or on which it said something
-//     unasked, is not taken.
-//   - Where a connection that was used before fails all the same, without a byte
-//     of an answer, the request is sent again on another one if that is safe:
-//     nothing was written of it, or its method is safe (RFC 9110, section 9.2.1)
-//     or it carries an Idempotency-Key. And its body is in memory, or it has none.
-//   - Idle connections are limited as a whole and for each address, and closed
-//     when their time is over.
+//   - The body comes before the connection. Up to 64 KiB of a body are read
+//     before a connection is dialled or taken from the pool: a slow sender does
+//     not hold up the service, and of a small request that breaks off nothing
+//     reaches the service.
+//   - The error of a request that cannot be written, or whose body cannot be
+//     read, is a [RequestError], which says nothing about the service.
+//   - An answer counts whenever it comes: also while the body is still being
+//     sent, and after sending has failed because the service has closed.
+//   - A connection is used again after an answer was read to its end, if nothing
+//     came behind it, the request was sent to its end, and neither side has asked
+//     to close. It is not used again if the service has closed it meanwhile, or
+//     has sent something unasked.
+//   - If a connection that is used again fails without a byte of an answer, the
+//     request is sent again on another one, where that is safe: nothing of it was
+//     written, its method is safe (RFC 9110, section 9.2.1), or it has an
+//     Idempotency-Key. And its body has to be in memory, if it has one.
+//   - Idle connections are limited, in all and for each address, and are closed
+//     after a time.
 //   - Interim answers (1xx) go to the request's [httptrace.ClientTrace]. There
-//     may be [MaxInterim] of them, and the limit for the head of an answer is one
-//     for all: net/http leaves that to whoever listens to them.
-//   - When the context of a request ends, its connection is closed, until the
-//     answer has been read.
+//     may be [MaxInterim] of them, and the limit for the head of an answer is for
+//     all of them together.
+//   - When the context of a request ends before the answer has been read to its
+//     end, the connection is closed.
 //
-// It does not upgrade connections, speaks to no proxy, and leaves deadlines
-// other than that for an answer's head to the connections it is given. Where
-// nobody can tell whether an idle connection is still open, it cannot be used;
-// see [Supported].
+// It does not upgrade connections and speaks to no proxy, and the only deadline
+// that it sets is the one for the head of an answer. It cannot be used on
+// platforms that do not tell whether an idle connection is still open: see
+// [Supported].
 //
-//	client.go   what is above, and the order of a round trip: read this first
-//	request.go  a request as it goes over the wire
+//	client.go   this contract, and the order of a round trip: read this first
+//	request.go  a request as it is written
 //	conn.go     one exchange on one connection
 //	answer.go   the body of an answer, which gives its connection back
 //	pool.go     idle connections
-//	socket*.go  what only the socket can tell
+//	socket*.go  asking the socket what it would do without waiting
 package http1
 
 import (
@@ -51,24 +53,26 @@ import (
 	"time"
 )
 
-// A Client makes round trips. Its fields are set before its first.
+// A Client makes round trips. Its fields must not be changed after the first one.
+// It may be used from several goroutines.
 type Client struct {
 	// Dial opens a connection.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HeadTimeout is how long a service may take for the head of its answer
-	// once it was sent the request. Zero is no limit.
+	// HeadTimeout is how long a service may take for the head of its answer,
+	// after it was sent the request. Zero is no limit.
 	HeadTimeout time.Duration
 
 	// MaxHead is how many bytes the head of an answer may have. Zero is 10 MiB.
 	MaxHead int64
 
-	// Compress asks for answers in gzip, where a request says nothing of its
-	// own about that, and unpacks them.
+	// Compress asks for answers in gzip, unless a request has its own
+	// Accept-Encoding, and unpacks them.
 	Compress bool
 
 	// MaxIdle is how many idle connections are kept, and MaxIdlePerAddress how
-	// many of them to one address. A MaxIdle of zero is no limit.
+	// many of them to one address. A MaxIdle of zero is no limit, and with a
+	// MaxIdlePerAddress of zero none are kept.
 	MaxIdle, MaxIdlePerAddress int
 
 	// IdleTimeout is how long an idle connection is kept. Zero is no limit.
@@ -90,8 +94,8 @@ func (e *RequestError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// RoundTrip sends r to an address and returns the answer, as a
-// [http.RoundTripper] does.
+// RoundTrip sends r to an address and returns the answer, as an [http.RoundTripper]
+// does. It blocks until the head of the answer is there.
 func (c *Client) RoundTrip(r *http.Request, to Address) (*http.Response, error) {
 	request, err := c.prepare(r)
 	if err != nil {
@@ -119,7 +123,7 @@ func (c *Client) RoundTrip(r *http.Request, to Address) (*http.Response, error) 
 	}
 }
 
-// connect takes an idle connection, or else opens one.
+// connect takes an idle connection or, without one, dials.
 func (c *Client) connect(ctx context.Context, to Address) (*conn, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -134,5 +138,6 @@ func (c *Client) connect(ctx context.Context, to Address) (*conn, error) {
 	return newConn(c, raw, to), nil
 }
 
-// Close closes the idle connections, and those in use when they are done.
+// Close closes the idle connections. Those in use are closed when their answers have
+// been read.
 func (c *Client) Close() { c.idle.close() }

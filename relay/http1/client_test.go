@@ -47,8 +47,8 @@ func requireAnswer(t testing.TB, want string, res *http.Response, err error) {
 	require.NoError(t, res.Body.Close())
 }
 
-// A service may close a connection at the moment of the next request, of which
-// only what is safe is sent again.
+// A service may close a connection at the very moment of the next request. That is
+// sent again only where it is safe.
 func TestConnectionThatFailsAtItsNextRequest(t *testing.T) {
 	for how, fail := range map[string]func(conn net.Conn, reader *bufio.Reader){
 		"closed": func(net.Conn, *bufio.Reader) {},
@@ -119,7 +119,7 @@ func TestConnectionThatSaysSomethingUnaskedIsNotUsed(t *testing.T) {
 	require.Equal(t, 2, conns)
 }
 
-// slowBody is a body whose end is still to come.
+// slowBody is a body that does not end until end is called.
 func slowBody(beginning string) (body io.Reader, end func(error)) {
 	reader, writer := io.Pipe()
 	return io.MultiReader(strings.NewReader(beginning), reader), func(err error) {
@@ -186,7 +186,7 @@ func TestWrongLengthIsTheRequestsError(t *testing.T) {
 	require.Zero(t, conns)
 }
 
-// A service may answer without reading what it was sent, and then wait.
+// A service may answer without having read the request, and not read any more.
 func TestAnswerBeforeTheBodyIsRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		size   int

@@ -1,3 +1,5 @@
+// One exchange on one connection: a request and its answer.
+
 package http1
 
 import (
@@ -19,12 +21,12 @@ import (
 // MaxInterim is how many interim answers may come before the final one.
 const MaxInterim = 100
 
-// maxHead is how long the head of an answer may be unless the client says: as
-// in net/http.
+// maxHead is how many bytes the head of an answer may have by default, as in
+// net/http.
 const maxHead = 10 << 20
 
-// afterFailedWrite is how long an answer may take that was sent before the
-// service stopped to read: it is here already, or never comes.
+// afterFailedWrite is how long an answer is waited for after a write has failed. If
+// the service has sent one, it has done so before it stopped reading.
 const afterFailedWrite = time.Second
 
 var (
@@ -32,7 +34,7 @@ var (
 	errTooManyInterim = fmt.Errorf("the service sent more than %d interim answers", MaxInterim)
 )
 
-// headTooLong is the error of an answer's head that exceeds its limit, in bytes.
+// headTooLong is the error of an answer whose head exceeds the limit: so many bytes.
 type headTooLong int64
 
 func (e headTooLong) Error() string {
@@ -45,20 +47,20 @@ type conn struct {
 	client *Client
 	to     Address
 	reader *bufio.Reader
-	raw    syscall.RawConn // of the socket; nil where there is none to be had
-	used   bool            // for another request, before
+	raw    syscall.RawConn // the socket; nil where the connection has none
+	used   bool            // whether another request was sent on it before
 	since  time.Time       // when it became idle
 
-	// Of the exchange under way:
+	// These are of the exchange under way.
 	stop      func() bool // ends the watch on the request's context
-	allowance int64       // bytes that may still be read
-	received  int64       // bytes of the answer
-	written   int64       // bytes of the request; to be read once sending is over
+	allowance int64       // how many bytes may still be read
+	received  int64       // how many bytes of the answer were read
+	written   int64       // how many bytes of the request were written, once sending is over
 	sent      sending
 
-	deadline sync.Mutex // guards what follows, and the deadline itself
-	headRead bool
-	limited  bool // by a deadline, for the head
+	deadline sync.Mutex // guards what follows, and setting the read deadline
+	headRead bool       // the head of the answer was read
+	limited  bool       // the read deadline is set, for the head
 }
 
 func newConn(client *Client, raw net.Conn, to Address) *conn {
@@ -98,8 +100,8 @@ func (c *Client) maxHead() int64 {
 	return maxHead
 }
 
-// exchange writes a request and reads the head of its answer. It closes the
-// connection on an error.
+// exchange writes a request and reads the head of its answer. If it returns an error,
+// the connection is closed.
 func (c *conn) exchange(o *outgoing) (*http.Response, error) {
 	c.received, c.written, c.headRead, c.limited = 0, 0, false, false
 	c.stop = context.AfterFunc(o.Context(), func() { _ = c.Conn.Close() })
@@ -116,7 +118,7 @@ func (c *conn) exchange(o *outgoing) (*http.Response, error) {
 
 	c.stop()
 	_ = c.Close()
-	<-c.sent.done // or it would read the body that the next attempt reads as well
+	<-c.sent.done // until then the body is read, which another attempt would read too
 	broken := (*RequestError)(nil)
 	switch {
 	case errors.As(c.sent.err, &broken):
@@ -126,26 +128,26 @@ func (c *conn) exchange(o *outgoing) (*http.Response, error) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && c.received == 0:
 		return nil, errNoAnswer
 	default:
-		return nil, err // unwrapped, as the proxy answers 504 to a net.Error that says Timeout
+		return nil, err // not wrapped: the proxy answers 504 to a net.Error with Timeout
 	}
 }
 
-// sending is what became of writing a request.
+// sending is the outcome of writing a request.
 type sending struct {
-	done chan struct{} // closed when it is over
-	err  error         // to be read then
+	done chan struct{} // closed when writing is over
+	err  error         // to be read after that
 }
 
-// over is the done channel of what was over at once.
+// over is the done channel where writing was over at once.
 var over = func() chan struct{} {
 	done := make(chan struct{})
 	close(done)
 	return done
 }()
 
-// send writes a request: at once what the socket takes, which is all of most
-// callbacks, and the rest beside the reading of the answer. A service may
-// answer without reading, and wait for its answer to be taken.
+// send writes a request: what the socket takes at once, which is all of most callbacks, and the
+// rest on another goroutine while the answer is read. A service may answer without reading the
+// request, and go on only when its answer is read.
 func (c *conn) send(o *outgoing) {
 	var rest []byte
 	if o.whole != nil {
@@ -170,7 +172,8 @@ func (c *conn) send(o *outgoing) {
 	}()
 }
 
-// haveSent says how long the head of the answer may take from here on.
+// haveSent is called when writing is over. It sets the deadline for the head of the
+// answer, or closes the connection if none can come.
 func (c *conn) haveSent(err error) {
 	limit := c.client.HeadTimeout
 	broken := (*RequestError)(nil)
@@ -178,7 +181,7 @@ func (c *conn) haveSent(err error) {
 	switch {
 	case err == nil:
 	case errors.As(err, &broken), ok && timeout.Timeout():
-		_ = c.Close() // there is nothing to wait for
+		_ = c.Close() // no answer will come to half a request
 		return
 	case limit == 0 || limit > afterFailedWrite:
 		limit = afterFailedWrite
@@ -194,7 +197,7 @@ func (c *conn) haveSent(err error) {
 	}
 }
 
-// haveHead lifts the limit for the head.
+// haveHead is called when the head was read, and removes its deadline.
 func (c *conn) haveHead() {
 	c.deadline.Lock()
 	defer c.deadline.Unlock()
@@ -207,7 +210,7 @@ func (c *conn) haveHead() {
 // readAnswer reads the head of the answer, past interim ones.
 func (c *conn) readAnswer(o *outgoing) (*http.Response, error) {
 	c.allowance = c.client.maxHead()
-	defer func() { c.allowance = math.MaxInt64 }() // a body has no limit here
+	defer func() { c.allowance = math.MaxInt64 }() // the body has no limit
 	trace := httptrace.ContextClientTrace(o.Context())
 	for range MaxInterim + 1 {
 		res, err := http.ReadResponse(c.reader, &o.Request)
@@ -227,8 +230,8 @@ func (c *conn) readAnswer(o *outgoing) (*http.Response, error) {
 	return nil, errTooManyInterim
 }
 
-// sendingSettles is how long an answer that was read waits for its request to
-// be sent: the two can end at the same moment.
+// sendingSettles is how long sending a request may go on after its answer was read
+// to the end, since the two can end at the same moment.
 const sendingSettles = 50 * time.Millisecond
 
 // isOver reports whether nothing more will be written.
@@ -241,7 +244,8 @@ func (s *sending) isOver() bool {
 	}
 }
 
-// sentWhole reports whether the request was sent to its end.
+// sentWhole reports whether the request was sent to its end. It blocks for
+// sendingSettles at most.
 func (c *conn) sentWhole() bool {
 	if c.sent.isOver() {
 		return c.sent.err == nil

@@ -20,11 +20,11 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/http1"
 )
 
-// maxHead is what the head of an answer may have in these tests.
+// maxHead is how many bytes the head of an answer may have in these tests.
 const maxHead = 4 << 10
 
-// answers are what a service says to each request, once it has read it. Where
-// the service closes its connection after that, closes is set.
+// answers are what a service answers to each request that it has read, and whether it
+// closes its connection after that.
 var answers = map[string]struct {
 	says   string
 	closes bool
@@ -203,7 +203,7 @@ func zipped(text string, cut int, more string) string {
 		packed.Len(), packed.String())
 }
 
-// requests are what is sent.
+// requests are the requests that are sent to each of these services.
 var requests = map[string]func(ctx context.Context, url string) *http.Request{
 	"GET": func(ctx context.Context, url string) *http.Request {
 		return newRequest(ctx, "GET", url, nil)
@@ -244,8 +244,8 @@ func newRequest(ctx context.Context, method, url string, body io.Reader) *http.R
 	return r
 }
 
-// outcome is what a round trip comes to. Of errors only counts that they come:
-// what they say is each one's own.
+// outcome is the outcome of a round trip. Errors are only told from successes, as
+// the two clients word them in different ways.
 type outcome struct {
 	Failed       bool
 	Status       string
@@ -273,7 +273,7 @@ func roundTrip(send func(*http.Request) (*http.Response, error), r *http.Request
 	}
 }
 
-// A service is one side of a test over real sockets. It notes what it is sent.
+// A service listens on a socket, and notes what it is sent.
 type service struct {
 	addr string
 	each func(s *service, conn net.Conn, reader *bufio.Reader, nth int)
@@ -330,14 +330,14 @@ func (s *service) read(reader *bufio.Reader) bool {
 	return true
 }
 
-// seen is how many connections there were, and what came on them.
+// seen is how many connections there were, and the requests that came on them.
 func (s *service) seen() (conns int, received []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.conns, s.received
 }
 
-// answering says the same to each request.
+// answering is a service that answers each request with the same bytes.
 func answering(says string, closes bool) func(*service, net.Conn, *bufio.Reader, int) {
 	return func(s *service, conn net.Conn, reader *bufio.Reader, _ int) {
 		for s.read(reader) {
@@ -349,7 +349,7 @@ func answering(says string, closes bool) func(*service, net.Conn, *bufio.Reader,
 	}
 }
 
-// ours and theirs are the two that are compared.
+// ours is a Client, and theirs is net/http's transport: they are compared.
 func ours(t testing.TB, s *service) func(*http.Request) (*http.Response, error) {
 	client := &http1.Client{
 		Dial:              new(net.Dialer).DialContext,
@@ -373,8 +373,8 @@ func TestAsNetHTTPDoes(t *testing.T) {
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
 			for kind, request := range requests {
-				// Whether net/http has noticed that a connection was closed, or
-				// that something came unasked, before it sends on it is up to chance.
+				// It is up to chance whether net/http notices, before it uses a connection again,
+				// that it was closed or that something came unasked.
 				unasked := strings.Contains(name, "more than") || strings.Contains(name, "at once") ||
 					strings.Contains(name, "4 with a body") ||
 					kind == "HEAD" && strings.Index(answer.says, "\r\n\r\n")+4 != len(answer.says)
@@ -404,7 +404,7 @@ func TestAsNetHTTPDoes(t *testing.T) {
 	}
 }
 
-// Whatever a service says, net/http's transport and this one make the same of it.
+// Whatever a service answers, a Client and net/http's transport make the same of it.
 func FuzzAnswer(f *testing.F) {
 	for _, answer := range answers {
 		f.Add([]byte(answer.says))

@@ -1,3 +1,5 @@
+// Idle connections.
+
 package http1
 
 import (
@@ -9,13 +11,13 @@ import (
 // A pool keeps connections for the next request to the same address.
 type pool struct {
 	mu     sync.Mutex
-	conns  []*conn     // the longest idle first
-	expiry *time.Timer // when the first of them has been idle for too long; nil while there is none
+	conns  []*conn     // the one that has been idle for the longest time comes first
+	expiry *time.Timer // goes off when that one has been idle for too long; nil without any
 	closed bool
 }
 
-// take returns the connection to an address that was used last, of those that
-// the service has not closed.
+// take returns the connection to an address that became idle last, of those that the service has
+// not closed; nil if there is none.
 func (p *pool) take(to Address, timeout time.Duration) *conn {
 	for {
 		c := p.remove(to)
@@ -29,6 +31,7 @@ func (p *pool) take(to Address, timeout time.Duration) *conn {
 	}
 }
 
+// remove takes the connection to an address out of the pool that became idle last.
 func (p *pool) remove(to Address) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -41,8 +44,8 @@ func (p *pool) remove(to Address) *conn {
 	return nil
 }
 
-// put keeps a connection. Beyond the limit for its address it is closed, and
-// beyond that for all the one that has been idle for the longest time.
+// put keeps a connection. If there are as many to its address as may be, it is closed instead; if
+// there are as many in all, the one that has been idle for the longest time is.
 func (p *pool) put(c *conn) {
 	c.since = time.Now()
 	p.mu.Lock()
@@ -67,8 +70,8 @@ func (p *pool) put(c *conn) {
 	}
 }
 
-// expire closes what has been idle for the timeout, and comes again when the
-// next one will have been.
+// expire closes the connections that have been idle for the timeout, and sets the
+// timer for the next one.
 func (p *pool) expire(timeout time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,6 +87,7 @@ func (p *pool) expire(timeout time.Duration) {
 	p.expiry.Reset(timeout - now.Sub(p.conns[0].since))
 }
 
+// close closes all connections, and those that are put later.
 func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

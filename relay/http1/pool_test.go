@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// idleService counts the connections to a service that are open.
+// idleService is a service that counts its open connections.
 func idleService(t *testing.T) (to Address, open func() int) {
 	var (
 		mu    sync.Mutex
@@ -94,8 +94,8 @@ func TestIdleConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// Not a moment longer: a service that closes what is idle for a minute is told
-// to the client as a minute.
+// A connection is not kept a moment longer than IdleTimeout: people set it to the
+// time after which their service closes connections.
 func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &Client{IdleTimeout: time.Minute, MaxIdlePerAddress: 2}

@@ -1,3 +1,5 @@
+// A request as it is written.
+
 package http1
 
 import (
@@ -10,30 +12,29 @@ import (
 	"sync"
 )
 
-// smallBody is how much of a body is read before there is a connection.
+// smallBody is how many bytes of a body are read before there is a connection.
 const smallBody = 64 << 10
 
-// An outgoing request is one on its way. A small one is whole: what has to be
-// written is in memory. Of a larger one the beginning of the body is.
+// An outgoing request is one that is being sent. A small one is whole: all that has to be written
+// is in memory. Of a larger one, the beginning of its body is.
 type outgoing struct {
 	http.Request               // with the header that is sent
-	body         bodyReader    // reads the request's; without one, of no use
-	whole        *bytes.Buffer // all that has to be written; nil for a larger one
-	beginning    *bytes.Buffer // of a larger one's body
-	asksGzip     bool          // the client did, not the request
+	body         bodyReader    // reads the body, if there is one
+	whole        *bytes.Buffer // all of a small request; nil for a larger one
+	beginning    *bytes.Buffer // the beginning of a larger one's body
+	asksGzip     bool          // Accept-Encoding is the client's, not the request's
 }
 
-// memory holds small requests, and the beginnings of larger ones, until they
-// are written.
+// memory has the buffers for whole and beginning that no request uses.
 var memory = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// prepare reads the body of r, as far as it is small, and makes of it what is
-// written.
+// prepare reads the body of r, or the beginning of a larger one, and makes an outgoing request of
+// it. It blocks until the sender has sent that.
 func (c *Client) prepare(r *http.Request) (*outgoing, error) {
 	o := &outgoing{Request: *r} // a RoundTripper leaves its request as it is
 	if c.Compress && r.Header.Get("Accept-Encoding") == "" && r.Header.Get("Range") == "" &&
 		r.Method != http.MethodHead {
-		o.asksGzip = true // as net/http's transport does, and under the same conditions
+		o.asksGzip = true // under the same conditions as in net/http's transport
 		o.Header = maps.Clone(r.Header)
 		o.Header["Accept-Encoding"] = []string{"gzip"}
 	}
@@ -72,7 +73,7 @@ func (o *outgoing) writeWhole() error {
 		memory.Put(wire)
 		o.release()
 		if o.body.err != nil {
-			err = o.body.err // without what net/http wraps it in
+			err = o.body.err // not wrapped, as net/http does
 		}
 		return &RequestError{err}
 	}
@@ -80,7 +81,7 @@ func (o *outgoing) writeWhole() error {
 	return nil
 }
 
-// release gives the memory back, of which nothing will be written any more.
+// release gives the memory back when nothing of it will be written any more.
 func (o *outgoing) release() {
 	for _, part := range []**bytes.Buffer{&o.whole, &o.beginning} {
 		if *part != nil {
@@ -90,16 +91,17 @@ func (o *outgoing) release() {
 	}
 }
 
-// headSize is what the head of a request seldom exceeds.
+// headSize is a number of bytes that the head of a request seldom exceeds.
 const headSize = 2 << 10
 
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, smallBody) }}
 
-// writeLarge writes a request of which not all is in memory.
+// writeLarge writes a request of which not all is in memory. It reads the rest from
+// the sender, and so blocks for both sides.
 func (o *outgoing) writeLarge(to io.Writer) error {
 	w := writers.Get().(*bufio.Writer)
 	defer writers.Put(w)
-	w.Reset(struct{ io.Writer }{to}) // or it would let the socket read, in small pieces
+	w.Reset(struct{ io.Writer }{to}) // hides ReadFrom, which would write in small pieces
 	defer w.Reset(nil)
 	err := o.Write(w)
 	if err == nil {
@@ -111,15 +113,15 @@ func (o *outgoing) writeLarge(to io.Writer) error {
 	return err
 }
 
-// abandon closes the body.
+// abandon closes the sender's body.
 func (o *outgoing) abandon() {
 	if o.body.rest != nil {
 		o.body.rest.Close()
 	}
 }
 
-// repeatable reports whether the request may be sent again after it failed on
-// c, which had been used before.
+// repeatable reports whether the request may be sent again after it has failed on c,
+// a connection that was used before.
 func (o *outgoing) repeatable(c *conn) bool {
 	if o.whole == nil || c.received > 0 {
 		return false
@@ -131,12 +133,12 @@ func (o *outgoing) repeatable(c *conn) bool {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
 	}
-	// Which net/http's transport takes as a word that a request may be repeated.
+	// These fields say so to net/http's transport, too.
 	return o.Header.Get("Idempotency-Key") != "" || o.Header.Get("X-Idempotency-Key") != ""
 }
 
-// bodyReader reads the beginning of a body, and then the rest. It tells an
-// error of the body from one of the connection.
+// bodyReader reads the beginning of a body, and then the rest. It keeps an error of
+// the body, which is not one of the connection.
 type bodyReader struct {
 	first []byte
 	rest  io.ReadCloser

@@ -1,5 +1,7 @@
 //go:build unix
 
+// Asking a socket what it would do without waiting.
+
 package http1
 
 import (
@@ -8,12 +10,12 @@ import (
 	"syscall"
 )
 
-// Supported says whether this platform lets a Client do what it has to.
+// Supported says whether a Client can be used on this platform.
 const Supported = true
 
-// stillOpen reports whether an idle connection can be used: its peer neither
-// closed it nor said anything, which nobody asked for. net/http's transport
-// keeps a goroutine reading for that.
+// stillOpen reports whether an idle connection can be used: whether its peer has neither closed it
+// nor sent anything, which nobody has asked for. net/http's transport has a goroutine that reads
+// for that.
 func stillOpen(raw syscall.RawConn) bool {
 	if raw == nil {
 		return false
@@ -32,7 +34,7 @@ func stillOpen(raw syscall.RawConn) bool {
 // be nothing.
 func writeNow(raw syscall.RawConn, p []byte) (n int, err error) {
 	if raw == nil {
-		return 0, nil // what is no socket may have to wait
+		return 0, nil // a write to anything but a socket may block
 	}
 	failed := raw.Write(func(fd uintptr) bool {
 		for {
