@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/rescue"
 )
 
 // recoverCommand is `spool recover`: the one command that needs no running
@@ -45,7 +45,7 @@ callback whose record is destroyed, only the body can be saved: as a file, in
 		if into == "" {
 			into = dir + ".recovered"
 		}
-		recovery, err := disk.Recover(context.Background(), dir, into)
+		recovery, err := rescue.Recover(context.Background(), dir, into)
 		if err != nil {
 			return caddy.ExitCodeFailedStartup, err
 		}
@@ -59,7 +59,7 @@ callback whose record is destroyed, only the body can be saved: as a file, in
 }
 
 // report says in words what came of a recovery, and what to do next.
-func report(dir string, r *disk.Recovery) string {
+func report(dir string, r *rescue.Recovery) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	say("saved %s in %s: %d pending, %d dead letters", callbacks(r.Pending+r.Dead), r.Into, r.Pending, r.Dead)

@@ -9,8 +9,8 @@ func (d *Store) abandon() {
 	<-d.done
 	d.indexMu.Lock()
 	defer d.indexMu.Unlock()
-	_ = d.index.close(false)
+	_ = d.index.Close(false)
 	d.index = nil
-	d.segments.close()
+	d.segments.Close()
 	_ = d.lock.Close()
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/race"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
@@ -236,13 +237,14 @@ func TestAMillionPending(t *testing.T) {
 	require.NoError(t, in.Close(context.Background()))
 }
 
-// TestManyLargeBodiesAtOnceTakeLittleMemory has a large body arrive on many connections at the same time.
+// TestManyLargeBodiesAtOnceTakeLittleMemory has a large body arrive on many connections at the
+// same time.
 func TestManyLargeBodiesAtOnceTakeLittleMemory(t *testing.T) {
 	size := 32 << 20
 	if testing.Short() || race.Enabled {
 		size = 1 << 20
 	}
-	in := openTestInbox(t, tempDir(t), inboxOptions{})
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{})
 	debug.FreeOSMemory()
 	before := residentMemory(t)
 	var peak atomic.Int64

@@ -17,11 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
-// A child process accepts and delivers until it is killed, and says on its standard output
-// what it has acknowledged and what its service took. Everything acknowledged must come out in the end, in order.
+// A child process accepts and delivers until it is killed, and says on its standard output what
+// it has acknowledged and what its service took. Everything acknowledged must come out in the
+// end, in order.
 
 const (
 	childVariable = "SPOOL_TEST_CHILD_DIR"
@@ -83,7 +86,7 @@ func runChild() {
 func crashBody(stream, n int) string {
 	size := (n * 7919) % 20000
 	if n%50 == 49 {
-		size = maxSegmentBody + 5000
+		size = bodies.MaxSmall + 5000
 	}
 	return result(fmt.Sprint("stream", stream), fmt.Sprint(n)) + strings.Repeat(" ", size)
 }
@@ -164,7 +167,7 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	if testing.Short() {
 		rounds = 3
 	}
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	log := newCrashLog()
 	for round := range rounds {
 		log.newRound()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +19,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 )
 
 func openTestDisk(t testing.TB, dir string, options Options) *Store {
@@ -30,31 +32,11 @@ func openTestDisk(t testing.TB, dir string, options Options) *Store {
 	return d
 }
 
-// keyOf is an order key for a text.
-func keyOf(text string) uint64 {
-	sum := sha256.Sum256([]byte(text))
-	return binary.BigEndian.Uint64(sum[:])
-}
-
 func counts(t testing.TB, d *Store) spool.Counts {
 	t.Helper()
 	counts, err := d.Counts(context.Background())
 	require.NoError(t, err)
 	return counts
-}
-
-// keep accepts a message of its own order key straight into the store.
-func keep(t testing.TB, d *Store, text string) spool.Receipt {
-	t.Helper()
-	body, err := d.NewBody(context.Background(), int64(len(text)))
-	require.NoError(t, err)
-	_, err = body.Write([]byte(text))
-	require.NoError(t, err)
-	now := time.Now()
-	msg := &spool.Message{State: spool.Pending, Route: "r", OrderKey: keyOf(text), ReceivedAt: now, ScheduledFrom: now}
-	receipt, err := d.Accept(context.Background(), msg, sha256.Sum256([]byte(text)), time.Hour, body)
-	require.NoError(t, err)
-	return receipt
 }
 
 func leaseAll(t testing.TB, d *Store) []*spool.Lease {
@@ -74,7 +56,7 @@ func leaseAll(t testing.TB, d *Store) []*spool.Lease {
 }
 
 func TestASecondProcessIsKeptOut(t *testing.T) {
-	dir := filepath.Join(tempDir(t), "inbox")
+	dir := filepath.Join(disktest.TempDir(t), "inbox")
 	openTestDisk(t, dir, Options{})
 	began := time.Now()
 	_, err := Open(dir, Options{})
@@ -85,18 +67,18 @@ func TestASecondProcessIsKeptOut(t *testing.T) {
 }
 
 func TestEverythingIsClosedToOthers(t *testing.T) {
-	dir := filepath.Join(tempDir(t), "a", "b")
+	dir := filepath.Join(disktest.TempDir(t), "a", "b")
 	d := openTestDisk(t, dir, Options{})
-	keep(t, d, "small")
-	keep(t, d, strings.Repeat("large", maxSegmentBody))
+	disktest.Keep(t, d, "small")
+	disktest.Keep(t, d, strings.Repeat("large", bodies.MaxSmall))
 	n := 0
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		require.NoError(t, err)
 		info, err := entry.Info()
 		require.NoError(t, err)
-		want := filePerm
+		want := bodies.FilePerm
 		if entry.IsDir() {
-			want = dirPerm
+			want = bodies.DirPerm
 		}
 		require.Equal(t, want, info.Mode().Perm(), path)
 		n++
@@ -106,7 +88,7 @@ func TestEverythingIsClosedToOthers(t *testing.T) {
 }
 
 func TestADirectoryWithOtherThingsInItStaysAsItIs(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "else"), nil, 0o644))
 	openTestDisk(t, dir, Options{})
@@ -116,14 +98,14 @@ func TestADirectoryWithOtherThingsInItStaysAsItIs(t *testing.T) {
 }
 
 func TestWhatIsNotAnInboxIsRefusedAndLeftAlone(t *testing.T) {
-	whole := tempDir(t)
+	whole := disktest.TempDir(t)
 	d, err := Open(whole, Options{})
 	require.NoError(t, err)
 	for i := range 200 {
-		keep(t, d, fmt.Sprint(i))
+		disktest.Keep(t, d, fmt.Sprint(i))
 	}
 	require.NoError(t, d.Close(context.Background()))
-	inbox, err := os.ReadFile(filepath.Join(whole, indexName))
+	inbox, err := os.ReadFile(filepath.Join(whole, index.FileName))
 	require.NoError(t, err)
 
 	for name, c := range map[string]struct {
@@ -139,8 +121,8 @@ func TestWhatIsNotAnInboxIsRefusedAndLeftAlone(t *testing.T) {
 		"another version":  {boltFile(t, "state", "deepgram-callback inbox 99"), spool.ErrForeign},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := tempDir(t)
-			path := filepath.Join(dir, indexName)
+			dir := disktest.TempDir(t)
+			path := filepath.Join(dir, index.FileName)
 			require.NoError(t, os.WriteFile(path, c.index, 0o600))
 			_, err := Open(dir, Options{})
 			require.ErrorIs(t, err, c.want)
@@ -158,7 +140,7 @@ func TestWhatIsNotAnInboxIsRefusedAndLeftAlone(t *testing.T) {
 	}
 
 	t.Run("a directory that cannot be one", func(t *testing.T) {
-		path := filepath.Join(tempDir(t), "file")
+		path := filepath.Join(disktest.TempDir(t), "file")
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 		_, err := Open(path, Options{})
 		require.ErrorContains(t, err, path)
@@ -167,20 +149,23 @@ func TestWhatIsNotAnInboxIsRefusedAndLeftAlone(t *testing.T) {
 
 // boltFile makes a database with all our buckets if first is one of them, or only that one.
 func boltFile(t *testing.T, first, format string) []byte {
-	path := filepath.Join(tempDir(t), "db")
+	path := filepath.Join(disktest.TempDir(t), "db")
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
 	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 		names := [][]byte{[]byte(first)}
 		if format != "" {
-			names = allBuckets[:]
+			names = names[:0]
+			for b := index.State; b <= index.Files; b++ {
+				names = append(names, []byte(b.String()))
+			}
 		}
 		for _, name := range names {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
 		}
-		return tx.Bucket([]byte(first)).Put(stateFormat, []byte(format))
+		return tx.Bucket([]byte(first)).Put([]byte("format"), []byte(format))
 	}))
 	require.NoError(t, db.Close())
 	content, err := os.ReadFile(path)
@@ -189,34 +174,34 @@ func boltFile(t *testing.T, first, format string) []byte {
 }
 
 func TestBodiesWithoutTheirIndexAreNotSweptAway(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d, err := Open(dir, Options{})
 	require.NoError(t, err)
-	keep(t, d, "a")
+	disktest.Keep(t, d, "a")
 	require.NoError(t, d.Close(context.Background()))
-	require.NoError(t, os.Remove(filepath.Join(dir, indexName)))
+	require.NoError(t, os.Remove(filepath.Join(dir, index.FileName)))
 	_, err = Open(dir, Options{})
 	require.ErrorIs(t, err, spool.ErrForeign)
 	require.ErrorContains(t, err, "inbox.db is missing")
-	entries, err := os.ReadDir(filepath.Join(dir, segmentDir))
+	entries, err := os.ReadDir(filepath.Join(dir, bodies.SegmentDir))
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
 }
 
 func TestOpeningSweepsWhatNothingPointsTo(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d, err := Open(dir, Options{})
 	require.NoError(t, err)
-	kept := strings.Repeat("kept", maxSegmentBody)
-	receipt := keep(t, d, kept)
-	keep(t, d, "small")
+	kept := strings.Repeat("kept", bodies.MaxSmall)
+	receipt := disktest.Keep(t, d, kept)
+	disktest.Keep(t, d, "small")
 
 	body, err := d.NewBody(context.Background(), -1) // never finished: the process ends
 	require.NoError(t, err)
-	_, err = body.Write(bytes.Repeat([]byte("x"), 3*maxSegmentBody))
+	_, err = body.Write(bytes.Repeat([]byte("x"), 3*bodies.MaxSmall))
 	require.NoError(t, err)
 	require.NoError(t, d.Close(context.Background()))
-	for _, name := range []string{segmentDir + "/00ffff00" + segmentSuffix, indexDraftName, segmentDir + "/notes.txt"} {
+	for _, name := range []string{bodies.SegmentDir + "/00ffff00" + bodies.SegmentSuffix, index.DraftName, bodies.SegmentDir + "/notes.txt"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600))
 	}
 
@@ -229,9 +214,9 @@ func TestOpeningSweepsWhatNothingPointsTo(t *testing.T) {
 		}
 		return names
 	}
-	require.Len(t, names(bodyDir), 1)
-	require.Equal(t, []string{segmentName(1), "notes.txt"}, names(segmentDir))
-	require.Equal(t, int64(len(kept)), d.files.kept.Load())
+	require.Len(t, names(bodies.LargeDir), 1)
+	require.Equal(t, []string{bodies.SegmentName(1), "notes.txt"}, names(bodies.SegmentDir))
+	require.Equal(t, int64(len(kept)), d.files.Bytes())
 	msg, err := d.Get(context.Background(), receipt.ID)
 	require.NoError(t, err)
 	stored, err := d.Body(context.Background(), msg.ID)
@@ -241,15 +226,16 @@ func TestOpeningSweepsWhatNothingPointsTo(t *testing.T) {
 }
 
 func TestConcurrentDuplicatesAreOneMessage(t *testing.T) {
-	d := openTestDisk(t, tempDir(t), Options{})
-	for _, text := range []string{"small", strings.Repeat("large", maxSegmentBody)} {
+	dir := disktest.TempDir(t)
+	d := openTestDisk(t, dir, Options{})
+	for _, text := range []string{"small", strings.Repeat("large", bodies.MaxSmall)} {
 		var mu sync.Mutex
 		ids := make(map[spool.ID]int)
 		originals := 0
 		var writers sync.WaitGroup
 		for range 16 {
 			writers.Go(func() {
-				receipt := keep(t, d, text)
+				receipt := disktest.Keep(t, d, text)
 				mu.Lock()
 				defer mu.Unlock()
 				ids[receipt.ID]++
@@ -265,14 +251,14 @@ func TestConcurrentDuplicatesAreOneMessage(t *testing.T) {
 	list, err := d.List(context.Background(), spool.Filter{})
 	require.NoError(t, err)
 	require.Len(t, list, 2)
-	entries, err := os.ReadDir(d.files.dir)
+	entries, err := os.ReadDir(filepath.Join(dir, bodies.LargeDir))
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
 }
 
 func TestADuplicateFailsWithItsOriginal(t *testing.T) {
 	fsys := &slowFS{release: make(chan struct{})}
-	d := openTestDisk(t, tempDir(t), Options{fsys: fsys, pause: time.Millisecond})
+	d := openTestDisk(t, disktest.TempDir(t), Options{fsys: fsys, pause: time.Millisecond})
 	fsys.slow.Store(true)
 	errs := make(chan error, 8)
 	for range cap(errs) {
@@ -293,21 +279,21 @@ func TestADuplicateFailsWithItsOriginal(t *testing.T) {
 	}
 	fsys.slow.Store(false)
 	require.Eventually(t, func() bool { return counts(t, d).Refusing == "" }, time.Minute, time.Millisecond)
-	require.False(t, keep(t, d, "same").Duplicate)
+	require.False(t, disktest.Keep(t, d, "same").Duplicate)
 }
 
 func TestDuplicatesAreKnownOverARestartAndWithinTheirWindow(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d, err := Open(dir, Options{})
 	require.NoError(t, err)
-	original := keep(t, d, "a")
+	original := disktest.Keep(t, d, "a")
 	for _, lease := range leaseAll(t, d) {
 		d.Settle(lease, spool.Settlement{Verdict: spool.Done})
 	}
 	require.NoError(t, d.Close(context.Background()))
 
 	d = openTestDisk(t, dir, Options{})
-	again := keep(t, d, "a")
+	again := disktest.Keep(t, d, "a")
 	require.Equal(t, spool.Receipt{ID: original.ID, Duplicate: true, Size: 1}, again)
 
 	require.Eventually(t, func() bool { return time.Since(original.ID.Time()) > 2*time.Millisecond }, time.Second, time.Millisecond)
@@ -317,22 +303,22 @@ func TestDuplicatesAreKnownOverARestartAndWithinTheirWindow(t *testing.T) {
 	receipt, err := d.Accept(context.Background(), &spool.Message{Route: "r"}, sha256.Sum256([]byte("a")), time.Millisecond, body)
 	require.NoError(t, err)
 	require.False(t, receipt.Duplicate, "the window is over")
-	require.True(t, keep(t, d, "a").Duplicate, "of the later one, or of both")
+	require.True(t, disktest.Keep(t, d, "a").Duplicate, "of the later one, or of both")
 }
 
 func TestFingerprintsAreForgottenInTime(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d, err := Open(dir, Options{MaxFingerprints: 50})
 	require.NoError(t, err)
 	for i := range 300 {
-		keep(t, d, fmt.Sprint(i))
+		disktest.Keep(t, d, fmt.Sprint(i))
 	}
 	require.LessOrEqual(t, counts(t, d).Fingerprints, 60)
-	require.True(t, keep(t, d, "299").Duplicate)
-	require.False(t, keep(t, d, "0").Duplicate)
+	require.True(t, disktest.Keep(t, d, "299").Duplicate)
+	require.False(t, disktest.Keep(t, d, "0").Duplicate)
 
 	d.SetLimits(spool.Limits{})
-	require.Eventually(t, func() bool { return counts(t, d).Fingerprints < 20 || keep(t, d, rnd()).Duplicate }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return counts(t, d).Fingerprints < 20 || disktest.Keep(t, d, rnd()).Duplicate }, time.Minute, time.Millisecond)
 	require.NoError(t, d.Close(context.Background()))
 	d = openTestDisk(t, dir, Options{})
 	require.Less(t, counts(t, d).Fingerprints, 25)
@@ -343,12 +329,12 @@ var rndCount int
 func rnd() string { rndCount++; return fmt.Sprint("rnd", rndCount) }
 
 func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d := openTestDisk(t, dir, Options{segmentSize: 64 << 10})
 	want := make(map[spool.ID]string)
 	for i := range 60 {
 		text := fmt.Sprint(i, strings.Repeat("x", 4000))
-		want[keep(t, d, text).ID] = text
+		want[disktest.Keep(t, d, text).ID] = text
 	}
 	for i, m := range leaseAll(t, d) {
 		verdict := spool.Settlement{Verdict: spool.Done}
@@ -369,10 +355,10 @@ func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, leased, 1)
 	require.Eventually(t, func() bool {
-		return d.segments.bytes() < 2*64<<10 // of four times as much
+		return d.segments.Bytes() < 2*64<<10 // of four times as much
 	}, time.Minute, 10*time.Millisecond)
 
-	entries, err := os.ReadDir(filepath.Join(dir, segmentDir))
+	entries, err := os.ReadDir(filepath.Join(dir, bodies.SegmentDir))
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(entries), 2)
 	list, err := d.List(context.Background(), spool.Filter{})
@@ -390,14 +376,14 @@ func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
 }
 
 func TestAnIndexOfMostlyFreePagesIsCompacted(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	d, err := Open(dir, Options{})
 	require.NoError(t, err)
-	receipt := keep(t, d, "stays")
+	receipt := disktest.Keep(t, d, "stays")
 	const entries = 4_000
 	require.NoError(t, d.perform(context.Background(), func(c *change) error { // a lot that comes
 		for i := range uint32(entries) {
-			if err := c.put(bucketDamaged, idKey(i, spool.ID{}), make([]byte, 10_000)); err != nil {
+			if err := c.Put(index.Damaged, index.IDKey(i, spool.ID{}), make([]byte, 10_000)); err != nil {
 				return err
 			}
 		}
@@ -405,14 +391,14 @@ func TestAnIndexOfMostlyFreePagesIsCompacted(t *testing.T) {
 	}))
 	require.NoError(t, d.perform(context.Background(), func(c *change) error { // and goes
 		for i := range uint32(entries) {
-			if err := c.delete(bucketDamaged, idKey(i, spool.ID{})); err != nil {
+			if err := c.Delete(index.Damaged, index.IDKey(i, spool.ID{})); err != nil {
 				return err
 			}
 		}
 		return nil
 	}))
 	size := func() int64 {
-		info, err := os.Stat(filepath.Join(dir, indexName))
+		info, err := os.Stat(filepath.Join(dir, index.FileName))
 		require.NoError(t, err)
 		return info.Size()
 	}
@@ -420,17 +406,17 @@ func TestAnIndexOfMostlyFreePagesIsCompacted(t *testing.T) {
 	require.Eventually(t, func() bool { return size() < minCompaction/4 }, time.Minute, 10*time.Millisecond)
 	_, err = d.Get(context.Background(), receipt.ID)
 	require.NoError(t, err)
-	require.False(t, keep(t, d, "more").Duplicate)
-	require.True(t, keep(t, d, "stays").Duplicate)
+	require.False(t, disktest.Keep(t, d, "more").Duplicate)
+	require.True(t, disktest.Keep(t, d, "stays").Duplicate)
 	require.NoError(t, d.Close(context.Background()))
 	d = openTestDisk(t, dir, Options{})
 	require.Len(t, leaseAll(t, d), 2)
 }
 
 func TestClosedStoresSaySo(t *testing.T) {
-	d, err := Open(tempDir(t), Options{})
+	d, err := Open(disktest.TempDir(t), Options{})
 	require.NoError(t, err)
-	receipt := keep(t, d, "a")
+	receipt := disktest.Keep(t, d, "a")
 	body, err := d.NewBody(context.Background(), -1)
 	require.NoError(t, err)
 	require.NoError(t, d.Close(context.Background()))
@@ -454,7 +440,7 @@ func TestClosedStoresSaySo(t *testing.T) {
 
 func TestAcceptCanBeGivenUp(t *testing.T) {
 	fsys := &slowFS{release: make(chan struct{})}
-	d := openTestDisk(t, tempDir(t), Options{fsys: fsys, pause: time.Millisecond})
+	d := openTestDisk(t, disktest.TempDir(t), Options{fsys: fsys, pause: time.Millisecond})
 	fsys.slow.Store(true)
 	body, err := d.NewBody(context.Background(), -1)
 	require.NoError(t, err)
@@ -467,10 +453,10 @@ func TestAcceptCanBeGivenUp(t *testing.T) {
 }
 
 func TestListPages(t *testing.T) {
-	d := openTestDisk(t, tempDir(t), Options{})
+	d := openTestDisk(t, disktest.TempDir(t), Options{})
 	var ids []spool.ID
 	for i := range 250 {
-		ids = append(ids, keep(t, d, fmt.Sprint(i)).ID)
+		ids = append(ids, disktest.Keep(t, d, fmt.Sprint(i)).ID)
 	}
 	for i, lease := range leaseAll(t, d) {
 		d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3], At: time.Now()})
@@ -498,36 +484,36 @@ func TestListPages(t *testing.T) {
 }
 
 func TestErrorsNameTheirPathAndCause(t *testing.T) {
-	err := refuse(&syncError{path: "/x", err: errors.New("lost")})
+	err := bodies.Refusal(&bodies.SyncError{Path: "/x", Err: errors.New("lost")})
 	require.EqualError(t, err, "refused: sync_failed: sync /x: lost")
 	require.EqualError(t, &spool.RefusedError{Reason: spool.ReasonFull}, "refused: inbox_full")
 }
 
 // slowFS makes syncs of segments wait and then fail.
 type slowFS struct {
-	osFileSystem
+	bodies.OS
 	slow    atomic.Bool
 	release chan struct{}
 }
 
-func (f *slowFS) OpenFile(name string, flag int) (file, error) {
-	opened, err := f.osFileSystem.OpenFile(name, flag)
+func (f *slowFS) OpenFile(name string, flag int) (bodies.File, error) {
+	opened, err := f.OS.OpenFile(name, flag)
 	if err != nil {
 		return nil, err
 	}
-	return &slowFile{file: opened, fs: f, name: name}, nil
+	return &slowFile{File: opened, fs: f, name: name}, nil
 }
 
 type slowFile struct {
-	file
+	bodies.File
 	fs   *slowFS
 	name string
 }
 
 func (f *slowFile) Sync() error {
-	if !f.fs.slow.Load() || !strings.HasSuffix(f.name, segmentSuffix) {
-		return f.file.Sync()
+	if !f.fs.slow.Load() || !strings.HasSuffix(f.name, bodies.SegmentSuffix) {
+		return f.File.Sync()
 	}
 	<-f.fs.release
-	return &syncError{path: f.name, err: errors.New("lost")}
+	return &bodies.SyncError{Path: f.name, Err: errors.New("lost")}
 }

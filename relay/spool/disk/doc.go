@@ -1,5 +1,6 @@
 // Package disk is the store of one process on one file system, and the module
-// deepgram_callback.stores.disk. Its contract is that of [spool.Store]; this page says how it is kept.
+// deepgram_callback.stores.disk. Its contract is that of [spool.Store]; this page says how it is
+// kept.
 //
 // # What is on disk
 //
@@ -9,7 +10,7 @@
 //	bodies/….body         larger bodies, one in each file, streamed there as they arrive
 //	ballast               2 MiB to be given up when the disk is full
 //
-// In the index (bolt.go, record.go) a pending message is either fresh, if it
+// In the index (package index) a pending message is either fresh, if it
 // was never tried, or parked, if an attempt has failed or it waits behind one
 // of which that is so. The fresh ones are a plain list in order of acceptance:
 // accepting appends a record there, and a fingerprint to another such list,
@@ -68,8 +69,7 @@
 //
 // After a failed write or sync of a segment or body file it is not written to
 // again. After a failed commit the index is closed, its two roots are written
-// once more and synced through a fresh descriptor (see rewriteRoots for why that
-// is enough), and it is opened and read anew; what was settled but not written
+// once more and synced through a fresh descriptor (see RewriteRoots in index/guard.go for why that is enough), and it is opened and read anew; what was settled but not written
 // stays in memory and is written then. Meanwhile, and until a probe has written
 // and synced a new file and a transaction, messages are refused with a
 // [spool.RefusedError]. On a full disk the ballast makes room for recording
@@ -77,18 +77,18 @@
 //
 // # When the disk lies
 //
-// No byte on disk is believed. Before bbolt opens the index, all pages of it are
-// looked at by bounded reads (check.go, pages.go, roots.go): bbolt has the file as memory
-// and panics, in goroutines of its own too, where a page is not as it should be. What the index says
-// twice is compared on the way, and what can be counted is counted. After
-// that, whatever panics or faults in bbolt is caught on the goroutine that called it
-// (index.guard), a commit that fails is broken off before bbolt looks for its free pages
-// (commitLogger), and the index is broken: messages are refused until all of it could be looked at
-// again. Records and bodies have checksums of their own; a message of which one is wrong becomes a dead
-// letter. [Recover] saves what is whole of an inbox that cannot be opened.
+// No byte on disk is believed. Before bbolt opens the index, all pages of it are looked at by
+// bounded reads (index/check.go): bbolt has the file as memory and panics, in
+// goroutines of its own too, where a page is not as it should be. What the index says twice is
+// compared on the way, and what can be counted is counted. After that, whatever panics or faults
+// in bbolt is caught on the goroutine that called it (index/guard.go), a commit that fails is broken
+// off before bbolt looks for its free pages (there too), and the index is broken: messages are
+// refused until all of it could be looked at again. Records and bodies have checksums of their
+// own; a message of which one is wrong becomes a dead letter. Package rescue saves what is whole of an
+// inbox that cannot be opened.
 //
 // The directory is held open, nothing in it is opened over a symbolic link, and what belongs to
-// another user, or is open to all, is refused (files.go).
+// another user, or is open to all, is refused (bodies/files.go).
 //
 // Between groups the writer tidies up (maintain.go): segments of which little is
 // needed any more are cleared, and an index that is mostly free pages is

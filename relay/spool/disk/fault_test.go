@@ -17,15 +17,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // faultFS is a file system whose calls fail when a test wants them to.
 type faultFS struct {
-	osFileSystem
+	bodies.OS
 
 	mu    sync.Mutex
 	fault func(op, path string) error // returns what the call is to fail with
@@ -47,20 +51,20 @@ func (f *faultFS) check(op, path string) error {
 	return f.fault(op, path)
 }
 
-func (f *faultFS) OpenFile(name string, flag int) (file, error) {
+func (f *faultFS) OpenFile(name string, flag int) (bodies.File, error) {
 	if err := f.check("open", name); err != nil {
-		return nil, pathError("open", name, err)
+		return nil, bodies.PathError("open", name, err)
 	}
-	opened, err := f.osFileSystem.OpenFile(name, flag)
+	opened, err := f.OS.OpenFile(name, flag)
 	if err != nil {
 		return nil, err
 	}
-	return &faultFile{file: opened, fs: f, name: name}, nil
+	return &faultFile{File: opened, fs: f, name: name}, nil
 }
 
 func (f *faultFS) OpenIndex(name string, flag int, perm fs.FileMode) (*os.File, error) {
-	opened, err := f.osFileSystem.OpenIndex(name, flag, perm)
-	if err == nil && flag&os.O_RDWR != 0 && filepath.Base(name) == indexName {
+	opened, err := f.OS.OpenIndex(name, flag, perm)
+	if err == nil && flag&os.O_RDWR != 0 && filepath.Base(name) == index.FileName {
 		f.mu.Lock()
 		f.index = opened
 		f.mu.Unlock()
@@ -70,9 +74,9 @@ func (f *faultFS) OpenIndex(name string, flag int, perm fs.FileMode) (*os.File, 
 
 func (f *faultFS) SyncDir(name string) error {
 	if err := f.check("syncdir", name); err != nil {
-		return &syncError{path: name, err: err}
+		return &bodies.SyncError{Path: name, Err: err}
 	}
-	return f.osFileSystem.SyncDir(name)
+	return f.OS.SyncDir(name)
 }
 
 // sabotageIndex puts a device under the descriptor with which bbolt writes and syncs, where
@@ -89,7 +93,7 @@ func (f *faultFS) sabotageIndex(t *testing.T, device string) {
 }
 
 type faultFile struct {
-	file
+	bodies.File
 	fs   *faultFS
 	name string
 }
@@ -99,19 +103,19 @@ var errShort = errors.New("write half of it")
 func (f *faultFile) WriteAt(p []byte, offset int64) (int, error) {
 	switch err := f.fs.check("write", f.name); {
 	case errors.Is(err, errShort):
-		return f.file.WriteAt(p[:len(p)/2], offset)
+		return f.File.WriteAt(p[:len(p)/2], offset)
 	case err != nil:
-		n, _ := f.file.WriteAt(p[:len(p)/2], offset)
-		return n, pathError("write", f.name, err)
+		n, _ := f.File.WriteAt(p[:len(p)/2], offset)
+		return n, bodies.PathError("write", f.name, err)
 	}
-	return f.file.WriteAt(p, offset)
+	return f.File.WriteAt(p, offset)
 }
 
 func (f *faultFile) Sync() error {
 	if err := f.fs.check("sync", f.name); err != nil {
-		return &syncError{path: f.name, err: err}
+		return &bodies.SyncError{Path: f.name, Err: err}
 	}
-	return f.file.Sync()
+	return f.File.Sync()
 }
 
 func failing(op, part string, err error) func(string, string) error {
@@ -154,7 +158,7 @@ func requireRefused(t *testing.T, err error, reason spool.Reason) {
 }
 
 func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
-	large := strings.Repeat("large", maxSegmentBody)
+	large := strings.Repeat("large", bodies.MaxSmall)
 	for _, c := range []struct {
 		name     string
 		body     string
@@ -162,9 +166,9 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 		reason   spool.Reason
 		refusing bool // all messages, not only this one
 	}{
-		{"sync of a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("sync", segmentSuffix, syscall.EIO)) }, spool.ReasonSync, true},
-		{"short write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", segmentSuffix, errShort)) }, spool.ReasonWrite, true},
-		{"failed write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", segmentSuffix, syscall.EIO)) }, spool.ReasonWrite, true},
+		{"sync of a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("sync", bodies.SegmentSuffix, syscall.EIO)) }, spool.ReasonSync, true},
+		{"short write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, errShort)) }, spool.ReasonWrite, true},
+		{"failed write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, syscall.EIO)) }, spool.ReasonWrite, true},
 		{"no room for a segment", "x", func(_ *testing.T, f *faultFS) {
 			f.fails(func(op, _ string) error {
 				if op == "write" {
@@ -173,16 +177,16 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 				return nil
 			})
 		}, spool.ReasonDisk, true},
-		{"no quota for a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", segmentSuffix, syscall.EDQUOT)) }, spool.ReasonDisk, true},
-		{"sync of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("sync", bodySuffix, syscall.EIO)) }, spool.ReasonSync, false},
-		{"sync of the directory of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("syncdir", bodyDir, syscall.EIO)) }, spool.ReasonSync, false},
-		{"no room for a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodySuffix, syscall.ENOSPC)) }, spool.ReasonDisk, false},
+		{"no quota for a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, syscall.EDQUOT)) }, spool.ReasonDisk, true},
+		{"sync of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("sync", bodies.LargeSuffix, syscall.EIO)) }, spool.ReasonSync, false},
+		{"sync of the directory of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("syncdir", bodies.LargeDir, syscall.EIO)) }, spool.ReasonSync, false},
+		{"no room for a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.LargeSuffix, syscall.ENOSPC)) }, spool.ReasonDisk, false},
 		{"sync of the index", "x", func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/null") }, spool.ReasonSync, true},
 		{"sync of the index with a large body", large, func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/null") }, spool.ReasonSync, true},
 		{"no room for the index", "x", func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/full") }, spool.ReasonDisk, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := tempDir(t)
+			dir := disktest.TempDir(t)
 			fsys := &faultFS{}
 			var heard refusals
 			options := inboxOptions{Options: Options{
@@ -225,7 +229,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 			// Nothing is left of it.
 			in = openTestInbox(t, dir, inboxOptions{})
 			require.Zero(t, stats(t, in).Pending)
-			entries, err := os.ReadDir(filepath.Join(dir, bodyDir))
+			entries, err := os.ReadDir(filepath.Join(dir, bodies.LargeDir))
 			require.NoError(t, err)
 			require.Empty(t, entries)
 		})
@@ -234,14 +238,14 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 
 func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, tempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: time.Millisecond}})
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: time.Millisecond}})
 	accept(t, in, "before")
 	var failed string
 	fsys.fails(func(op, path string) error {
 		switch {
 		case failed != "" && path == failed:
 			return fmt.Errorf("%s of a segment that failed", op)
-		case failed == "" && op == "sync" && strings.HasSuffix(path, segmentSuffix):
+		case failed == "" && op == "sync" && strings.HasSuffix(path, bodies.SegmentSuffix):
 			failed = path
 			return syscall.EIO
 		}
@@ -257,11 +261,11 @@ func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 	list, err := in.List(context.Background(), spool.Filter{})
 	require.NoError(t, err)
 	require.Len(t, list, 2)
-	require.NotEqual(t, whereIs(t, in, list[0].ID).segment, whereIs(t, in, list[1].ID).segment)
+	require.NotEqual(t, whereIs(t, in, list[0].ID).Segment, whereIs(t, in, list[1].ID).Segment)
 }
 
 func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	fsys := &faultFS{}
 	in := openTestInbox(t, dir, inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}})
 	for i := range 100 {
@@ -285,14 +289,14 @@ func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 
 func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, tempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}})
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}})
 	accept(t, in, "before")
 	var mu sync.Mutex
 	var ops []string
 	fsys.fails(func(op, path string) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if filepath.Base(path) == indexName {
+		if filepath.Base(path) == index.FileName {
 			ops = append(ops, op)
 		}
 		return nil
@@ -306,18 +310,18 @@ func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 }
 
 func TestADamagedBodyBecomesADeadLetter(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	in := openTestInbox(t, dir, inboxOptions{})
-	for _, body := range []string{"small", strings.Repeat("l", 2*maxSegmentBody)} {
+	for _, body := range []string{"small", strings.Repeat("l", 2*bodies.MaxSmall)} {
 		receipt := accept(t, in, body)
 		where := whereIs(t, in, receipt.ID)
-		path := filepath.Join(dir, segmentDir, segmentName(where.segment))
-		if where.segment == 0 {
-			path = in.Store().(*Store).files.path(where.file)
+		path := filepath.Join(dir, bodies.SegmentDir, bodies.SegmentName(where.Segment))
+		if where.Segment == 0 {
+			path = filepath.Join(dir, bodies.LargeDir, uuid.UUID(where.File).String()+bodies.LargeSuffix)
 		}
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		require.NoError(t, err)
-		_, err = f.WriteAt([]byte("?"), where.offset+1)
+		_, err = f.WriteAt([]byte("?"), where.Offset+1)
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 	}
@@ -338,7 +342,7 @@ func TestADamagedBodyBecomesADeadLetter(t *testing.T) {
 }
 
 func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	in, err := openInbox(dir, inboxOptions{})
 	require.NoError(t, err)
 	for i := range 3 {
@@ -350,13 +354,13 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 
 	x, err := openTestIndex(dir)
 	require.NoError(t, err)
-	require.NoError(t, x.update(func(tx *indexTx) error {
-		key := idKey(1, list[1].ID)
-		record := append([]byte(nil), tx.get(bucketFresh, key)...)
+	require.NoError(t, x.Update(func(tx *index.Tx) error {
+		key := index.IDKey(1, list[1].ID)
+		record := append([]byte(nil), tx.Get(index.Fresh, key)...)
 		record[len(record)-1] ^= 1
-		return tx.put(bucketFresh, key, record)
+		return tx.Put(index.Fresh, key, record)
 	}))
-	require.NoError(t, x.close(true))
+	require.NoError(t, x.Close(true))
 
 	problems := make(chan error, 10)
 	in = openTestInbox(t, dir, inboxOptions{Hooks: spool.Hooks{Problem: func(err error) { problems <- err }}})
@@ -370,7 +374,7 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 
 func TestMaxSizeRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	var heard refusals
-	in := openTestInbox(t, tempDir(t), inboxOptions{
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{
 		Options: Options{MaxSize: 2 << 20, segmentSize: 256 << 10, Events: spool.StoreEvents{Refusing: heard.refusing}},
 	})
 	body := strings.Repeat("x", 50<<10)
@@ -402,7 +406,7 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=12m"); err != nil {
 		t.Skip("cannot mount: ", err)
 	}
@@ -455,26 +459,23 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// A commit that fails has bbolt look for the free pages in a goroutine of its own, if it is let. The same damage
-// that makes commits fail makes that end the process.
+// A commit that fails has bbolt look for the free pages in a goroutine of its own, if it is let.
+// The same damage that makes commits fail makes that end the process.
 func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
-	dir := filepath.Join(tempDir(t), "inbox")
+	dir := filepath.Join(disktest.TempDir(t), "inbox")
 	inboxWithEverything(t, dir, false)
 	fsys := &faultFS{}
 	d := openTestDisk(t, dir, Options{fsys: fsys, pause: time.Millisecond})
-	require.NoError(t, acceptOne(d, "first")) // from now on the list of free pages is not on disk
+	require.NoError(t, disktest.TryKeep(d, "first")) // from now on the list of free pages is not on disk
 
 	// Bad are those pages only that a commit does not look at: leaves with dead letters.
-	x, err := os.ReadFile(filepath.Join(dir, indexName))
+	x, err := os.ReadFile(filepath.Join(dir, index.FileName))
 	require.NoError(t, err)
 	spoiled := 0
-	for page := int64(2); page < int64(len(x)/pageSize); page++ {
-		p := parsePage(x[page*pageSize : (page+1)*pageSize])
-		if p.kind != leafPage || p.count == 0 || !p.hasElements() {
-			continue
-		}
-		if _, key, value, ok := p.leaf(0); ok && len(key) == idKeySize && recordIntact(value) && recordDiedAt(value) != 0 {
-			spoil(t, filepath.Join(dir, indexName), page*pageSize, (page+1)*pageSize, zero)
+	for page := int64(2); page < int64(len(x)/disktest.PageSize); page++ {
+		value := disktest.FirstMessage(x[page*disktest.PageSize : (page+1)*disktest.PageSize])
+		if index.Record(value).Intact() && index.Record(value).DiedAt() != 0 {
+			disktest.Spoil(t, filepath.Join(dir, index.FileName), page*disktest.PageSize, (page+1)*disktest.PageSize, disktest.Zero)
 			spoiled++
 		}
 	}
@@ -482,7 +483,7 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 	fsys.sabotageIndex(t, "/dev/full")
 	eventually(t, func() error {
 		var refused *spool.RefusedError
-		if err := acceptOne(d, "second"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+		if err := disktest.TryKeep(d, "second"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
 			return fmt.Errorf("not refused, but %w", err)
 		}
 		return nil
@@ -490,26 +491,26 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 }
 
 func TestAnIndexThatVanishesWhileRunningIsNotReplacedByAnEmptyOne(t *testing.T) {
-	dir := filepath.Join(tempDir(t), "inbox")
+	dir := filepath.Join(disktest.TempDir(t), "inbox")
 	inboxWithEverything(t, dir, false)
 	fsys := &faultFS{}
 	d := openTestDisk(t, dir, Options{fsys: fsys, pause: time.Millisecond})
-	require.NoError(t, os.Rename(filepath.Join(dir, indexName), filepath.Join(dir, "away")))
+	require.NoError(t, os.Rename(filepath.Join(dir, index.FileName), filepath.Join(dir, "away")))
 	fsys.sabotageIndex(t, "/dev/null")
 	eventually(t, func() error {
 		var refused *spool.RefusedError
-		if err := acceptOne(d, "x"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+		if err := disktest.TryKeep(d, "x"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
 			return fmt.Errorf("not refused, but %w", err)
 		}
 		return nil
 	})
-	require.NoFileExists(t, filepath.Join(dir, indexName))
+	require.NoFileExists(t, filepath.Join(dir, index.FileName))
 }
 
 // whereIs says where the body of a message is.
-func whereIs(t testing.TB, in *spool.Inbox, id spool.ID) location {
+func whereIs(t testing.TB, in *spool.Inbox, id spool.ID) bodies.Location {
 	t.Helper()
 	m, err := in.Store().(*Store).entry(id)
 	require.NoError(t, err)
-	return m.where
+	return m.Where
 }

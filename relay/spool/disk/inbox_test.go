@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
@@ -27,18 +27,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// tempDir is t.TempDir in memory, where there is such a thing: what these tests show does not
-// depend on how long a disk takes.
-func tempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "spool")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	return dir
 }
 
 // service records what is delivered to it, and answers as it is told.
@@ -198,7 +186,7 @@ func openTestInbox(t testing.TB, dir string, options inboxOptions) *spool.Inbox 
 }
 
 func TestInboxDeliversWhatItAccepted(t *testing.T) {
-	in := openTestInbox(t, tempDir(t), inboxOptions{})
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{})
 	svc := newService()
 	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 
@@ -214,7 +202,7 @@ func TestInboxDeliversWhatItAccepted(t *testing.T) {
 }
 
 func TestInboxDeliversLargeBodies(t *testing.T) {
-	in := openTestInbox(t, tempDir(t), inboxOptions{})
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{})
 	svc := newService()
 	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	large := result("x", string(bytes.Repeat([]byte("a"), 3<<20)))

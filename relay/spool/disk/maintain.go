@@ -1,21 +1,17 @@
-// What the writer does between group commits: give room back, and find out whether
-// a disk that failed works again.
+// What the writer does between group commits: give room back.
 
 package disk
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
 const (
-	probeName = "probe"
-	probeSize = 256 << 10
-
 	sparseShare   = 0.25    // a segment of which less is needed is cleared
 	idleSegment   = 4 << 20 // a segment that large is given up once nothing of it is needed
 	compactPause  = 10 * time.Minute
@@ -30,10 +26,10 @@ func worthCompacting(used, size int64) bool {
 
 // maintain does one piece of tidying, if there is one to be done.
 func (d *Store) maintain(now time.Time) {
-	if active, size := d.segments.activeNumber(); size >= idleSegment && d.newChange().segment(active).live == 0 {
-		d.segments.seal()
+	if active, size := d.segments.Active(); size >= idleSegment && d.newChange().segment(active).Live == 0 {
+		d.segments.Seal()
 	}
-	if number := d.segments.sparse(sparseShare, d.writer.pinned); number != 0 {
+	if number := d.segments.Sparse(sparseShare, d.writer.pinned); number != 0 {
 		d.writer.maintainAt = now.Add(maintainDelay)
 		if err := d.clearSegment(number); err != nil {
 			d.writer.pinned[number] = true
@@ -43,11 +39,11 @@ func (d *Store) maintain(now time.Time) {
 		}
 		return
 	}
-	if used, size := d.index.usage(); worthCompacting(used, size) && now.After(d.writer.compactAt) {
+	if used, size := d.index.Usage(); worthCompacting(used, size) && now.After(d.writer.compactAt) {
 		if _, err := d.replaceIndex(); err != nil {
 			d.writer.compactAt = now.Add(compactPause)
 			if d.index == nil {
-				d.stopAccepting(refuse(err))
+				d.stopAccepting(bodies.Refusal(err))
 				d.writer.retryAt = now.Add(d.options.pause)
 			}
 		}
@@ -56,47 +52,49 @@ func (d *Store) maintain(now time.Time) {
 
 // replaceIndex puts a compacted copy in the place of the index. If that fails, the index is
 // what it was.
-func (d *Store) replaceIndex() (*tally, error) {
+func (d *Store) replaceIndex() (*index.Tally, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.indexMu.Lock()
 	defer d.indexMu.Unlock()
-	err := d.index.compact()
-	index, found, openErr := openIndex(d.fsys, d.path)
+	err := d.index.Compact()
+	reopened, found, openErr := index.Open(d.fsys, d.path)
 	if openErr != nil {
 		d.index = nil
 		return nil, errors.Join(err, openErr)
 	}
-	d.index = index
-	d.usedDB, _ = index.usage()
+	d.index = reopened
+	d.usedDB, _ = reopened.Usage()
 	return found, err
 }
 
 // clearSegment moves what is still needed of a segment to the active one, and removes it.
 func (d *Store) clearSegment(number uint32) error {
-	size := d.newChange().segment(number).size
-	var moved []*segmentEntry
+	size := d.newChange().segment(number).Size
+	var moved []*bodies.Small
 	var places []place
+	var opened []*bodies.SmallBody
 	defer func() {
-		for _, e := range moved {
-			e.buffer.free()
+		for _, body := range opened {
+			_ = body.Close()
 		}
 	}()
-	err := d.segments.walk(number, size, func(_ uint32, id spool.ID, where location) error {
+	err := d.segments.Walk(number, size, func(_ uint32, id [16]byte, where bodies.Location) error {
 		var found place
-		err := d.index.view(func(t *indexTx) error {
+		err := d.index.View(func(t *index.Tx) error {
 			found, _ = d.find(t, id)
 			found.record = append([]byte(nil), found.record...)
 			return nil
 		})
-		if err != nil || recordLocation(found.record) != where {
+		if err != nil || index.Record(found.record).Location() != where {
 			return err
 		}
-		body, err := d.segments.read(where)
+		body, err := d.segments.Read(where)
 		if err != nil {
 			return err
 		}
-		moved = append(moved, &segmentEntry{route: found.info.number, id: id, body: body.buffer.b[:where.size], crc: where.crc, buffer: body.buffer})
+		opened = append(opened, body)
+		moved = append(moved, &bodies.Small{Route: found.info.Number, ID: id, Body: body.Bytes(), CRC: where.CRC})
 		places = append(places, found)
 		return nil
 	})
@@ -104,18 +102,18 @@ func (d *Store) clearSegment(number uint32) error {
 		return err
 	}
 	if len(moved) > 0 {
-		if err := d.segments.append(moved); err != nil {
-			d.stopAccepting(refuse(err))
+		if err := d.segments.Append(moved); err != nil {
+			d.stopAccepting(bodies.Refusal(err))
 			return nil
 		}
 	}
 
 	c := d.newChange()
 	start := time.Now()
-	err = d.index.update(func(t *indexTx) error {
-		c.indexTx = t
+	err = d.index.Update(func(t *index.Tx) error {
+		c.Tx = t
 		for i, p := range places {
-			if err := c.move(p, moved[i].where); err != nil {
+			if err := c.move(p, moved[i].Where); err != nil {
 				return err
 			}
 		}
@@ -132,57 +130,13 @@ func (d *Store) clearSegment(number uint32) error {
 }
 
 // move changes where a message's body is.
-func (c *change) move(p place, where location) error {
-	if err := c.release(recordLocation(p.record)); err != nil {
+func (c *change) move(p place, where bodies.Location) error {
+	if err := c.release(index.Record(p.record).Location()); err != nil {
 		return err
 	}
 	if err := c.retain(where, p.id); err != nil {
 		return err
 	}
-	setRecordLocation(p.record, where)
-	return c.put(p.bucket, idKey(p.info.number, p.id), p.record)
-}
-
-func (d *Store) ballastPath() string { return filepath.Join(d.path, ballastName) }
-
-// restoreBallast makes the file that is given up when the disk is full. Without room for it
-// there is none; what has its name and is not ours is an error.
-func (d *Store) restoreBallast() error {
-	err := d.writeFile(d.ballastPath(), ballastSize)
-	if errors.Is(err, errNotRegular) || errors.Is(err, errNotOwn) || errors.Is(err, errExchanged) {
-		return err
-	}
-	if err != nil {
-		_ = d.fsys.Remove(d.ballastPath())
-	}
-	return nil
-}
-
-// probe finds out whether the file system takes something new and keeps it.
-func (d *Store) probe() error {
-	path := filepath.Join(d.path, probeName)
-	err := d.writeFile(path, probeSize)
-	if removeErr := removeIfExists(d.fsys, path); err == nil {
-		err = removeErr
-	}
-	if err == nil {
-		err = d.fsys.SyncDir(d.path)
-	}
-	return err
-}
-
-// writeFile makes a file of a certain size, durably.
-func (d *Store) writeFile(path string, size int64) (err error) {
-	f, err := d.fsys.OpenFile(path, os.O_RDWR|os.O_CREATE)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if has, err := f.Size(); err != nil || has == size {
-		return err
-	}
-	if err := writeFull(f, make([]byte, size), 0); err != nil {
-		return pathError("write", path, err)
-	}
-	return f.Sync()
+	index.SetRecordLocation(p.record, where)
+	return c.Put(p.bucket, index.IDKey(p.info.Number, p.id), p.record)
 }

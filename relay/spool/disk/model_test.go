@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
@@ -21,7 +22,7 @@ func (p modelPlace) Open() (spool.Store, error) {
 func (p modelPlace) Remove() error { return os.RemoveAll(p.dir) }
 
 func TestTheStoreDoesWhatTheModelDoes(t *testing.T) {
-	parent := tempDir(t)
+	parent := disktest.TempDir(t)
 	storetest.Model(t, func(variant int) (storetest.Place, error) {
 		place := modelPlace{}
 		if variant == 1 {

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
-// A backlog of one stream is longer than memory holds, behind a message that had to be tried again, while other
-// streams come and go.
+// A backlog of one stream is longer than memory holds, behind a message that had to be tried
+// again, while other streams come and go.
 func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 	const backlog = 500
-	in := openTestInbox(t, tempDir(t), inboxOptions{Options: Options{
+	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{
 		limits: queueLimits{ready: 4, followers: 20, chunk: 8, transit: 16},
 	}})
 	firstID := accept(t, in, result("long", "0")).ID

@@ -20,13 +20,17 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/race"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
 )
 
-// A power failure is simulated by putting together what can be on disk at any moment: of files that go
-// through our own seam, everything up to their last sync, and any part of what was written
-// since; of the index, every stage of bbolt's commit. bbolt writes the changed pages, syncs,
-// writes one of the two roots, and syncs again (tx.go: write, writeMeta); so either the old root is there with any
-// part of the new pages, or all new pages with any part of the new root.
+// A power failure is simulated by putting together what can be on disk at any moment: of files
+// that go through our own seam, everything up to their last sync, and any part of what was
+// written since; of the index, every stage of bbolt's commit. bbolt writes the changed pages,
+// syncs, writes one of the two roots, and syncs again (tx.go: write, writeMeta); so either the
+// old root is there with any part of the new pages, or all new pages with any part of the new
+// root.
 
 // diskEvent is something that happened to the directory, in order.
 type diskEvent struct {
@@ -38,7 +42,7 @@ type diskEvent struct {
 
 // recordingFS records what is done to segments, body files and their directories.
 type recordingFS struct {
-	osFileSystem
+	bodies.OS
 
 	mu     sync.Mutex
 	events []diskEvent
@@ -52,51 +56,51 @@ func (f *recordingFS) record(e diskEvent) {
 
 // isBody reports whether a file is one of those that are simulated from events.
 func isBody(path string) bool {
-	return strings.HasSuffix(path, segmentSuffix) || strings.HasSuffix(path, bodySuffix)
+	return strings.HasSuffix(path, bodies.SegmentSuffix) || strings.HasSuffix(path, bodies.LargeSuffix)
 }
 
-func (f *recordingFS) OpenFile(name string, flag int) (file, error) {
-	opened, err := f.osFileSystem.OpenFile(name, flag)
+func (f *recordingFS) OpenFile(name string, flag int) (bodies.File, error) {
+	opened, err := f.OS.OpenFile(name, flag)
 	if err != nil || !isBody(name) {
 		return opened, err
 	}
 	if flag&os.O_CREATE != 0 {
 		f.record(diskEvent{kind: "create", path: name})
 	}
-	return &recordingFile{file: opened, fs: f, name: name}, nil
+	return &recordingFile{File: opened, fs: f, name: name}, nil
 }
 
 func (f *recordingFS) Remove(name string) error {
 	if isBody(name) {
 		f.record(diskEvent{kind: "remove", path: name})
 	}
-	return f.osFileSystem.Remove(name)
+	return f.OS.Remove(name)
 }
 
 func (f *recordingFS) SyncDir(name string) error {
-	err := f.osFileSystem.SyncDir(name)
+	err := f.OS.SyncDir(name)
 	f.record(diskEvent{kind: "syncdir", path: name})
 	return err
 }
 
 type recordingFile struct {
-	file
+	bodies.File
 	fs   *recordingFS
 	name string
 }
 
 func (f *recordingFile) WriteAt(p []byte, offset int64) (int, error) {
 	f.fs.record(diskEvent{kind: "write", path: f.name, data: bytes.Clone(p), at: offset})
-	return f.file.WriteAt(p, offset)
+	return f.File.WriteAt(p, offset)
 }
 
 func (f *recordingFile) Truncate(size int64) error {
 	f.fs.record(diskEvent{kind: "truncate", path: f.name, at: size})
-	return f.file.Truncate(size)
+	return f.File.Truncate(size)
 }
 
 func (f *recordingFile) Sync() error {
-	err := f.file.Sync()
+	err := f.File.Sync()
 	f.fs.record(diskEvent{kind: "sync", path: f.name})
 	return err
 }
@@ -203,17 +207,16 @@ func (f *simulatedFile) after(rng *rand.Rand) ([]byte, bool) {
 	return data, true
 }
 
-const pageSize = 4096
-
-// torn returns a stage of bbolt's commit between two states of the file: before the first sync, any sectors of the
-// new pages; between the first and the second, all of them and any sectors of the root.
+// torn returns a stage of bbolt's commit between two states of the file: before the first sync,
+// any sectors of the new pages; between the first and the second, all of them and any sectors of
+// the root.
 func torn(before, after []byte, rng *rand.Rand, pagesSynced bool) []byte {
 	file := bytes.Clone(before)
 	if pagesSynced || rng.IntN(2) == 0 {
 		file = append(file, make([]byte, max(len(after)-len(before), 0))...)
 	}
 	for at := 0; at+512 <= len(after); at += 512 {
-		isRoot := at < 2*pageSize
+		isRoot := at < 2*disktest.PageSize
 		if at+512 > len(file) {
 			continue
 		}
@@ -224,18 +227,18 @@ func torn(before, after []byte, rng *rand.Rand, pagesSynced bool) []byte {
 	return file
 }
 
-// A message's fate over a power failure must be one and whole: there with its body, or not there and no
-// trace of its fingerprint.
+// A message's fate over a power failure must be one and whole: there with its body, or not there
+// and no trace of its fingerprint.
 func TestAPowerFailureLosesNothingAcknowledged(t *testing.T) {
-	dir := tempDir(t)
+	dir := disktest.TempDir(t)
 	fsys := &recordingFS{}
 	var commits []commitState
 	var d *Store
 	opened := make(chan struct{})
 	readIndex := func() []byte {
-		index, err := os.ReadFile(filepath.Join(dir, indexName))
+		raw, err := os.ReadFile(filepath.Join(dir, index.FileName))
 		require.NoError(t, err)
-		return index
+		return raw
 	}
 	d, err := Open(dir, Options{fsys: fsys, segmentSize: 20 << 10, Events: spool.StoreEvents{Synced: func(time.Duration) {
 		<-opened
@@ -292,7 +295,7 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 		var writers sync.WaitGroup
 		for i := range 4 {
 			writers.Go(func() {
-				size := []int{100, 3000, 9000, maxSegmentBody + 1000}[(i+round)%4]
+				size := []int{100, 3000, 9000, bodies.MaxSmall + 1000}[(i+round)%4]
 				text := fmt.Sprint(round, i, strings.Repeat("x", size))
 				body, err := d.NewBody(context.Background(), -1)
 				require.NoError(t, err)
@@ -317,20 +320,20 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 }
 
 // checkAfterPowerFailure opens what may be left, and compares it with what may be in it.
-func checkAfterPowerFailure(t *testing.T, dir string, state *simulatedDir, index []byte, rng *rand.Rand, prints map[spool.ID]spool.Fingerprint, allowed ...map[spool.ID]string) {
+func checkAfterPowerFailure(t *testing.T, dir string, state *simulatedDir, raw []byte, rng *rand.Rand, prints map[spool.ID]spool.Fingerprint, allowed ...map[spool.ID]string) {
 	t.Helper()
-	image := tempDir(t)
-	for _, sub := range []string{segmentDir, bodyDir} {
-		require.NoError(t, os.Mkdir(filepath.Join(image, sub), dirPerm))
+	image := disktest.TempDir(t)
+	for _, sub := range []string{bodies.SegmentDir, bodies.LargeDir} {
+		require.NoError(t, os.Mkdir(filepath.Join(image, sub), bodies.DirPerm))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(image, indexName), index, filePerm))
-	require.NoError(t, os.WriteFile(filepath.Join(image, ballastName), nil, filePerm))
+	require.NoError(t, os.WriteFile(filepath.Join(image, index.FileName), raw, bodies.FilePerm))
+	require.NoError(t, os.WriteFile(filepath.Join(image, ballastName), nil, bodies.FilePerm))
 	require.NoError(t, os.Truncate(filepath.Join(image, ballastName), ballastSize))
 	for _, path := range slices.Sorted(maps.Keys(state.files)) {
 		if data, ok := state.files[path].after(rng); ok {
 			relative, err := filepath.Rel(dir, path)
 			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(image, relative), data, filePerm))
+			require.NoError(t, os.WriteFile(filepath.Join(image, relative), data, bodies.FilePerm))
 		}
 	}
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
 // queueLimits bound what a queue keeps in memory.
@@ -54,7 +55,7 @@ type waiting struct {
 	id   spool.ID
 	key  uint64
 	dest spool.Destination
-	msg  *entry
+	msg  *index.Entry
 }
 
 // keyQueue is an order key of which something is leased, ready, or held back.
@@ -71,7 +72,8 @@ func newQueue(route string, number uint32, limits queueLimits) *queue {
 	return &queue{route: route, number: number, limits: limits, keys: make(map[uint64]*keyQueue)}
 }
 
-// reset forgets what was read, to begin at the front again. What is leased stays so, see Disk.reload.
+// reset forgets what was read, to begin at the front again. What is leased stays so, see
+// Disk.reload.
 func (q *queue) reset() {
 	q.cursor, q.atEnd, q.ready, q.resumed, q.held, q.transit = spool.ID{}, false, nil, nil, 0, 0
 	q.keys = make(map[uint64]*keyQueue)
@@ -210,7 +212,7 @@ func (q *queue) forget(id spool.ID, order uint64) {
 
 // lease is a message that was handed out.
 type lease struct {
-	msg     *entry
+	msg     *index.Entry
 	queue   *queue
 	parked  bool // it is, or is about to be, among the parked
 	settled bool // and waits to be on disk

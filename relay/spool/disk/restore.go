@@ -9,39 +9,45 @@ import (
 	"slices"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
-// restoration puts messages into a store that nobody uses yet, many in each transaction.
-type restoration struct {
+// Restoration puts messages into a store that nobody uses yet, many in each transaction.
+type Restoration struct {
 	d   *Store
 	ops []*operation
 }
 
-// add takes a message over with its body. The message has its id and all that became of it.
-func (r *restoration) add(m *entry, bucket []byte, w spool.BodyWriter) error {
-	body, ok := w.(*bodyWriter)
+// Restore begins to put messages into the store that another inbox has accepted. Nobody else may
+// use it yet.
+func (d *Store) Restore() *Restoration { return &Restoration{d: d} }
+
+// Add takes a message over with its body. The message has its id and all that became of it.
+func (r *Restoration) Add(m *index.Entry, bucket index.Bucket, w spool.BodyWriter) error {
+	body, ok := w.(*bodies.Writer)
 	if !ok {
 		return fmt.Errorf("a body of type %T is not of this store", w)
 	}
-	where, err := body.finish()
+	where, err := body.Finish()
 	if err != nil {
 		body.Discard()
 		return err
 	}
-	a := &acceptance{msg: m, body: body, where: where, record: appendRecord(nil, m), restored: bucket}
+	a := &acceptance{msg: m, body: body, where: where, record: index.AppendRecord(nil, m), restored: true, bucket: bucket}
 	op := &operation{accept: a, done: make(chan error, 1)}
 	if !r.d.ops.push(op, true) {
 		body.Discard()
 		return spool.ErrClosed
 	}
 	if r.ops = append(r.ops, op); len(r.ops) >= maxGroup/4 {
-		return r.wait()
+		return r.Wait()
 	}
 	return nil
 }
 
-// wait waits until all of them are on disk.
-func (r *restoration) wait() error {
+// Wait waits until all of them are on disk.
+func (r *Restoration) Wait() error {
 	ops := r.ops
 	r.ops = nil
 	for _, op := range ops {
@@ -56,26 +62,26 @@ func (r *restoration) wait() error {
 func (a *acceptance) restore(c *change) error {
 	where := a.where
 	if a.entry != nil {
-		where = a.entry.where
+		where = a.entry.Where
 	}
 	info, id := c.route(a.msg.Route), a.msg.ID
-	setRecordLocation(a.record, where)
+	index.SetRecordLocation(a.record, where)
 	var err error
-	switch &a.restored[0] {
-	case &bucketDead[0]:
-		err = c.bury(info.number, id, a.msg.DiedAt, a.record)
-		info.counts.dead++
-		info.counts.deadBytes += where.size
-	case &bucketParked[0]:
-		err = c.park(info.number, id, a.record)
-		info.counts.parked++
+	switch a.bucket {
+	case index.Dead:
+		err = c.Bury(info.Number, id, a.msg.DiedAt, a.record)
+		info.Counts.Dead++
+		info.Counts.DeadBytes += where.Size
+	case index.Parked:
+		err = c.Park(info.Number, id, a.record)
+		info.Counts.Parked++
 		fallthrough
 	default:
-		info.counts.pending++
-		info.counts.pendingBytes += where.size
+		info.Counts.Pending++
+		info.Counts.PendingBytes += where.Size
 	}
-	if err == nil && &a.restored[0] == &bucketFresh[0] {
-		err = c.put(bucketFresh, idKey(info.number, id), a.record)
+	if err == nil && a.bucket == index.Fresh {
+		err = c.Put(index.Fresh, index.IDKey(info.Number, id), a.record)
 	}
 	if err != nil {
 		return err
@@ -87,19 +93,19 @@ func (a *acceptance) restore(c *change) error {
 	return c.retain(where, id)
 }
 
-// restorePrints puts fingerprints into a store that has none, as far as they are wanted.
-func (d *Store) restorePrints(ctx context.Context, wanted func(printEntry) bool, prints []printEntry) error {
+// RestorePrints puts fingerprints into a store that has none, as far as they are wanted.
+func (d *Store) RestorePrints(ctx context.Context, wanted func(index.Print) bool, prints []index.Print) error {
 	for chunk := range slices.Chunk(prints, 4*maxGroup) {
 		err := d.perform(ctx, func(c *change) error {
 			for _, p := range chunk {
 				if !wanted(p) {
 					continue
 				}
-				if err := c.addPrint(p.fingerprint, p.id); err != nil {
+				if err := c.addPrint(p.Fingerprint, p.ID); err != nil {
 					return err
 				}
 			}
-			return c.put(bucketState, statePrintSequence, binary.BigEndian.AppendUint64(nil, c.printSequence))
+			return c.Put(index.State, index.PrintSequence, binary.BigEndian.AppendUint64(nil, c.printSequence))
 		})
 		if err != nil {
 			return err

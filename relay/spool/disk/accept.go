@@ -1,0 +1,233 @@
+// Accept: how a message gets in.
+
+package disk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// NewBody implements [spool.Store].
+func (d *Store) NewBody(_ context.Context, sizeHint int64) (spool.BodyWriter, error) {
+	if err := d.mayAccept(max(sizeHint, 0)); err != nil {
+		return nil, err
+	}
+	return bodies.NewWriter(d.files, sizeHint, d.admit), nil
+}
+
+// mayAccept reports why a message would be refused at the moment.
+func (d *Store) mayAccept(size int64) error {
+	d.mu.Lock()
+	refusing := d.refusing
+	d.mu.Unlock()
+	switch {
+	case d.ops.isClosed():
+		return spool.ErrClosed
+	case refusing != nil && refusing.Reason != spool.ReasonFull:
+		return refusing
+	}
+	d.noteFull()
+	return d.admit(size)
+}
+
+// acceptance is a message on its way in.
+type acceptance struct {
+	msg         *index.Entry
+	fingerprint spool.Fingerprint
+	window      time.Duration
+	body        *bodies.Writer
+	where       bodies.Location
+	record      []byte
+	entry       *bodies.Small
+	copies      []*operation // the same message again, in the same group
+	receipt     spool.Receipt
+
+	// restored says that another inbox has accepted the message before: it has its id, and goes to
+	// the bucket where it was.
+	restored bool
+	bucket   index.Bucket
+}
+
+// stage finds the duplicates in a group and writes the bodies of the others to the active
+// segment. It returns the operations that are left for the index.
+func (d *Store) stage(group []*operation, now time.Time) []*operation {
+	var refused error
+	if d.isRefusing() {
+		refused = d.refusal()
+	}
+	kept := make([]*operation, 0, len(group))
+	var entries []*bodies.Small
+	firsts := make(map[spool.Fingerprint]*acceptance)
+	for _, op := range group {
+		a := op.accept
+		switch {
+		case a == nil:
+			kept = append(kept, op)
+			continue
+		case refused != nil:
+			d.fail(op, refused)
+			continue
+		}
+		if a.window > 0 && a.fingerprint != (spool.Fingerprint{}) {
+			if original, ok := d.original(a, now); ok {
+				a.receipt = spool.Receipt{ID: original, Duplicate: true, Size: a.where.Size}
+				a.body.Discard()
+				op.finish(nil)
+				continue
+			}
+			if first := firsts[a.fingerprint]; first != nil {
+				first.copies = append(first.copies, op)
+				continue
+			}
+			firsts[a.fingerprint] = a
+		}
+		if !a.restored {
+			a.msg.ID = d.writer.ids.Next(now)
+		}
+		a.receipt = spool.Receipt{ID: a.msg.ID, Size: a.where.Size}
+		if !a.body.IsLarge() {
+			a.entry = &bodies.Small{Route: d.routeNumber(a.msg.Route), ID: a.msg.ID, Body: a.body.Bytes(), CRC: a.where.CRC}
+			entries = append(entries, a.entry)
+		}
+		kept = append(kept, op)
+	}
+	if len(entries) == 0 {
+		return kept
+	}
+
+	if err := d.segments.Append(entries); err != nil {
+		d.stopAccepting(bodies.Refusal(err))
+		return slices.DeleteFunc(kept, func(op *operation) bool {
+			if op.accept == nil {
+				return false
+			}
+			d.fail(op, bodies.Refusal(err))
+			return true
+		})
+	}
+	return kept
+}
+
+// original looks for a message with the same fingerprint within the window.
+func (d *Store) original(a *acceptance, now time.Time) (id spool.ID, found bool) {
+	d.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
+		_ = d.index.View(func(t *index.Tx) error {
+			value := t.Get(index.Prints, d.prints.key(sequence))
+			if len(value) == len(a.fingerprint)+len(spool.ID{}) && spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
+				id = spool.ID(value[len(a.fingerprint):])
+				found = now.Sub(id.Time()) <= a.window
+			}
+			return nil
+		})
+		return found
+	})
+	return id, found
+}
+
+// routeNumber returns the number of a route, which is given out here for the first time if need be.
+func (d *Store) routeNumber(name string) uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	info := d.routes[name]
+	if info == nil {
+		number := uint32(1)
+		for taken := range d.numbers {
+			number = max(number, taken+1)
+		}
+		info = &index.RouteInfo{Name: name, Number: number}
+		d.routes[name], d.numbers[number] = info, info
+	}
+	return info.Number
+}
+
+// insert is the operation of Accept.
+func (a *acceptance) insert(c *change) error {
+	where := a.where
+	if a.entry != nil {
+		where = a.entry.Where
+	}
+	info := c.route(a.msg.Route)
+	id := a.msg.ID
+	index.SetRecordLocation(a.record, where)
+	if err := c.Put(index.Fresh, index.IDKey(info.Number, id), a.record); err != nil {
+		return err
+	}
+	if err := c.retain(where, id); err != nil {
+		return err
+	}
+	if a.fingerprint != (spool.Fingerprint{}) {
+		if err := c.addPrint(a.fingerprint, id); err != nil {
+			return err
+		}
+	}
+	info.Counts.Pending++
+	info.Counts.PendingBytes += where.Size
+	c.lastID = id
+	c.accepted++
+
+	msg := *a.msg
+	msg.Where, msg.Size = where, where.Size
+	c.after = append(c.after, func() { c.d.offer(&msg) })
+	return nil
+}
+
+// offer puts a message that was just accepted in its queue, if that has read all before it. d.mu
+// is held.
+func (d *Store) offer(m *index.Entry) {
+	q := d.queue(m.Route)
+	defer d.notify(m.Route)
+	if !q.atEnd || m.ID.Compare(q.cursor) <= 0 {
+		return
+	}
+	w := waiting{id: m.ID, key: m.OrderKey, dest: m.Destination, msg: m}
+	if len(q.ready) >= q.limits.chunk {
+		w.msg = nil // it may take long
+	}
+	switch k := q.keys[m.OrderKey]; {
+	case k.occupied() && q.mayHold():
+		q.hold(w)
+	case !k.occupied() && q.hasRoom() && d.routes[m.Route].Counts.Parked == 0:
+		q.makeReady(w)
+	default: // read it from the index when there is room, or to see what is before it
+		q.atEnd = false
+		return
+	}
+	q.cursor = m.ID
+}
+
+// Accept implements [spool.Store].
+func (d *Store) Accept(ctx context.Context, message *spool.Message, fingerprint spool.Fingerprint, window time.Duration, body spool.BodyWriter) (spool.Receipt, error) {
+	w, ok := body.(*bodies.Writer)
+	if !ok {
+		return spool.Receipt{}, fmt.Errorf("a body of type %T is not of this store", body)
+	}
+	if err := d.mayAccept(w.Uncounted()); err != nil {
+		w.Discard()
+		return spool.Receipt{}, err
+	}
+	where, err := w.Finish()
+	if err != nil {
+		w.Discard()
+		return spool.Receipt{}, bodies.Refusal(err)
+	}
+
+	msg := &index.Entry{Message: *message}
+	a := &acceptance{msg: msg, fingerprint: fingerprint, window: window, body: w, where: where, record: index.AppendRecord(nil, msg)}
+	op := &operation{accept: a, done: make(chan error, 1)}
+	if !d.ops.push(op, true) {
+		w.Discard()
+		return spool.Receipt{}, spool.ErrClosed
+	}
+	select {
+	case err := <-op.done:
+		return a.receipt, err
+	case <-ctx.Done():
+		return spool.Receipt{}, ctx.Err()
+	}
+}

@@ -1,0 +1,93 @@
+// Expire: how old messages become dead letters.
+
+package disk
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// Expire implements [spool.Store].
+func (d *Store) Expire(ctx context.Context, route string, scheduledBefore time.Time, lastError string, limit int) ([]*spool.Message, error) {
+	var expired []*spool.Message
+	err := d.perform(ctx, func(c *change) error {
+		expired = nil
+		d.mu.Lock()
+		info := d.routes[route]
+		d.mu.Unlock()
+		if info == nil {
+			return nil
+		}
+		now := time.Now()
+		for _, p := range c.expired(info, scheduledBefore, now, limit) {
+			m, err := p.message()
+			if err != nil {
+				continue
+			}
+			if m.LastError == "" {
+				m.LastError = spool.ClipError(lastError)
+			}
+			more, err := c.kill(p, m, now)
+			if err != nil {
+				return err
+			}
+			expired = append(expired, m.Shown())
+			c.after = append(c.after, func() { d.vanished(p, m.OrderKey, more) })
+		}
+		return nil
+	})
+	return expired, err
+}
+
+// expired returns pending messages that are due, that nothing of their order key is before,
+// and whose schedule began before a time.
+func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, limit int) []place {
+	var places []place
+	taken := c.d.leasedKeys(info.Name)
+	isOld := func(record []byte) bool {
+		return index.Record(record).ScheduledFrom() < index.UnixNano(scheduledBefore)
+	}
+	take := func(bucket index.Bucket, id spool.ID, record []byte) {
+		places = append(places, place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)})
+	}
+	c.Scan(index.Due, index.RouteKey(info.Number), nil, func(key, order []byte) bool {
+		if len(places) >= limit || index.KeyTime(key) > index.UnixNano(now) {
+			return false
+		}
+		id := index.KeyID(key)
+		if record := c.Get(index.Parked, index.IDKey(info.Number, id)); index.Record(record).Intact() && isOld(record) && !taken[index.Uint64(order)] {
+			take(index.Parked, id, record)
+		}
+		return true
+	})
+	c.Scan(index.Fresh, index.RouteKey(info.Number), nil, func(key, record []byte) bool {
+		if !index.Record(record).Intact() {
+			return true // it is dealt with when its turn to be delivered comes
+		}
+		if len(places) >= limit || !isOld(record) {
+			return false // the rest came later
+		}
+		order := index.Record(record).OrderKey()
+		if _, parked := c.FirstParked(info.Number, order); !parked && !taken[order] {
+			take(index.Fresh, index.KeyID(key), record)
+		}
+		return true
+	})
+	return places
+}
+
+// leasedKeys returns the order keys of a route of which something is leased.
+func (d *Store) leasedKeys(route string) map[uint64]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	keys := make(map[uint64]bool)
+	for _, l := range d.leases {
+		if l.queue.route == route {
+			keys[l.msg.OrderKey] = true
+		}
+	}
+	return keys
+}

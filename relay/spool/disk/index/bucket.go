@@ -1,0 +1,52 @@
+// The buckets of the index, and what is in them.
+
+package index
+
+import "slices"
+
+// Bucket is one of the buckets of the index. Numbers in keys are big endian, so that the order of
+// keys is the order of numbers.
+type Bucket uint8
+
+// The buckets, and what is in them.
+const (
+	State    Bucket = iota // "format", "last_id", "print_sequence"
+	Routes                 // name → number and counts
+	Fresh                  // route, id → record: never tried, in order of acceptance
+	Parked                 // route, id → record: waits for another attempt, or behind one that does
+	Order                  // route, order key, id → nothing: the parked by their order key
+	Due                    // route, time, id → order key: for each order key its first parked one
+	Dead                   // route, id → record
+	Died                   // route, time, id → nothing
+	Damaged                // route, id → record that could not be read, put aside by an earlier version
+	Prints                 // sequence → fingerprint, id
+	Segments               // number → size and counts
+	Files                  // name of a body file → id
+
+	Count // how many there are
+)
+
+// bucketNames are the names of the buckets in the file.
+var bucketNames = [Count]string{
+	State: "state", Routes: "routes", Fresh: "fresh", Parked: "parked",
+	Order: "order", Due: "due", Dead: "dead", Died: "died",
+	Damaged: "damaged", Prints: "prints", Segments: "segments",
+	Files: "files",
+}
+
+// String returns the name of the bucket in the file.
+func (b Bucket) String() string { return bucketNames[b] }
+
+// bucketNamed returns the bucket that has a name in the file. It is not ok for what is no
+// bucket of ours.
+func bucketNamed(name string) (b Bucket, ok bool) {
+	i := slices.Index(bucketNames[:], name)
+	return Bucket(max(i, 0)), i >= 0
+}
+
+// The keys in the bucket of the state.
+var (
+	stateFormat   = []byte("format")
+	LastID        = []byte("last_id")
+	PrintSequence = []byte("print_sequence")
+)

@@ -1,0 +1,133 @@
+// The lists of parked messages and dead letters, each of which is in several buckets.
+
+package index
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// FirstParked returns the first parked message of an order key.
+func (t *Tx) FirstParked(route uint32, order uint64) (id spool.ID, ok bool) {
+	t.Scan(Order, OrderPrefix(route, order), nil, func(key, _ []byte) bool {
+		id, ok = KeyID(key), true
+		return false
+	})
+	return id, ok
+}
+
+// Park puts a record among the parked. Its order key's entry in Due
+// always belongs to the first parked message, so it moves when this one comes before.
+func (t *Tx) Park(route uint32, id spool.ID, record []byte) error {
+	order := Record(record).OrderKey()
+	if first, ok := t.FirstParked(route, order); ok && id.Compare(first) < 0 {
+		if err := t.deleteDue(route, first); err != nil {
+			return err
+		}
+	}
+	if err := t.Put(Parked, IDKey(route, id), record); err != nil {
+		return err
+	}
+	if err := t.Put(Order, orderKey(route, order, id), nil); err != nil {
+		return err
+	}
+	return t.putDue(route, order)
+}
+
+// Unpark takes a record away from the parked and makes the next of its
+// order key due. It reports whether there is a next one.
+func (t *Tx) Unpark(route uint32, id spool.ID, order uint64) (more bool, err error) {
+	if err := t.deleteDue(route, id); err != nil {
+		return false, err
+	}
+	if err := t.Delete(Parked, IDKey(route, id)); err != nil {
+		return false, err
+	}
+	if err := t.Delete(Order, orderKey(route, order, id)); err != nil {
+		return false, err
+	}
+	if _, more = t.FirstParked(route, order); more {
+		err = t.putDue(route, order)
+	}
+	return more, err
+}
+
+// putDue enters the first parked message of an order key into Due.
+func (t *Tx) putDue(route uint32, order uint64) error {
+	first, ok := t.FirstParked(route, order)
+	if !ok {
+		return nil
+	}
+	record := t.Get(Parked, IDKey(route, first))
+	return t.Put(Due, timeKey(route, Record(record).nextAttempt(), first), binary.BigEndian.AppendUint64(nil, order))
+}
+
+// deleteDue removes a parked message from Due, if it is there.
+func (t *Tx) deleteDue(route uint32, id spool.ID) error {
+	record := t.Get(Parked, IDKey(route, id))
+	return t.Delete(Due, timeKey(route, Record(record).nextAttempt(), id))
+}
+
+// Bury puts a record among the dead letters.
+func (t *Tx) Bury(route uint32, id spool.ID, died time.Time, record []byte) error {
+	if err := t.Put(Dead, IDKey(route, id), record); err != nil {
+		return err
+	}
+	return t.Put(Died, timeKey(route, UnixNano(died), id), nil)
+}
+
+// Exhume takes a record away from the dead letters.
+func (t *Tx) Exhume(route uint32, id spool.ID, died time.Time) error {
+	if err := t.Delete(Died, timeKey(route, UnixNano(died), id)); err != nil {
+		return err
+	}
+	return t.Delete(Dead, IDKey(route, id))
+}
+
+// UnparkDamaged is unpark for a record that does not tell its order key or time, or is not there.
+func (t *Tx) UnparkDamaged(route uint32, id spool.ID) error {
+	if err := t.Delete(Parked, IDKey(route, id)); err != nil {
+		return err
+	}
+	due, orders := t.keyOf(Due, route, id)
+	if due != nil {
+		if err := t.Delete(Due, due); err != nil {
+			return err
+		}
+	}
+	place, _ := t.keyOf(Order, route, id)
+	if place != nil {
+		if err := t.Delete(Order, place); err != nil {
+			return err
+		}
+	}
+	if due == nil {
+		return nil
+	}
+	return t.putDue(route, Uint64(orders))
+}
+
+// keyOf finds the entry of a message in a bucket whose keys end with the id. It looks at all of
+// the route's.
+func (t *Tx) keyOf(bucket Bucket, route uint32, id spool.ID) (key, value []byte) {
+	t.Scan(bucket, RouteKey(route), nil, func(k, v []byte) bool {
+		if KeyID(k) != id {
+			return true
+		}
+		key, value = append([]byte(nil), k...), append([]byte(nil), v...)
+		return false
+	})
+	return key, value
+}
+
+// ExhumeDamaged is exhume for a record that does not tell when it died.
+func (t *Tx) ExhumeDamaged(route uint32, id spool.ID) error {
+	if died, _ := t.keyOf(Died, route, id); died != nil {
+		if err := t.Delete(Died, died); err != nil {
+			return err
+		}
+	}
+	return t.Delete(Dead, IDKey(route, id))
+}

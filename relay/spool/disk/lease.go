@@ -1,0 +1,298 @@
+// Lease: which messages are handed out, and where in the index they are found.
+
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// Lease implements [spool.Store].
+func (d *Store) Lease(_ context.Context, request spool.LeaseRequest) ([]*spool.Lease, time.Time, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queue(request.Route)
+	if q == nil || request.Max <= 0 || d.unstored >= maxUnrecorded {
+		return nil, time.Time{}, nil
+	}
+	if d.ops.isClosed() {
+		return nil, time.Time{}, spool.ErrClosed
+	}
+
+	batch := leasing{d: d, q: q, request: request, parked: d.routes[request.Route].Counts.Parked > 0}
+	if !batch.parked && !request.Tried && !request.Newest && len(q.ready) >= request.Max {
+		batch.takeReady(nil) // nothing to look up
+	}
+	if len(batch.leased) < request.Max && batch.mayFind() {
+		if err := d.view(batch.fill); err != nil {
+			for _, m := range batch.leased {
+				d.giveBack(d.leases[m.ID])
+			}
+			return nil, time.Time{}, err
+		}
+	}
+	leased := make([]*spool.Lease, len(batch.leased))
+	for i, m := range batch.leased {
+		leased[i] = &spool.Lease{Message: m.Shown()}
+	}
+	return leased, batch.next, nil
+}
+
+// leasing is one call of Lease. d.mu is held throughout.
+type leasing struct {
+	d       *Store
+	q       *queue
+	request spool.LeaseRequest
+	parked  bool // there are parked messages
+	leased  []*index.Entry
+	next    time.Time
+}
+
+// maxPassedOver is how many parked messages are passed over in one call because of where they go.
+const maxPassedOver = 4096
+
+// mayFind reports whether it is worth to look at the index.
+func (l *leasing) mayFind() bool {
+	return l.parked || !l.request.Tried && (!l.q.atEnd || len(l.q.ready) > 0)
+}
+
+func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
+
+// fill looks for messages in the index.
+func (l *leasing) fill(t *index.Tx) error {
+	l.takeResumed(t)
+	if l.request.Tried {
+		l.takeDue(t)
+		return nil
+	}
+	l.takeFresh(t)
+	l.takeParked(t)
+	return nil
+}
+
+// wanted reports whether a parked message is one of those that are asked for.
+func (l *leasing) wanted(m *index.Entry) bool {
+	return m.NextAttemptAt.IsZero() != l.request.Tried && !m.NextAttemptAt.After(l.request.Now) &&
+		!l.request.Avoid.Has(m.Destination)
+}
+
+// takeResumed leases the next parked message of keys of which the one before is done, which
+// the index does not know yet.
+func (l *leasing) takeResumed(t *index.Tx) {
+	kept := l.q.resumed[:0]
+	for _, order := range l.q.resumed {
+		k := l.q.keys[order]
+		switch {
+		case k == nil || k.leased || k.unrecorded == 0: // the index knows by now
+		case l.missing() == 0 || !l.takeFirst(t, order):
+			kept = append(kept, order)
+		}
+	}
+	l.q.resumed = kept
+}
+
+// takeFirst leases the first parked message of an order key that is not leased, if it is wanted.
+func (l *leasing) takeFirst(t *index.Tx, order uint64) (taken bool) {
+	t.Scan(index.Order, index.OrderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
+		id := index.KeyID(key)
+		if l.d.leases[id] != nil {
+			return true
+		}
+		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.number, id))); err == nil && l.wanted(m) {
+			m.ID = id
+			l.lease(m, true)
+			taken = true
+		}
+		return false
+	})
+	return taken
+}
+
+// takeDue leases parked messages whose time has come.
+func (l *leasing) takeDue(t *index.Tx) {
+	if !l.parked {
+		return
+	}
+	passed := 0
+	untried := binary.BigEndian.AppendUint64(nil, 0)
+	after := append(untried, bytes.Repeat([]byte{0xff}, len(spool.ID{}))...)
+	t.Scan(index.Due, index.RouteKey(l.q.number), after, func(key, value []byte) bool {
+		due := index.FromUnixNano(index.KeyTime(key))
+		switch {
+		case l.isTaken(key, value):
+			return true
+		case due.After(l.request.Now):
+			l.next = due
+			return false
+		case l.missing() == 0:
+			return false
+		}
+		return l.takeEntry(t, key, &passed)
+	})
+}
+
+// takeParked leases parked messages that were not tried.
+func (l *leasing) takeParked(t *index.Tx) {
+	if !l.parked || l.missing() == 0 {
+		return
+	}
+	scan := func(fn func(key, value []byte) bool) {
+		prefix := binary.BigEndian.AppendUint64(index.RouteKey(l.q.number), 0)
+		if l.request.Newest {
+			t.ScanBack(index.Due, prefix, fn)
+		} else {
+			t.Scan(index.Due, prefix, nil, fn)
+		}
+	}
+	passed := 0
+	scan(func(key, value []byte) bool {
+		if l.isTaken(key, value) {
+			return true
+		}
+		return l.takeEntry(t, key, &passed) && l.missing() > 0
+	})
+}
+
+// isTaken reports whether an entry of Due is leased, or another one of its order key.
+func (l *leasing) isTaken(key, value []byte) bool {
+	if l.d.leases[index.KeyID(key)] != nil {
+		return true
+	}
+	k := l.q.keys[index.Uint64(value)]
+	return k != nil && k.busy
+}
+
+// takeEntry leases the message of an entry of Due, unless its destination is to be avoided.
+// It reports whether to go on.
+func (l *leasing) takeEntry(t *index.Tx, key []byte, passed *int) bool {
+	id := index.KeyID(key)
+	record := t.Get(index.Parked, index.IDKey(l.q.number, id))
+	if l.request.Avoid.Has(index.Record(record).Destination()) {
+		*passed++
+		return *passed < maxPassedOver
+	}
+	m, err := index.ParseRecord(record)
+	if err != nil {
+		l.d.quarantine(l.q, id)
+		return true
+	}
+	m.ID = id
+	l.lease(m, true)
+	return true
+}
+
+// takeFresh leases messages that were never tried.
+func (l *leasing) takeFresh(t *index.Tx) {
+	for chunks := 0; ; chunks++ {
+		complete := l.q.atEnd || !l.q.hasRoom()
+		if !l.request.Newest || complete {
+			l.takeReady(t)
+		}
+		switch {
+		case l.missing() == 0 || l.q.atEnd:
+			return
+		case complete:
+			for _, order := range l.q.clear(l.request.Now) {
+				l.d.park(l.q, order, nil)
+			}
+			return
+		case chunks == 4: // enough for one call: have another one made
+			l.takeReady(t)
+			l.d.notify(l.q.route)
+			return
+		}
+		l.load(t)
+	}
+}
+
+// takeReady leases messages that are in line. Without a transaction it takes only those
+// that are in memory as a whole.
+func (l *leasing) takeReady(t *index.Tx) {
+	ready := l.q.ready
+	if l.request.Newest {
+		slices.Reverse(ready)
+		defer func() { slices.Reverse(l.q.ready) }()
+	}
+	var passed []waiting
+	taken := 0
+	for _, w := range ready {
+		if l.missing() == 0 || w.msg == nil && t == nil {
+			break
+		}
+		taken++
+		if l.request.Avoid.Has(w.dest) {
+			passed = append(passed, w)
+			continue
+		}
+		m := w.msg
+		if m == nil {
+			record := t.Get(index.Fresh, index.IDKey(l.q.number, w.id))
+			var err error
+			if m, err = index.ParseRecord(record); err != nil {
+				if record != nil {
+					l.d.quarantine(l.q, w.id)
+				}
+				defer l.q.advance(w.key)
+				continue
+			}
+			m.ID = w.id
+		}
+		l.lease(m, false)
+	}
+	// What was passed over stays in front of the rest.
+	gone := taken - len(passed)
+	copy(ready[gone:], passed)
+	clear(ready[:gone])
+	l.q.ready = ready[gone:]
+}
+
+func (l *leasing) lease(m *index.Entry, parked bool) {
+	m.State, m.Route = spool.Pending, l.q.route
+	l.d.leases[m.ID] = &lease{msg: m, queue: l.q, parked: parked}
+	l.q.inFlight++
+	k := l.q.key(m.OrderKey)
+	k.busy, k.leased = true, true
+	k.parked = k.parked || parked
+	l.leased = append(l.leased, m)
+}
+
+// load reads the next fresh messages and finds each its place.
+func (l *leasing) load(t *index.Tx) {
+	q := l.q
+	overflow := make(map[uint64][]waiting)
+	read := 0
+	t.Scan(index.Fresh, index.RouteKey(q.number), q.cursor[:], func(key, record []byte) bool {
+		read++
+		w := waiting{id: index.KeyID(key), key: index.Record(record).OrderKey(), dest: index.Record(record).Destination()}
+		q.cursor = w.id
+		if l.d.leases[w.id] != nil {
+			return read < q.limits.chunk
+		}
+		k := q.keys[w.key]
+		if !k.occupied() && l.parked {
+			if _, parked := t.FirstParked(q.number, w.key); parked {
+				k = q.key(w.key)
+				k.parked = true
+			}
+		}
+		switch {
+		case !k.occupied():
+			q.makeReady(w)
+		case q.mayHold() && overflow[w.key] == nil:
+			q.hold(w)
+		default:
+			overflow[w.key] = append(overflow[w.key], w)
+		}
+		return read < q.limits.chunk && q.hasRoom()
+	})
+	q.atEnd = read < q.limits.chunk && q.hasRoom()
+	for order, more := range overflow {
+		l.d.park(q, order, more)
+	}
+}

@@ -1,0 +1,152 @@
+// Refusing: when messages are turned away because the disk fails, and how it ends.
+
+package disk
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+const (
+	ballastName = "ballast"
+	// ballastSize is given up when the disk is full, so that deliveries can still be
+	// recorded, which is what makes room.
+	ballastSize = 2 << 20
+	probeName   = "probe"
+	probeSize   = 256 << 10
+)
+
+func (d *Store) ballastPath() string { return filepath.Join(d.path, ballastName) }
+
+// restoreBallast makes the file that is given up when the disk is full. Without room for it
+// there is none; what has its name and is not ours is an error.
+func (d *Store) restoreBallast() error {
+	err := d.writeFile(d.ballastPath(), ballastSize)
+	if errors.Is(err, bodies.ErrNotRegular) || errors.Is(err, bodies.ErrNotOwn) || errors.Is(err, bodies.ErrExchanged) {
+		return err
+	}
+	if err != nil {
+		_ = d.fsys.Remove(d.ballastPath())
+	}
+	return nil
+}
+
+// probe finds out whether the file system takes something new and keeps it.
+func (d *Store) probe() error {
+	path := filepath.Join(d.path, probeName)
+	err := d.writeFile(path, probeSize)
+	if removeErr := bodies.RemoveIfExists(d.fsys, path); err == nil {
+		err = removeErr
+	}
+	if err == nil {
+		err = d.fsys.SyncDir(d.path)
+	}
+	return err
+}
+
+// writeFile makes a file of a certain size, durably.
+func (d *Store) writeFile(path string, size int64) (err error) {
+	f, err := d.fsys.OpenFile(path, os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if has, err := f.Size(); err != nil || has == size {
+		return err
+	}
+	if err := bodies.WriteFull(f, make([]byte, size), 0); err != nil {
+		return bodies.PathError("write", path, err)
+	}
+	return f.Sync()
+}
+
+func (d *Store) isRefusing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refusing != nil && d.refusing.Reason != spool.ReasonFull
+}
+
+// refusal is the current reason for turning operations away.
+func (d *Store) refusal() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refusing == nil {
+		return &spool.RefusedError{Reason: spool.ReasonWrite, RetryAfter: bodies.RetryAfter, Err: errors.New("the index has just failed")}
+	}
+	return d.refusing
+}
+
+// stopAccepting refuses messages until something could be written again.
+func (d *Store) stopAccepting(refused *spool.RefusedError) {
+	d.mu.Lock()
+	began := d.refusing == nil || d.refusing.Reason != refused.Reason
+	if d.refusing == nil {
+		d.since = time.Now()
+	}
+	d.refusing = refused
+	d.mu.Unlock()
+
+	d.writer.backoff = min(max(2*d.writer.backoff, d.options.pause), 10*d.options.pause)
+	d.writer.probeAt = time.Now().Add(d.writer.backoff)
+	if began && d.options.Events.Refusing != nil {
+		d.options.Events.Refusing(refused.Reason, true, refused.Err)
+	}
+}
+
+// noteFull notes whether there is no room for an ordinary message within max_size.
+func (d *Store) noteFull() {
+	full := d.admit(bodies.MaxSmall) != nil
+	d.mu.Lock()
+	var notify func(spool.Reason, bool, error)
+	switch {
+	case full && d.refusing == nil:
+		d.refusing = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: bodies.RetryAfter}
+		d.since = time.Now()
+		notify = d.options.Events.Refusing
+	case !full && d.refusing != nil && d.refusing.Reason == spool.ReasonFull:
+		d.refusing = nil
+		notify = d.options.Events.Refusing
+	}
+	d.mu.Unlock()
+	if notify != nil {
+		notify(spool.ReasonFull, full, nil)
+	}
+}
+
+// recover finds out whether messages can be accepted again, by writing.
+func (d *Store) recover() {
+	err := d.probe()
+	if err == nil {
+		err = d.index.Update(func(t *index.Tx) error {
+			return t.Put(index.State, []byte("probe"), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
+		})
+		if err != nil {
+			d.indexFailed(nil, err)
+			return
+		}
+	}
+	if err != nil {
+		d.stopAccepting(bodies.Refusal(err))
+		return
+	}
+	_ = d.restoreBallast() // it is tried again with the next start
+
+	d.mu.Lock()
+	reason := d.refusing.Reason
+	d.refusing = nil
+	d.writer.backoff = 0
+	for route := range d.routes {
+		d.notify(route)
+	}
+	d.mu.Unlock()
+	if d.options.Events.Refusing != nil {
+		d.options.Events.Refusing(reason, false, nil)
+	}
+}

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package disk
-
-import "os"
-
-// syncData makes a file's data and size durable.
-func syncData(f *os.File) error { return f.Sync() }
