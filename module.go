@@ -4,17 +4,51 @@
 // callbacks on; and it bridges each streaming WebSocket to a backend, as one
 // pair that lives and dies together.
 //
-// Where things are:
+// Importing this package, as xcaddy does, registers all of its modules.
+//
+// # Where things are
 //
 //	handler/    http.handlers.deepgram_callback: a callback's way through
 //	auth/       who is calling
-//	relay/      how a callback reaches its service
+//	relay/      how a callback reaches its service: at once, as a stream, or from an inbox
 //	app/        what outlives one request and one configuration
 //	admin/      what an operator can see and do: admin API and commands
 //	caddyfile/  the directive's grammar
+//	simulator/  the sending half, as the vendor documents it; a plugin of its own
 //	cmd/caddy/  Caddy with this module, for `go run`
+//	e2e/        tests of all of it together, over real sockets
+//	internal/   what several packages use
 //
-// Importing this package, as xcaddy does, registers all of it.
+// Each package's first page, which its doc.go has or the file that its other files
+// say to read first, lists its files.
+//
+// # Words
+//
+// One name for one thing, in code, logs and documents. For WebSockets, the words are
+// those of RFC 6455: frame, message, close code, handshake.
+//
+//   - callback: what Deepgram sends. A batch callback is one HTTP request with a
+//     finished result; a streaming callback is one WebSocket, a stream.
+//   - sender: who makes a callback's HTTP request. For a stream it is the caller.
+//   - service: who callbacks are for. For a stream it is the backend. An upstream
+//     is one address of it, as in reverse_proxy.
+//   - admission: the decision to let a callback in. A refusal has a reason, a short
+//     word that logs and metrics show.
+//   - relay: to hand a batch callback to its service, and the service's answer back.
+//   - leg, pair: one WebSocket connection of a stream, and the two of them, which end
+//     together.
+//   - inbox: where callbacks are kept until their service has taken them. In the
+//     Caddyfile and in metrics it is called spool, in JSON too.
+//   - store: what an inbox keeps its messages in, such as a directory.
+//   - message: a callback in an inbox; on a WebSocket, what RFC 6455 calls one.
+//   - route: the name under which messages are stored and delivered, which stands for
+//     one service and one way to reach it.
+//   - attempt, delivery: one try to hand a message to its service, and the one that
+//     has succeeded.
+//   - dead letter: a message that is not tried any more, and is kept until somebody
+//     replays or drops it.
+//   - lease: the right to deliver a message now, which one worker has at a time.
+//   - order key: what messages have in common that are delivered one after another.
 package callback
 
 import (

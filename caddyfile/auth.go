@@ -1,3 +1,5 @@
+// The options for who may call.
+
 package caddyfile
 
 import (
@@ -14,10 +16,10 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 )
 
-// plain is where a hash algorithm may be named: no algorithm.
+// plain, in the place of a hash algorithm, says that passwords are not hashed.
 const plain = "plain"
 
-// plainFollows looks ahead to what kind of basic_auth this is.
+// plainFollows looks ahead whether basic_auth is followed by plain.
 func (p *parser) plainFollows() bool {
 	if !p.NextArg() {
 		return false
@@ -38,9 +40,8 @@ func (p *parser) basicAuth() error {
 	if len(args) > 0 {
 		algorithm := args[0]
 		if _, err := caddy.GetModule("http.authentication.hashes." + algorithm); err != nil {
-			return p.Errf(
-				"basic_auth: unrecognized hash algorithm %q; it has to be bcrypt, argon2id or plain", algorithm,
-			)
+			return p.Errf("basic_auth: unrecognized hash algorithm %q; "+
+				"it has to be bcrypt, argon2id or plain", algorithm)
 		}
 		config.HashRaw = caddyconfig.JSON(map[string]string{"algorithm": algorithm}, nil)
 	}
@@ -63,10 +64,11 @@ func (p *parser) basicAuthPlain() error {
 		config.Realm = args[1]
 	}
 	err := p.accounts("basic_auth plain", func(username, password string) error {
-		// What a placeholder stands for is not known before the configuration is loaded.
-		if n := utf8.RuneCountInString(password); n < auth.MinPlainPassword &&
-			!strings.Contains(password, "{") {
-			return p.Errf("basic_auth plain: the password of %q has %d characters; it has to be a random one of at least %d, such as `openssl rand -hex 16` prints",
+		// The value of a placeholder is not known before the configuration is loaded.
+		n := utf8.RuneCountInString(password)
+		if n < auth.MinPlainPassword && !strings.Contains(password, "{") {
+			return p.Errf("basic_auth plain: the password of %q has %d characters; it has to be "+
+				"a random one of at least %d, such as `openssl rand -hex 16` prints",
 				username, n, auth.MinPlainPassword)
 		}
 		config.Accounts = append(config.Accounts,
@@ -77,8 +79,8 @@ func (p *parser) basicAuthPlain() error {
 	return err
 }
 
-// accounts reads a block with a username and a password in each line. What
-// stands in place of a password is never repeated in an error.
+// accounts reads a block with a username and a password in each line. Errors never
+// repeat what stands in the place of a password.
 func (p *parser) accounts(of string, add func(username, password string) error) error {
 	count, last := 0, p.Token()
 	for nesting := p.Nesting(); p.NextBlock(nesting); count++ {
@@ -111,7 +113,7 @@ func (p *parser) dgToken() error {
 	p.config.DGToken = config
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		if p.Val() != ifPresent || config.IfPresent {
-			// What stands here instead may be an identifier, so it is not repeated.
+			// The error does not repeat what stands here, as it may be an identifier.
 			return p.Errf("dg_token: its block takes if_present, once, and nothing else")
 		}
 		config.IfPresent = true
@@ -131,13 +133,13 @@ func (p *parser) callbackSecret() error {
 	return p.secrets("callback_secret", secrets)
 }
 
-// secrets refuses those that are too short to be secret.
+// secrets returns an error if one of the secrets is too short.
 func (p *parser) secrets(of string, secrets []string) error {
 	for i, secret := range secrets {
-		// What a placeholder stands for is not known before the configuration is loaded.
+		// The value of a placeholder is not known before the configuration is loaded.
 		if n := utf8.RuneCountInString(secret); n < auth.MinSecret && !strings.Contains(secret, "{") {
-			return p.Errf("%s: secret %d has %d characters; it has to be a random one of at least %d, such as `openssl rand -hex 16` prints",
-				of, i+1, n, auth.MinSecret)
+			return p.Errf("%s: secret %d has %d characters; it has to be a random one of at "+
+				"least %d, such as `openssl rand -hex 16` prints", of, i+1, n, auth.MinSecret)
 		}
 	}
 	return nil

@@ -1,11 +1,11 @@
-// Package caddyfile is the grammar of the directive deepgram_callback: Caddyfile
-// tokens in, the handler's configuration out.
+// Package caddyfile is the grammar of the directive deepgram_callback: it turns
+// Caddyfile tokens into the handler's configuration.
 //
-//	caddyfile.go  the directive
-//	auth.go       who may call
+//	caddyfile.go  the directive: read this first
+//	auth.go       the options for who may call
 //	proxy.go      relay and stream
-//	spool.go      the inbox
-//	values.go     ports, sizes, durations: what a value may be
+//	spool.go      spool: the inbox
+//	values.go     ports, methods, sizes, numbers and durations
 package caddyfile
 
 import (
@@ -71,7 +71,8 @@ const Directive = "deepgram_callback"
 //			retry_for <duration>
 //			concurrency <n>
 //			max_size <size>
-//			dedupe_window <duration>
+//			dedupe_window <duration>|off
+//			order_by request_id|uri|none
 //			dead_letter_keep <duration>
 //			sign <whsec_secret...>
 //		}
@@ -84,8 +85,8 @@ func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return p.config, nil
 }
 
-// Options are the names of all options by the block that they stand in: the
-// directive's own under "", those of stream under "stream", and so on.
+// Options are the names of all options, by the block that they stand in: those of the
+// directive under "", those of stream under "stream", and so on.
 func Options() map[string][]string {
 	p := new(parser)
 	names := func(parsers map[string]func() error) []string {
@@ -119,7 +120,7 @@ func (p *parser) directive() error {
 		}
 	}
 
-	// What concerns the directive as a whole is reported at its name.
+	// Errors that concern the directive as a whole name the line of its name.
 	p.Reset()
 	p.Next()
 	if p.config.Relay == nil && len(p.upstreams) > 0 {
@@ -142,8 +143,7 @@ func (p *parser) directive() error {
 	return nil
 }
 
-// subdirective reads one line of the directive's block, with the block that
-// belongs to it.
+// subdirective reads one subdirective, with the block that belongs to it.
 func (p *parser) subdirective() error {
 	name := p.Val()
 	if name == "basic_auth" && p.plainFollows() {
@@ -180,8 +180,7 @@ func (p *parser) subdirectives() map[string]func() error {
 	}
 }
 
-// errAt is Errf for a token that was passed already: what comes behind it in
-// its own line is all right.
+// errAt is Errf for an earlier token.
 func (p *parser) errAt(token caddyfile.Token, format string, args ...any) error {
 	d := caddyfile.NewDispenser([]caddyfile.Token{token})
 	d.Next()
@@ -197,8 +196,8 @@ func (p *parser) noBlock(name string) error {
 	return nil
 }
 
-// atLeastOne returns the arguments of the current subdirective, of which it
-// needs one.
+// atLeastOne returns the arguments of the current subdirective, which has to have at
+// least one.
 func (p *parser) atLeastOne(what string) ([]string, error) {
 	name := p.Val()
 	args := p.RemainingArgs()
@@ -223,7 +222,7 @@ func (p *parser) exactlyOne(what string) (string, error) {
 	return args[0], p.noBlock(name)
 }
 
-// flag reads a subdirective that takes nothing.
+// flag reads a subdirective that takes neither arguments nor a block.
 func (p *parser) flag() error {
 	name := p.Val()
 	if args := p.RemainingArgs(); len(args) > 0 {

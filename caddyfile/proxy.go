@@ -1,3 +1,5 @@
+// relay and stream.
+
 package caddyfile
 
 import (
@@ -14,7 +16,7 @@ func (p *parser) relay() error {
 		return p.Errf("relay: there are upstreams here and behind %s; put all of them in one place",
 			Directive)
 	}
-	start := name // in whose line an error with the upstreams is
+	start := name // errors with the upstreams name its line
 	if len(upstreams) == 0 {
 		start, upstreams = p.name, p.upstreams
 	}
@@ -62,8 +64,8 @@ func (p *parser) stream() (err error) {
 	return err
 }
 
-// streamOptions are the parsers of the options of stream, by name. What stands
-// in the block of proxy is left in proxyBlock.
+// streamOptions are the parsers of the options of stream, by name. The tokens of
+// proxy's block are left in proxyBlock.
 func (p *parser) streamOptions(
 	config *handler.Stream, proxyBlock *[]caddyfile.Token,
 ) map[string]func() error {
@@ -90,15 +92,15 @@ func (p *parser) streamOptions(
 	}
 }
 
-// blockTokens takes the block that follows, with its braces, if one does.
+// blockTokens takes the block that follows, if there is one, with its braces.
 func (p *parser) blockTokens() []caddyfile.Token {
-	// NextSegment gives the current token and all that belongs to it.
+	// NextSegment returns the current token and everything that belongs to it.
 	return p.NextSegment()[1:]
 }
 
-// proxy has reverse_proxy's own parser read upstreams and a block as if they
-// stood together in a Caddyfile, in the line of name. The tokens in the block
-// keep their lines, for errors to name.
+// proxy reads upstreams and a block by reverse_proxy's own parser, as if they stood
+// together in a Caddyfile, in the line of name. The tokens in the block keep their
+// lines, which errors name.
 func (p *parser) proxy(
 	name caddyfile.Token, upstreams, block []caddyfile.Token,
 ) (*reverseproxy.Handler, error) {

@@ -1,3 +1,5 @@
+// spool: the inbox.
+
 package caddyfile
 
 import (
@@ -42,7 +44,7 @@ func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
 // storeNamespace is where the modules of stores are registered.
 const storeNamespace = "deepgram_callback.stores"
 
-// store has the module of the engine that is named read what follows.
+// store reads the name of an engine. The module of the engine reads what follows.
 func (p *parser) store() error {
 	if !p.NextArg() {
 		return p.Errf("store needs the name of an engine: %s", engines())
@@ -80,8 +82,8 @@ func (p *parser) path() (err error) {
 	return err
 }
 
-// text reads the one argument of the current subdirective, which is not to be
-// empty: that would mean the default.
+// text reads the one argument of the current subdirective. It must not be empty,
+// which would stand for the default.
 func (p *parser) text(what string) (string, error) {
 	name := p.Val()
 	arg, err := p.exactlyOne(what)
@@ -141,7 +143,7 @@ func (p *parser) sign() (err error) {
 	p.config.Spool.Sign = secrets
 	for i, secret := range secrets {
 		if strings.Contains(secret, "{") {
-			continue // what a placeholder stands for is not known before the configuration is loaded
+			continue // the value of a placeholder is not known before the configuration is loaded
 		}
 		if _, err := spool.NewSigner(secret); err != nil {
 			return p.Errf("sign: secret %d of %d: %w", i+1, len(secrets), errors.Unwrap(err))

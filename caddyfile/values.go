@@ -1,3 +1,5 @@
+// What a port, a method, a size, a number or a duration may be.
+
 package caddyfile
 
 import (

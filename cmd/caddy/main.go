@@ -1,7 +1,8 @@
-// Command caddy is Caddy with every standard module, this project's own, the
-// simulator and the demo's service, so that a clone can be tried with `go run ./cmd/caddy
-// run --config testdata/demo.Caddyfile`. A production build has the tag nodemo,
-// which leaves the last two out, or is made with xcaddy; see xcaddy.md.
+// Command caddy is Caddy with its standard modules, those of this project, the
+// simulator and the demo's service, so that a clone can be tried with `go run
+// ./cmd/caddy run --config testdata/demo.Caddyfile`. For production it is built with
+// the tag nodemo, without simulator and demo, or Caddy is built with xcaddy: see
+// xcaddy.md.
 package main
 
 import (

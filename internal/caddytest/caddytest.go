@@ -1,6 +1,6 @@
-// Package caddytest runs Caddy for tests: in the test's own process, and, for
-// what has to end or be killed, in a process of its own. It compiles in no
-// module; a test imports those that its configurations name.
+// Package caddytest runs Caddy for tests: in the test's own process or, where Caddy
+// has to end or to be killed, in a process of its own. It imports no module of
+// Caddy's: a test imports those that its configurations name.
 //
 //	caddytest.go  a package's TestMain; Caddy in the test's process
 //	process.go    Caddy in a process of its own
@@ -31,12 +31,12 @@ import (
 // Patience is how long a test waits for what has to happen.
 const Patience = 20 * time.Second
 
-// Main runs the tests of a package in a home directory of their own, so that
-// Caddy neither finds nor leaves anything in the user's. It is for TestMain, and
-// does not return: in a process that [Command] made, it is Caddy.
+// Main is for TestMain. It runs the tests of a package in a home directory of their
+// own, so that Caddy neither finds nor leaves anything in the user's. In a process
+// that [Command] has started, it runs Caddy instead. It does not return.
 func Main(m *testing.M) { os.Exit(run(m.Run)) }
 
-// MainWithoutLeaks is [Main], and fails where a goroutine is left at the end.
+// MainWithoutLeaks is [Main], and fails if a goroutine is left at the end.
 func MainWithoutLeaks(m *testing.M) {
 	code := 0
 	os.Exit(run(func() int {
@@ -63,14 +63,15 @@ func run(tests func() int) (code int) {
 	return tests()
 }
 
-// Globals is the block of global options of a Caddy that leaves no trace: it
-// writes no configuration down, cleans no storage, takes nobody's port for an
-// admin endpoint or redirects. With more options after those.
+// Globals is a block of global options with which Caddy leaves no trace: it saves no
+// configuration, cleans no storage, and opens no port for an admin endpoint or for
+// redirects. More options stand behind those.
 func Globals(more string) string {
-	return "{\nadmin off\npersist_config off\nauto_https disable_redirects\nstorage_clean_interval off\n" + more + "\n}\n"
+	return "{\nadmin off\npersist_config off\nauto_https disable_redirects\n" +
+		"storage_clean_interval off\n" + more + "\n}\n"
 }
 
-// Adapt makes JSON of a Caddyfile.
+// Adapt turns a Caddyfile into JSON.
 func Adapt(t testing.TB, caddyfile string) []byte {
 	t.Helper()
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
@@ -78,9 +79,9 @@ func Adapt(t testing.TB, caddyfile string) []byte {
 	return config
 }
 
-// Start runs a configuration in this process until the test ends. There is one
-// Caddy in a process. Where a port that configure took for free is somebody
-// else's by then, configure is asked again.
+// Start runs a configuration in this process until the test ends. There can be one
+// Caddy in a process. If somebody else has taken a port that configure had found
+// free, configure is called again.
 func Start(t testing.TB, configure func() []byte) {
 	t.Helper()
 	for attempt := 0; ; attempt++ {
@@ -94,8 +95,8 @@ func Start(t testing.TB, configure func() []byte) {
 	t.Cleanup(func() { Stop(t) })
 }
 
-// Stop stops the Caddy of this process, its admin endpoint too, which Caddy
-// itself leaves to the end of the process.
+// Stop stops the Caddy of this process, with its admin endpoint, which caddy.Stop
+// leaves running.
 func Stop(t testing.TB) {
 	t.Helper()
 	require.NoError(t, caddy.Stop())
@@ -106,9 +107,9 @@ func Stop(t testing.TB) {
 	require.NoError(t, caddy.Stop())
 }
 
-// Reload makes another configuration the running one, and returns when the
-// servers of the old one at these addresses take no connection any more. Caddy
-// does not wait for that, and where both listen, the old one's last are reset.
+// Reload makes another configuration the running one. It returns when the servers of
+// the old one accept no more connections at these addresses. Caddy itself does not
+// wait for that, and some connections are reset while both servers listen.
 func Reload(t testing.TB, config []byte, addrs ...string) {
 	t.Helper()
 	var old []net.Conn
@@ -127,8 +128,8 @@ func Reload(t testing.TB, config []byte, addrs ...string) {
 	}
 }
 
-// idle is a connection that has had its answer: to a request that net/http
-// itself answers, so that no handler sees it. It is nil where nobody listens.
+// idle is an idle connection to a server. It has had one answer, to a request that
+// net/http answers without calling a handler. It is nil where nobody listens.
 func idle(t testing.TB, addr string) net.Conn {
 	t.Helper()
 	for _, dial := range []func() (net.Conn, error){
@@ -184,8 +185,8 @@ func FreeAddr(t testing.TB) string {
 	return Addr(FreePort(t))
 }
 
-// Await waits until somebody listens at an address. What is said where nobody
-// does is for the test's log.
+// Await waits until somebody listens at an address. If nobody does, said is in the
+// error.
 func Await(t testing.TB, addr string, said ...fmt.Stringer) {
 	t.Helper()
 	listens := func() bool {

@@ -1,3 +1,5 @@
+// What Caddy logs.
+
 package caddytest
 
 import (
@@ -14,14 +16,14 @@ import (
 // A Log is a file that Caddy logs to.
 type Log string
 
-// NewLog is a log of the test's own.
+// NewLog is a file for the log of one test.
 func NewLog(t testing.TB) Log {
 	t.Helper()
 	return Log(filepath.Join(t.TempDir(), "caddy.log"))
 }
 
-// Option is the global option that makes Caddy log here, with more in its block.
-// The file is not rotated, as that leaves a goroutine.
+// Option is the global option that makes Caddy log into this file, with more in its
+// block. The file is not rotated, as that would leave a goroutine.
 func (l Log) Option(more string) string {
 	return "log {\noutput file " + string(l) + " {\nroll_disabled\n}\n" + more + "\n}\n"
 }
@@ -34,7 +36,7 @@ func (l Log) Text(t testing.TB) string {
 	return string(content)
 }
 
-// Lines is what was logged so far, one JSON object a line.
+// Lines are the lines that were logged so far, which are JSON objects.
 func (l Log) Lines(t testing.TB) []map[string]any {
 	t.Helper()
 	var lines []map[string]any

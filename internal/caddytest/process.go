@@ -1,3 +1,5 @@
+// Caddy in a process of its own.
+
 package caddytest
 
 import (
@@ -11,11 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// asCaddy is the variable of the environment that makes a test binary Caddy.
+// asCaddy is the environment variable that makes a test's binary run Caddy.
 const asCaddy = "TEST_AS_CADDY"
 
-// Command is `caddy` with arguments: the test's own binary, with the modules
-// that it has, whose TestMain calls [Main]. It ends with the test at the latest.
+// Command is the command `caddy` with arguments. It runs the test's own binary, with
+// the modules that are in there, whose TestMain has to call [Main]. It is killed when
+// the test ends.
 func Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -34,9 +37,9 @@ type Process struct {
 	err   error
 }
 
-// StartProcess runs a configuration, a Caddyfile or JSON by the beginning of
-// it, in a process of its own, which is killed at the end of the test. Before
-// it starts, prepare may change it; nil changes nothing.
+// StartProcess runs a configuration, which is a Caddyfile or JSON, in a process of
+// its own, which is killed when the test ends. If prepare is not nil, it may change
+// the process before that starts.
 func StartProcess(t testing.TB, config []byte, prepare func(*Process)) *Process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config")
@@ -68,11 +71,11 @@ func StartProcess(t testing.TB, config []byte, prepare func(*Process)) *Process 
 // Ended is closed when the process is gone.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
-// Err is how the process ended, when it has.
+// Err is the error with which the process has ended. It must be called only after
+// Ended is closed.
 func (p *Process) Err() error { return p.err }
 
-// Kill ends the process as a power failure does, but for what the system still
-// has in memory.
+// Kill kills the process, and waits for its end.
 func (p *Process) Kill() {
 	_ = p.Process.Kill()
 	<-p.ended

@@ -1,3 +1,5 @@
+// The search through one document.
+
 package jsonfind
 
 import (
@@ -6,52 +8,52 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep what is skipped may nest. It is what encoding/json
-// bounds it to.
+// maxDepth is how deep objects and arrays may nest in what is skipped, as in
+// encoding/json.
 const maxDepth = 10_000
 
-// maxPath bounds how many names lead to a place.
+// maxPath is how many names a path may have.
 const maxPath = 4
 
-// An Event is what a Finder has come to.
+// An Event is why Scan stopped.
 type Event uint8
 
-// The events. End and Malformed are final: from then on the document is not
-// looked at.
+// The events. After End or Malformed, the rest of the document is not looked at.
 const (
-	More      Event = iota // the end of the piece
-	Found                  // a string at a place
-	TooLong                // a string at a place that is longer than its limit
-	NotString              // something else at a place
-	End                    // nothing can be found any more
-	Malformed              // this is not a JSON object
+	More      Event = iota // the piece ends
+	Found                  // there is a string at a place
+	TooLong                // there is a string at a place, longer than the place's limit
+	NotString              // there is something else at a place
+	End                    // nothing more can be found
+	Malformed              // the document is not a JSON object
 )
 
 // A Finder searches one document. Its zero value is of no use: see
 // [Search.Finder].
 type Finder struct {
-	// The place that the last event was about, counted from 0, and for Found the
-	// string there. What is not UTF-8 in it is replaced by U+FFFD, as
-	// encoding/json does it.
+	// The place that the last event is about, counted from 0, and for Found the
+	// string there. Bytes that are not UTF-8 are replaced by U+FFFD, as in
+	// encoding/json.
 	Place int
 	Text  string
 
 	search  *Search
 	state   state
-	objects [maxPath]*node // those that are open on the way to a place, after the top-level one
+	objects [maxPath]*node // the open objects below the top-level one
 	level   int            // how many objects are open, with the top-level one
-	member  *node          // what the last name stands for, or nil
-	decided uint64         // the places of which no more can come
-	seen    uint64         // under FirstCounts, the nodes whose name has stood already
+	member  *node          // the node of the present member, or nil if it is on no path
+	decided uint64         // the places at which nothing more can be found
+	seen    uint64         // under FirstCounts, the nodes whose name has come already
 
-	depth int // how many brackets of what is skipped are open
+	depth int // how many brackets are open in what is skipped
 
-	text    []byte // of a name or a string that is read, what stood in earlier pieces
-	tooLong bool
-	escaped bool // the last byte was a backslash that stands for no other one
-	odd     bool // the text has to be decoded
+	text    []byte // the part of the present name or string that came in earlier pieces
+	tooLong bool   // it is longer than its limit
+	escaped bool   // the last byte was a backslash that begins an escape
+	odd     bool   // it has to be decoded
 }
 
+// state is what the next character may be.
 type state uint8
 
 const (
@@ -71,8 +73,8 @@ const (
 )
 
 // Scan looks through the next piece of the document up to the next event, and
-// returns how much of the piece that took. What is left has to be given to it
-// again, unless the event is End or Malformed.
+// returns how many bytes of the piece it has looked at. Unless the event is End or
+// Malformed, the next call has to begin with the rest.
 func (f *Finder) Scan(piece []byte) (n int, event Event) {
 	for n < len(piece) {
 		switch f.state {
@@ -117,11 +119,11 @@ func (f *Finder) Scan(piece []byte) (n int, event Event) {
 	return n, More
 }
 
-// Begun reports whether anything but whitespace has come.
+// Begun reports whether anything but whitespace has come so far.
 func (f *Finder) Begun() bool { return f.state != atBegin }
 
-// step takes a character that is not whitespace, outside of strings and of what
-// is skipped.
+// step handles a character that is not whitespace, outside of strings and of what is
+// skipped.
 func (f *Finder) step(c byte) Event {
 	next := malformed
 	switch f.state {
@@ -155,7 +157,7 @@ func (f *Finder) step(c byte) Event {
 	return More
 }
 
-// object is the node of the innermost object that is open.
+// object is the node of the innermost open object.
 func (f *Finder) object() *node {
 	if f.level == 1 {
 		return &f.search.root
@@ -163,7 +165,7 @@ func (f *Finder) object() *node {
 	return f.objects[f.level-2]
 }
 
-// close ends the innermost object.
+// close handles the end of the innermost open object.
 func (f *Finder) close() Event {
 	if f.level == 1 {
 		f.state = ended
@@ -175,8 +177,8 @@ func (f *Finder) close() Event {
 	return More
 }
 
-// endValue comes after every value. Where only the first member of a name
-// counts, what was not found in it will not be found.
+// endValue handles the end of a value. Under FirstCounts, what was not found in a
+// member will not be found in another of that name.
 func (f *Finder) endValue() {
 	f.state = atEnd
 	if f.member == nil || f.search.repeated == AllCount {
@@ -188,8 +190,8 @@ func (f *Finder) endValue() {
 	}
 }
 
-// beginValue takes the first character of a value. What stands at a place
-// without being a string is skipped, like everything else.
+// beginValue handles the first character of a value. A value at a place that is no
+// string is skipped, like those at no place.
 func (f *Finder) beginValue(c byte) Event {
 	switch {
 	case c == '"' && f.member != nil && f.member.leaf():
@@ -220,12 +222,12 @@ func (f *Finder) beginValue(c byte) Event {
 	return More
 }
 
-// isScalar says whether c can be a part of a number, true, false or null.
+// isScalar reports whether c can be a part of a number, true, false or null.
 func isScalar(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || c == '-' || c == '+' || c == '.' || c == 'E'
 }
 
-// readName reads a name, or its next part, and finds out what it stands for.
+// readName reads a name, or its next part, and finds the node of that name.
 func (f *Finder) readName(piece []byte, i int) int {
 	next, name, ended := f.collect(piece, i, escapedLength(f.search.longest))
 	if !ended {
@@ -251,7 +253,7 @@ func (f *Finder) readName(piece []byte, i int) int {
 	return next
 }
 
-// counts reports whether a member of this name counts in its object.
+// counts reports whether this member counts in its object.
 func (f *Finder) counts(member *node) bool {
 	if f.search.repeated == AllCount {
 		return true
@@ -295,8 +297,8 @@ func (f *Finder) beginText() {
 	f.tooLong, f.escaped, f.odd = false, false, false
 }
 
-// collect reads a string up to its end, or as far as it is there. The text is
-// valid until the next call; none is kept beyond the limit.
+// collect reads a string up to its end, or to the end of the piece. The text, still
+// with its escapes, is valid until the next call. No more than limit bytes are kept.
 func (f *Finder) collect(piece []byte, start, limit int) (next int, text []byte, ended bool) {
 	for i := start; i < len(piece); i++ {
 		c := piece[i]
@@ -330,11 +332,11 @@ func (f *Finder) keep(part []byte, limit int) {
 	f.text = append(f.text, part...)
 }
 
-// escapedLength is the most bytes that a text of n bytes can be spelt with, which
-// is \u00XX for each.
+// escapedLength is how many bytes a text of n bytes can take in JSON, where each may
+// be spelt \u00XX.
 func escapedLength(n int) int { return 6 * n }
 
-// decode gives the text that a string of the document stands for.
+// decode returns the text of a string without its escapes.
 func decode(spelt []byte) (text string, ok bool) {
 	quoted := make([]byte, 0, len(spelt)+2)
 	quoted = append(append(append(quoted, '"'), spelt...), '"')
@@ -342,11 +344,11 @@ func decode(spelt []byte) (text string, ok bool) {
 	return text, ok
 }
 
-// structural marks the characters that matter between brackets that are skipped.
+// structural marks the characters that matter in what is skipped.
 var structural = [256]bool{'"': true, '{': true, '[': true, '}': true, ']': true}
 
-// skipNested goes to the end of what is skipped, or to where a string in it does
-// not end in the piece or has a backslash.
+// skipNested goes to the end of what is skipped. It stops earlier at a string that is
+// long, has a backslash, or does not end in the piece: skipString handles these.
 func (f *Finder) skipNested(piece []byte, i int) int {
 	for ; i < len(piece); i++ {
 		if !structural[piece[i]] {
@@ -379,16 +381,15 @@ func (f *Finder) skipNested(piece []byte, i int) int {
 	return i
 }
 
-// shortString: most strings are shorter, and the search by words only pays
-// beyond that.
+// shortString is longer than most strings. For those, looking at each byte is faster
+// than the search of skipString.
 const shortString = 16
 
-// skipString goes to the end of a string that is skipped. Each byte is looked at
-// a bounded number of times, whatever the string has in it: the next quote is
-// searched again only once it has been passed.
+// skipString goes to the end of a string that is skipped. Whatever is in the string, no byte is
+// looked at more than a few times: the next quote is searched again only after it has been passed.
 func (f *Finder) skipString(piece []byte, i int) int {
 	if f.escaped {
-		// the four digits of \u are skipped like any other characters
+		// The four digits behind \u are skipped like any other characters.
 		f.escaped = false
 		i++
 	}

@@ -1,13 +1,13 @@
-// Package jsonfind finds strings at known places of a JSON object that streams
-// by, in memory that does not grow with the object. It keeps no more of the
-// object than the one name or string that it is reading, and that only up to a
-// limit, so it can look through what a stranger sends.
+// Package jsonfind finds strings at known places of a JSON object that comes in
+// pieces. It keeps no more of the object than the name or string that it is
+// reading, and of that no more than a limit: so it can look through what a stranger
+// sends.
 //
 //	search.go  what is searched: read this first
 //	finder.go  the search through one document
 //
-// A [Search] is made once. Each document gets a [Finder], which is given the
-// document in pieces of any size and says what it found:
+// A [Search] is made once. For each document there is a [Finder], which gets the
+// document in pieces of any size and tells what it finds:
 //
 //	finder := search.Finder()
 //	for {
@@ -16,33 +16,31 @@
 //		switch event { … }
 //	}
 //
-// Around the places the grammar of RFC 8259 is enforced. Of everything else only
-// the nesting is counted and strings are recognised, since all that matters
-// there is where it ends. A parser that validates the whole document, such as
-// encoding/json/v2's, has to hold each string of it in memory, and takes several
-// times as long.
+// In the objects on the way to the places, the grammar of RFC 8259 is enforced. In
+// everything else, only strings and brackets are recognised, to find its end. A
+// parser that validates the whole document, such as encoding/json/v2's, holds each
+// string in memory, and takes several times as long.
 package jsonfind
 
 // A Place is where a string may stand.
 type Place struct {
-	// The names of the members that lead there from the top-level object. One
-	// place must not lie on the way to another.
+	// The names of the members that lead to it from the top-level object. One
+	// place must not be on the way to another.
 	Path []string
 
-	// The most bytes that the string may have, as it is spelt in the document.
+	// How many bytes the string may have, as it stands in the document.
 	Limit int
 }
 
-// Repeated says what becomes of members whose name stood in the same object
-// before.
+// Repeated says what happens to a member whose name another one of the same object
+// has, which came before.
 type Repeated bool
 
 const (
-	// FirstCounts ignores them: once the first member of a name has ended, what
-	// is at the places below it is known.
+	// FirstCounts ignores it.
 	FirstCounts Repeated = false
 
-	// AllCount looks into them too.
+	// AllCount looks into it too.
 	AllCount Repeated = true
 )
 
@@ -50,22 +48,22 @@ const (
 type Search struct {
 	root     node
 	repeated Repeated
-	longest  int // of the names on the paths
-	nodes    int // below the root
+	longest  int // the length of the longest name on a path
+	nodes    int // how many nodes there are below the root
 }
 
 // node is a name on a path, or the top-level object.
 type node struct {
 	name     string
-	bit      uint64 // this node's own
+	bit      uint64 // a bit of its own, for Finder.seen
 	children []*node
-	place    int    // of a leaf: which place it is
-	limit    int    // of a leaf
+	place    int    // the number of the place, for a leaf
+	limit    int    // the limit of the place, for a leaf
 	leaves   uint64 // a bit for each place at or below this node
 }
 
-// New makes the search for places. All their paths together have at most 64
-// different names, and each of them at most 4.
+// New makes a search for places. Each path may have 4 names, and all paths together
+// may have 64 different nodes.
 func New(repeated Repeated, places ...Place) *Search {
 	s := &Search{repeated: repeated}
 	for i, place := range places {
@@ -101,7 +99,7 @@ func (n *node) child(name string) *node {
 	return nil
 }
 
-// leaf reports whether the node is a place and not only on the way to one.
+// leaf reports whether the node is a place, and not only on the way to one.
 func (n *node) leaf() bool { return len(n.children) == 0 }
 
 // Finder begins a search through one document.

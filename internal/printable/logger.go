@@ -1,3 +1,5 @@
+// Escaping what is logged.
+
 package printable
 
 import (
@@ -5,9 +7,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Logger gives a logger to the same places that escapes the strings, errors and
-// stringers among the fields of its lines: an encoder for people writes them as
-// they are. Messages and names of fields are the program's own.
+// Logger returns a logger that writes to the same places, and escapes strings, errors
+// and stringers among the fields: an encoder for people would write them as they are.
+// Messages and names of fields are not escaped, as they are the program's own.
 func Logger(logger *zap.Logger) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(inner zapcore.Core) zapcore.Core {
 		return &core{inner}
@@ -21,8 +23,8 @@ func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	return &core{c.Core.With(escaped(fields))}
 }
 
-// Check implements [zapcore.Core]. The inner core decides, and keeps its
-// decision: behind it may be several, each with a level of its own.
+// Check implements [zapcore.Core]. The inner core decides, and its decision is kept
+// until Write, as it may stand for several cores with levels of their own.
 func (c *core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	inner := c.Core.Check(entry, nil)
 	if inner == nil {
@@ -36,7 +38,7 @@ func (c *core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(entry, escaped(fields))
 }
 
-// line is a core for one line.
+// line is a core that writes one line, which the inner core has decided about.
 type line struct {
 	zapcore.Core
 	checked *zapcore.CheckedEntry
@@ -44,12 +46,12 @@ type line struct {
 
 // Write implements [zapcore.Core].
 func (l *line) Write(entry zapcore.Entry, fields []zapcore.Field) error {
-	l.checked.Entry = entry // with what was found out since it was checked, such as the caller
+	l.checked.Entry = entry // the logger has added to it since Check, such as the caller
 	l.checked.Write(escaped(fields)...)
 	return nil
 }
 
-// escaped gives the fields as they are logged; the caller's own stay.
+// escaped returns escaped copies of the fields.
 func escaped(fields []zapcore.Field) []zapcore.Field {
 	out := make([]zapcore.Field, len(fields))
 	for i, field := range fields {
@@ -64,7 +66,7 @@ func escapedField(field zapcore.Field) zapcore.Field {
 		field.String = Escape(field.String)
 	case zapcore.ErrorType, zapcore.StringerType:
 		encoded := zapcore.NewMapObjectEncoder()
-		field.AddTo(encoded) // which takes care of nil, and of panics
+		field.AddTo(encoded) // handles nil values and panics
 		if text, ok := encoded.Fields[field.Key].(string); ok {
 			return zap.String(field.Key, Escape(text))
 		}

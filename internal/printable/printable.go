@@ -1,7 +1,6 @@
-// Package printable shows what strangers wrote, in logs and on terminals, such
-// that it cannot steer them: a terminal takes ESC and the C1 control characters
-// (U+0080 to U+009F) for commands, and others of Unicode's characters hide text or
-// turn it around.
+// Package printable makes text of strangers safe to show in logs and on terminals. A
+// terminal takes ESC and the C1 control characters (U+0080 to U+009F) for commands,
+// and other characters of Unicode hide text or reverse its order.
 package printable
 
 import (
@@ -13,9 +12,9 @@ import (
 	"unicode/utf8"
 )
 
-// Escape gives text with what is not printed escaped as in a Go string: control
-// characters, invisible ones, any space but the ASCII one, and bytes that are no
-// UTF-8.
+// Escape returns text in which what is not printable is escaped as in a Go string:
+// control characters, invisible characters, any space but the ASCII one, and bytes
+// that are not UTF-8.
 func Escape(text string) string {
 	if isPlain(text) {
 		return text
@@ -47,8 +46,8 @@ func isPlain(text string) bool {
 	return true
 }
 
-// JSON gives a JSON text that says the same with what is not printed escaped.
-// Outside of strings JSON has no such characters but whitespace, which stays.
+// JSON returns a JSON text with the same meaning, in whose strings everything that is
+// not printable is escaped. Whitespace between them stays.
 func JSON(text []byte) []byte {
 	var b []byte
 	kept := 0 // how much of text is in b, once there is anything to escape

@@ -1,4 +1,4 @@
-// What the demo says of a callback or a message, for people to read.
+// What the demo prints of a callback or a message.
 
 package demo
 
@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// shownHeaders are of interest and hold no credential.
+// shownHeaders are fields that are of interest and hold no credential.
 var shownHeaders = []string{
 	"Content-Type", "User-Agent", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
 }
@@ -39,7 +39,7 @@ type channel struct {
 	} `json:"alternatives"`
 }
 
-// transcript is the first one of every channel.
+// transcript joins the first transcript of every channel.
 func (r *result) transcript() string {
 	channels := r.Results.Channels
 	var live channel
@@ -62,7 +62,8 @@ func (r *result) requestID() string {
 	return r.RequestID
 }
 
-// describeCallback takes the beginning of a body, and its length as a whole.
+// describeCallback describes a callback by the beginning of its body and the length
+// of all of it.
 func describeCallback(name string, r *http.Request, body []byte, length int64) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s %s, %d bytes\n", name, r.Method, r.URL.EscapedPath(), length)
@@ -87,8 +88,8 @@ func describeCallback(name string, r *http.Request, body []byte, length int64) s
 	return b.String()
 }
 
-// describeMessage shows a streaming result by what was said, and any other
-// message as it is.
+// describeMessage describes a result by what was said, and any other message by its
+// type or its text.
 func describeMessage(message []byte) string {
 	var res result
 	if json.Unmarshal(message, &res) != nil || res.Type == "" {

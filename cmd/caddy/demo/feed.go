@@ -50,15 +50,15 @@ type Feed struct {
 	work   sync.WaitGroup
 }
 
-// pace is how long things take.
+// pace is how long things take on average.
 type pace struct {
-	betweenBatches time.Duration // on average
-	betweenCalls   time.Duration // on average
-	call           time.Duration // on average
-	sound          time.Duration // of a call, in one message
+	betweenBatches time.Duration
+	betweenCalls   time.Duration
+	call           time.Duration
+	sound          time.Duration // the audio of a call in one message, exactly
 }
 
-// calls is how many calls are held at the same time.
+// calls is how many calls are made at the same time.
 const calls = 2
 
 // CaddyModule returns the Caddy module information.
@@ -95,15 +95,14 @@ func (f *Feed) Provision(ctx caddy.Context) error {
 	for name, value := range map[string]string{"simulator": f.Simulator, "callback": f.Callback} {
 		u, err := url.Parse(value)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			// which may hold a password
+			// The error does not show the URL, which may hold a password.
 			return fmt.Errorf("%s: not a URL with http or https and a host", name)
 		}
 	}
 	return nil
 }
 
-// Start begins to submit. What fails is not tried again; the next one may
-// succeed.
+// Start begins to submit. A request that fails is not tried again.
 func (f *Feed) Start() error {
 	var ctx context.Context
 	ctx, f.stop = context.WithCancel(context.Background())
@@ -114,7 +113,7 @@ func (f *Feed) Start() error {
 	return nil
 }
 
-// Stop ends what is under way and waits for its end.
+// Stop ends what is under way, and blocks until it has ended.
 func (f *Feed) Stop() error {
 	f.stop()
 	f.work.Wait()
@@ -125,7 +124,7 @@ func (f *Feed) Stop() error {
 type batch struct {
 	path        string
 	query       string
-	callback    string // its path
+	callback    string // the path of the callback
 	contentType string
 	body        func() []byte
 }
@@ -147,8 +146,7 @@ var batches = []batch{
 
 const bytesPerSecond = 8000 // of mulaw
 
-// recording is silence of up to two minutes, which the simulator says words
-// to.
+// recording is silence of up to two minutes, for which the simulator makes up words.
 func recording() []byte { return make([]byte, bytesPerSecond*(5+rand.IntN(115))) }
 
 func text() []byte {
@@ -195,16 +193,16 @@ func (f *Feed) holdCalls(ctx context.Context, number int) {
 	}
 }
 
-// hold holds a call. The results of most go to a WebSocket, those of others to
-// POSTs; most callers hang up properly, some drop the line.
+// hold makes one call. The results of most calls go to a WebSocket, those of others
+// are POSTed. Most callers hang up properly, some drop the line.
 func (f *Feed) hold(ctx context.Context, number int) error {
 	callback := f.Callback + "/live"
 	if number%5 != 4 {
 		callback = strings.Replace(callback, "http", "ws", 1)
 	}
 	target := strings.Replace(f.Simulator, "http", "ws", 1) +
-		"/v1/listen?encoding=mulaw&punctuate=true&interim_results=true&vad_events=true&utterance_end_ms=1000&callback=" +
-		url.QueryEscape(callback)
+		"/v1/listen?encoding=mulaw&punctuate=true&interim_results=true&vad_events=true" +
+		"&utterance_end_ms=1000&callback=" + url.QueryEscape(callback)
 	conn, response, err := websocket.DefaultDialer.DialContext(ctx, target,
 		http.Header{"Authorization": {"Token " + f.APIKey}})
 	if err != nil {
@@ -257,7 +255,8 @@ func vary(average time.Duration) time.Duration {
 	return average/2 + rand.N(average)
 }
 
-// pause returns false where the pause was cut short.
+// pause waits for about as long as average. It returns false if ctx has ended before
+// that.
 func pause(ctx context.Context, average time.Duration) bool {
 	select {
 	case <-time.After(vary(average)):
@@ -267,7 +266,7 @@ func pause(ctx context.Context, average time.Duration) bool {
 	}
 }
 
-// withoutURL takes the URL out of an error: it holds the callback's password.
+// withoutURL removes the URL from an error, as it holds the callback's password.
 func withoutURL(err error) error {
 	var withURL *url.Error
 	if errors.As(err, &withURL) {

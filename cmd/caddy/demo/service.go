@@ -1,10 +1,10 @@
-// Package demo is http.handlers.demo_service, the service behind the gateway in
-// the demo: it shows what it receives. Only cmd/caddy has it, so a production
-// build, which takes the gateway alone, does not.
+// Package demo is the module http.handlers.demo_service, the service behind the
+// gateway in the demo, which prints what it receives. Only cmd/caddy imports it, so
+// it is in no production build.
 //
 //	service.go   taking callbacks and streams
-//	describe.go  what is said of them
-//	feed.go      demo_feed, an app that sees to it that there are some
+//	describe.go  what is printed of them
+//	feed.go      the app demo_feed, which has some sent
 package demo
 
 import (
@@ -43,13 +43,13 @@ const (
 )
 
 // Service prints the callbacks and the WebSocket messages that it receives, and
-// answers GET with the latest of it. DELETE drops the streams that it has, as a
-// backend does that crashes. Callbacks below /flaky are refused with 503 in the
-// last quarter of each minute. Of headers it shows a few that hold no
-// credential, and of a query nothing, which may hold one.
+// answers GET with the latest of them. DELETE drops its streams, as a backend does
+// that crashes. Callbacks below /flaky are answered 503 in the last quarter of each
+// minute. It prints some header fields, none of which holds a credential, and no
+// queries, since they may hold one.
 type Service struct {
 	output io.Writer        // standard output; Caddy's own log goes to standard error
-	now    func() time.Time // for what is flaky
+	now    func() time.Time // the time by which /flaky fails
 
 	mu        sync.Mutex
 	entries   []string
@@ -75,8 +75,8 @@ func (*Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// ServeHTTP takes a stream, a callback, the question what came so far, or the
-// wish that the streams end.
+// ServeHTTP takes a stream or a callback, answers what came so far, or drops the
+// streams.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	switch {
 	case websocket.IsWebSocketUpgrade(r):
@@ -200,7 +200,7 @@ func (s *Service) print(entry string) {
 	_, _ = io.WriteString(s.output, entry)
 }
 
-// describeEnd says how a stream ended for the backend.
+// describeEnd describes how a stream has ended, by the error of reading from it.
 func describeEnd(err error) string {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) || closed.Code == websocket.CloseAbnormalClosure {
@@ -212,8 +212,8 @@ func describeEnd(err error) string {
 	return fmt.Sprintf("close code %d, %q", closed.Code, closed.Text)
 }
 
-// hijackable gives gorilla's upgrader the http.Hijacker that it looks for:
-// Caddy's writers only lead to one.
+// hijackable is an http.Hijacker, as gorilla's upgrader needs one. Caddy's response
+// writers are none themselves, and only unwrap to one.
 type hijackable struct{ http.ResponseWriter }
 
 // Hijack implements [http.Hijacker].
