@@ -12,7 +12,8 @@
 //	auth/       who is calling
 //	relay/      how a callback reaches its service: at once, as a stream, or from an inbox
 //	app/        what outlives one request and one configuration
-//	admin/      what an operator can see and do: admin API and commands
+//	operate/    what an operator can see and do; operate/api offers it as JSON
+//	admin/      that on Caddy's admin endpoint, and the commands
 //	caddyfile/  the directive's grammar
 //	simulator/  the sending half, as the vendor documents it; a plugin of its own
 //	cmd/caddy/  Caddy with this module, for `go run`

@@ -11,13 +11,13 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
+	"github.com/caddy-deepgram/deepgram-callback/operate"
 )
 
 // Command is `caddy deepgram-callback`.
@@ -192,7 +192,7 @@ func spoolStatus(in *invocation) error {
 		}
 		return in.printJSON(answer)
 	}
-	var all status
+	var all operate.Status
 	if err := in.decode(http.MethodGet, uri, &all); err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func spoolList(in *invocation) error {
 	messageHeader(t)
 	return eachPage(in, func(page []json.RawMessage) error {
 		for _, raw := range page {
-			var m message
+			var m operate.Message
 			if err := json.Unmarshal(raw, &m); err != nil {
 				return fmt.Errorf("reading the answer: %w", err)
 			}
@@ -260,9 +260,9 @@ func eachPage(in *invocation, print func([]json.RawMessage) error) error {
 	unlimited := left == 0
 	var after string
 	for {
-		limit := maxPage
+		limit := operate.MaxPage
 		if !unlimited {
-			limit = min(left, maxPage)
+			limit = min(left, operate.MaxPage)
 		}
 		more := []string{"limit", strconv.Itoa(limit)}
 		if after != "" {
@@ -301,7 +301,7 @@ func spoolShow(in *invocation) error {
 	if in.Bool("json") {
 		return in.printJSON(answer)
 	}
-	var m message
+	var m operate.Message
 	if err := json.Unmarshal(answer, &m); err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
@@ -332,151 +332,4 @@ func spoolBody(in *invocation) (err error) {
 		return fmt.Errorf("only %d of %d bytes: %w", n, response.ContentLength, err)
 	}
 	return nil
-}
-
-// selection checks that the arguments are either ids or --all.
-func selection(in *invocation) (all bool, err error) {
-	all = in.Bool("all")
-	switch {
-	case all && in.NArg() > 0:
-		return all, errors.New("either ids or --all, not both")
-	case !all && in.NArg() == 0:
-		return all, errors.New("ids are needed, or --all for all dead letters")
-	case !all && in.Changed("route"):
-		return all, errors.New("--route goes with --all")
-	}
-	return all, nil
-}
-
-// eachID does something with all ids that are given. That one fails does not
-// keep the others from it.
-func eachID(in *invocation, do func(id string) error) error {
-	var first error
-	for _, id := range in.Args() {
-		err := do(id)
-		switch {
-		case err == nil:
-		case in.NArg() == 1:
-			return err
-		default:
-			_, _ = fmt.Fprintf(in.notes, "%s: %v\n", printable.Escape(id), err)
-			if first == nil {
-				first = err
-			}
-		}
-	}
-	if first == nil {
-		return nil
-	}
-	return &exitError{exitCode(first), fmt.Errorf("not done for all of %s", strings.Join(in.Args(), " "))}
-}
-
-// tell prints a line for people.
-func (in *invocation) tell(format string, args ...any) {
-	if !in.Bool("json") {
-		_, _ = fmt.Fprintf(in.out, format+"\n", args...)
-	}
-}
-
-// total prints the outcome for programs.
-func (in *invocation) total(value any) error {
-	if !in.Bool("json") {
-		return nil
-	}
-	return json.NewEncoder(in.out).Encode(value)
-}
-
-func spoolReplay(in *invocation) error {
-	all, err := selection(in)
-	if err != nil {
-		return err
-	}
-	var done replayed
-	if all {
-		if err := in.decode(http.MethodPost, "/spool/replay"+in.query([]string{"path", "route"}, "state", "dead"), &done); err != nil {
-			return err
-		}
-		in.tell("replayed %s", deadLetters(done.Replayed))
-		in.tellRevoked(done.RevokedUsers)
-		return in.total(done)
-	}
-	err = eachID(in, func(id string) error {
-		uri, err := in.messageURI(id, "/replay")
-		if err != nil {
-			return err
-		}
-		var one replayed
-		if err := in.decode(http.MethodPost, uri, &one); err != nil {
-			return err
-		}
-		done.Replayed++
-		in.tell("replayed %s", id)
-		in.tellRevoked(one.RevokedUsers)
-		done.RevokedUsers = append(done.RevokedUsers, one.RevokedUsers...)
-		return nil
-	})
-	return errors.Join(err, in.total(done))
-}
-
-func spoolDrop(in *invocation) error {
-	if in.Changed("user") {
-		return dropUser(in)
-	}
-	all, err := selection(in)
-	if err != nil {
-		return err
-	}
-	var done dropped
-	if all {
-		if err := in.decode(http.MethodDelete, "/spool/messages"+in.query([]string{"path", "route"}, "state", "dead"), &done); err != nil {
-			return err
-		}
-		in.tell("dropped %s", deadLetters(done.Dropped))
-		return in.total(done)
-	}
-	err = eachID(in, func(id string) error {
-		uri, err := in.messageURI(id, "")
-		if err != nil {
-			return err
-		}
-		response, err := in.do(http.MethodDelete, uri)
-		if err != nil {
-			return err
-		}
-		done.Dropped++
-		if response.StatusCode == http.StatusAccepted {
-			in.tell("%s is being delivered, and is dropped when that has ended", id)
-		} else {
-			in.tell("dropped %s", id)
-		}
-		return response.Body.Close()
-	})
-	return errors.Join(err, in.total(done))
-}
-
-// dropUser forgets what a user brought in.
-func dropUser(in *invocation) error {
-	if in.NArg() > 0 || in.Bool("all") {
-		return errors.New("either ids, --all or --user")
-	}
-	var done dropped
-	if err := in.decode(http.MethodDelete, "/spool/messages"+in.query([]string{"path", "route", "user"}), &done); err != nil {
-		return err
-	}
-	in.tell("dropped %d of the user %s", done.Dropped, printable.Escape(in.String("user")))
-	return in.total(done)
-}
-
-// tellRevoked says that what is delivered again came in under credentials that were removed since.
-func (in *invocation) tellRevoked(users []string) {
-	for _, user := range users {
-		in.tell("  accepted for the user %s, of whom the configuration has no account any more", printable.Escape(user))
-	}
-}
-
-func deadLetters(n int) string {
-	if n == 1 {
-		return "1 dead letter"
-	}
-	return fmt.Sprintf("%d dead letters", n)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
+	"github.com/caddy-deepgram/deepgram-callback/operate"
+	"github.com/caddy-deepgram/deepgram-callback/operate/api"
 )
 
 func refusalsCommand() *cobra.Command {
@@ -20,6 +22,8 @@ first, and below them in words what each of the reasons means and what to do abo
 it. Of a callback's URL the query is not shown, as it may hold credentials.
 `, cobra.NoArgs, listRefusals)
 	cmd.Flags().String("reason", "", "Only those that were refused for this reason")
+	cmd.Flags().String("since", "", "Only those from this time on: '2026-11-25T14:00:00Z', or how long ago, as '2h'")
+	cmd.Flags().String("until", "", "Only those before this time")
 	cmd.Flags().Int("limit", 0, "At most so many (default: all)")
 	asJSON(cmd)
 	reasons := cobra.FixedCompletions(app.Reasons(), cobra.ShellCompDirectiveNoFileComp)
@@ -30,14 +34,14 @@ it. Of a callback's URL the query is not shown, as it may hold credentials.
 }
 
 func listRefusals(in *invocation) error {
-	answer, err := in.fetch(http.MethodGet, "/refusals"+in.query(refusalFilters))
+	answer, err := in.fetch(http.MethodGet, "/refusals"+in.query(api.RefusalFilters()))
 	if err != nil {
 		return err
 	}
 	if in.Bool("json") {
 		return in.printJSON(answer)
 	}
-	var refusals []refusal
+	var refusals []operate.Refusal
 	if err := json.Unmarshal(answer, &refusals); err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
@@ -52,7 +56,7 @@ func listRefusals(in *invocation) error {
 	return remedyTable(in.out, refusals)
 }
 
-func refusalTable(out io.Writer, refusals []refusal) error {
+func refusalTable(out io.Writer, refusals []operate.Refusal) error {
 	t := newTable(out)
 	t.row("REFUSED", "REASON", "STATUS", "KIND", "METHOD", "HOST", "PATH", "SIZE", "CLIENT")
 	for _, r := range refusals {
@@ -68,7 +72,7 @@ func refusalTable(out io.Writer, refusals []refusal) error {
 
 // remedyTable says of each reason once what it means, that of the newest refusal
 // first.
-func remedyTable(out io.Writer, refusals []refusal) error {
+func remedyTable(out io.Writer, refusals []operate.Refusal) error {
 	t := newTable(out)
 	t.row("REASON", "WHAT IT MEANS: WHAT TO DO")
 	var told []string

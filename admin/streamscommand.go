@@ -8,6 +8,9 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-deepgram/deepgram-callback/operate"
+	"github.com/caddy-deepgram/deepgram-callback/operate/api"
 )
 
 func streamsCommand() *cobra.Command {
@@ -38,7 +41,7 @@ lives on: --user ends that.
 	return cmd
 }
 
-// selectStreams gives cmd a flag for each of streamFilters.
+// selectStreams gives cmd a flag for each of api.StreamFilters().
 func selectStreams(cmd *cobra.Command, those string) {
 	cmd.Flags().String("user", "", those+"that this user opened")
 	cmd.Flags().String("path", "", those+"with this path; with an asterisk behind it, whose paths begin so")
@@ -51,7 +54,7 @@ func streamsList(in *invocation) error {
 	if in.Bool("ended") {
 		more = []string{"state", "ended"}
 	}
-	answer, err := in.fetch(http.MethodGet, "/streams"+in.query(streamFilters, more...))
+	answer, err := in.fetch(http.MethodGet, "/streams"+in.query(api.StreamFilters(), more...))
 	if err != nil {
 		return err
 	}
@@ -59,13 +62,13 @@ func streamsList(in *invocation) error {
 		return in.printJSON(answer)
 	}
 	if in.Bool("ended") {
-		var streams []endedStream
+		var streams []operate.EndedStream
 		if err := json.Unmarshal(answer, &streams); err != nil {
 			return fmt.Errorf("reading the answer: %w", err)
 		}
 		return endedTable(in.out, streams)
 	}
-	var streams []liveStream
+	var streams []operate.Stream
 	if err := json.Unmarshal(answer, &streams); err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
@@ -73,16 +76,16 @@ func streamsList(in *invocation) error {
 }
 
 func streamsKill(in *invocation) error {
-	selected := slices.ContainsFunc(streamFilters, in.Changed)
+	selected := slices.ContainsFunc(api.StreamFilters(), in.Changed)
 	switch {
 	case selected && in.NArg() > 0:
 		return errors.New("either ids or flags that select streams, not both")
 	case !selected && in.NArg() == 0:
 		return errors.New("ids are needed, or a flag that selects streams, such as --user")
 	}
-	var done killed
+	var done operate.Killed
 	if selected {
-		if err := in.decode(http.MethodDelete, "/streams"+in.query(streamFilters), &done); err != nil {
+		if err := in.decode(http.MethodDelete, "/streams"+in.query(api.StreamFilters()), &done); err != nil {
 			return err
 		}
 		in.tell("told %s to end", liveStreams(done.Killed))

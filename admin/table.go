@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
+	"github.com/caddy-deepgram/deepgram-callback/operate"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -67,7 +68,7 @@ func messageHeader(t table) {
 
 // messageRow is a message in a list. Only its path is shown of the URI: an S3
 // URL's query fills the line without its values, too.
-func messageRow(t table, m message) {
+func messageRow(t table, m operate.Message) {
 	path, _, more := strings.Cut(m.URI, "?")
 	if more {
 		path += "?…"
@@ -77,7 +78,7 @@ func messageRow(t table, m message) {
 }
 
 // next says when a message is tried again.
-func next(m message) string {
+func next(m operate.Message) string {
 	switch {
 	case m.State == spool.Dead:
 		return ""
@@ -87,7 +88,7 @@ func next(m message) string {
 	return ago(*m.NextAttemptAt)
 }
 
-func messageDetails(out io.Writer, m message) error {
+func messageDetails(out io.Writer, m operate.Message) error {
 	t := newTable(out)
 	t.row("id:", m.ID.String())
 	t.row("state:", string(m.State))
@@ -109,14 +110,14 @@ func messageDetails(out io.Writer, m message) error {
 	return t.flush()
 }
 
-func nextExactly(m message) string {
+func nextExactly(m operate.Message) string {
 	if m.NextAttemptAt == nil {
 		return next(m)
 	}
 	return exactly(m.NextAttemptAt)
 }
 
-func streamTable(out io.Writer, streams []liveStream) error {
+func streamTable(out io.Writer, streams []operate.Stream) error {
 	t := newTable(out)
 	t.row("ID", "OPENED", "USER", "CLIENT", "ROUTE", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND")
 	for _, s := range streams {
@@ -126,7 +127,7 @@ func streamTable(out io.Writer, streams []liveStream) error {
 	return t.flush()
 }
 
-func endedTable(out io.Writer, streams []endedStream) error {
+func endedTable(out io.Writer, streams []operate.EndedStream) error {
 	t := newTable(out)
 	t.row("ID", "ENDED", "AFTER", "BY", "REASON", "CLOSE", "USER", "CLIENT", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND", "ERROR")
 	for _, s := range streams {

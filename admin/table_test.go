@@ -8,19 +8,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-deepgram/deepgram-callback/operate"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
 func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
 	const steering = "\x1b[2J\u009b31m\u202e"
 	var out strings.Builder
-	m := message{Path: steering}
+	m := operate.Message{Path: steering}
 	m.Route, m.Method, m.URI, m.RequestID, m.LastError, m.ContentType = steering, steering, "/"+steering, steering, steering, steering
 	list := newTable(&out)
 	messageRow(list, m)
 	require.NoError(t, list.flush())
 	require.NoError(t, messageDetails(&out, m))
-	require.NoError(t, streamTable(&out, []liveStream{{ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering}}))
+	require.NoError(t, streamTable(&out, []operate.Stream{{ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering}}))
 	require.NoError(t, inboxStatus(&out, steering, spool.Stats{Refusing: steering, Routes: map[string]spool.RouteStats{
 		steering: {Configured: true, Down: true, LastError: steering},
 	}}))
@@ -64,16 +65,16 @@ $`, out.String())
 func TestNextAttemptOfAPendingMessage(t *testing.T) {
 	later, past := time.Now().Add(2*time.Minute+time.Second), time.Now().Add(-time.Minute)
 	for _, test := range []struct {
-		m    message
+		m    operate.Message
 		want string
 	}{
-		{message{State: spool.Pending}, "in turn"},
-		{message{State: spool.Pending, NextAttemptAt: &past}, "in turn"},
-		{message{State: spool.Pending, NextAttemptAt: &later}, "2 minutes from now"},
-		{message{State: spool.Dead}, ""},
+		{operate.Message{State: spool.Pending}, "in turn"},
+		{operate.Message{State: spool.Pending, NextAttemptAt: &past}, "in turn"},
+		{operate.Message{State: spool.Pending, NextAttemptAt: &later}, "2 minutes from now"},
+		{operate.Message{State: spool.Dead}, ""},
 	} {
 		require.Equal(t, test.want, next(test.m))
 	}
-	require.Equal(t, "in turn", nextExactly(message{State: spool.Pending}))
-	require.Contains(t, nextExactly(message{State: spool.Pending, NextAttemptAt: &later}), "Z (2 minutes from now)")
+	require.Equal(t, "in turn", nextExactly(operate.Message{State: spool.Pending}))
+	require.Contains(t, nextExactly(operate.Message{State: spool.Pending, NextAttemptAt: &later}), "Z (2 minutes from now)")
 }

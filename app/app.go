@@ -39,12 +39,13 @@ type App struct {
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "deepgram_callback",
-		New: func() caddy.Module { return newApp(thisProcess) },
+		New: func() caddy.Module { return thisProcess.NewApp() },
 	}
 }
 
-func newApp(process *Process) *App {
-	return &App{process: process, logger: zap.NewNop(), said: make(map[string]bool)}
+// NewApp returns one more configuration of a process. Caddy has those of this process.
+func (p *Process) NewApp() *App {
+	return &App{process: p, logger: zap.NewNop(), said: make(map[string]bool)}
 }
 
 // Provision implements [caddy.Provisioner].

@@ -240,7 +240,7 @@ func TestFailedConfigurationLeavesSizeAndRoutes(t *testing.T) {
 
 func TestWaitsUntilItsInboxIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(newProcess())
+		a := NewProcess().NewApp()
 		r := &Route{Store: caddytest.DiskStore(t, "inbox")}
 		require.NoError(t, a.AddRoute(r))
 
@@ -268,7 +268,7 @@ func TestWaitsUntilItsInboxIsOpen(t *testing.T) {
 func TestStartThatFailsHalfWay(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(closed, nil, 0o600))
-	a := newApp(newProcess())
+	a := NewProcess().NewApp()
 	good, bad, rest := answering(t, t.TempDir(), "good"), answering(t, closed, "bad"), answering(t, t.TempDir(), "rest")
 	for _, r := range []*Route{good, bad, rest} {
 		require.NoError(t, a.AddRoute(r))
@@ -286,8 +286,8 @@ func TestStartThatFailsHalfWay(t *testing.T) {
 }
 
 func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
-	require.NoError(t, newApp(newProcess()).Cleanup())
-	a := newApp(newProcess())
+	require.NoError(t, NewProcess().NewApp().Cleanup())
+	a := NewProcess().NewApp()
 	require.NoError(t, a.AddRoute(answering(t, t.TempDir(), "r")))
 	require.NoError(t, a.Stop())
 	require.NoError(t, a.Cleanup())
@@ -298,7 +298,7 @@ func TestWhatWasNeverStartedCanBeCleanedUp(t *testing.T) {
 // accept callbacks after Stop.
 func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 	dir := t.TempDir()
-	a := newApp(newProcess())
+	a := NewProcess().NewApp()
 	r := answering(t, dir, "r")
 	require.NoError(t, a.AddRoute(r))
 	require.NoError(t, a.Start())
@@ -323,8 +323,8 @@ func TestAcceptsUntilAllAppsHaveStopped(t *testing.T) {
 // that was moved are found when that configuration has ended.
 func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	dir := t.TempDir()
-	process := newProcess()
-	older, newer := newApp(process), newApp(process)
+	process := NewProcess()
+	older, newer := process.NewApp(), process.NewApp()
 	from, to := answering(t, dir, "from"), answering(t, dir, "to")
 	require.NoError(t, older.AddRoute(from))
 	require.NoError(t, newer.AddRoute(to))

@@ -16,14 +16,18 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// Process is what is kept over configurations: live streams and open inboxes, and what
-// there is to say of those. It is one for all of this process, see [ThisProcess].
+// Process is what is kept over configurations: live streams, open inboxes, and the last
+// refusals. It is one for all of this process, see [ThisProcess].
 //
 // It owns what it keeps, and knows the configurations that run: one, but for the time of
 // a reload, which may fail and leave the older one.
 type Process struct {
 	// Streams are the live streams. They belong to no configuration: a reload leaves them alone.
 	Streams *Registry
+
+	// Refusals are the callbacks that were refused: why one was turned away is asked after a
+	// reload, too.
+	Refusals RefusalList
 
 	newest atomic.Pointer[App] // the configuration in charge; nil if none runs
 
@@ -35,13 +39,14 @@ type Process struct {
 }
 
 // thisProcess is the one process that there is outside of tests.
-var thisProcess = newProcess()
+var thisProcess = NewProcess()
 
 // ThisProcess is for what Caddy has live outside of all configurations, as its admin
 // endpoint does. All else has it from its [App].
 func ThisProcess() *Process { return thisProcess }
 
-func newProcess() *Process {
+// NewProcess returns one that keeps nothing yet.
+func NewProcess() *Process {
 	p := &Process{inboxes: make(map[string]*spool.Inbox)}
 	p.Streams = newRegistry(p.logger)
 	return p

@@ -11,7 +11,7 @@ import (
 // started starts a configuration with some routes.
 func started(t *testing.T, process *Process, routes ...*Route) *App {
 	t.Helper()
-	a := newApp(process)
+	a := process.NewApp()
 	for _, r := range routes {
 		require.NoError(t, a.AddRoute(r))
 	}
@@ -26,7 +26,7 @@ func ended(t *testing.T, a *App) {
 }
 
 func TestAnInboxIsOpenForAsLongAsAConfigurationNamesIt(t *testing.T) {
-	process := newProcess()
+	process := NewProcess()
 	kept, left, fresh := t.TempDir(), t.TempDir(), t.TempDir()
 	// two handlers with one route, as several sites have
 	first := started(t, process, answering(t, kept, "r"), answering(t, kept, "r"), answering(t, left, "r"))
@@ -54,7 +54,7 @@ func TestAnInboxIsOpenForAsLongAsAConfigurationNamesIt(t *testing.T) {
 }
 
 func TestProcessesShareNothing(t *testing.T) {
-	one, other := newProcess(), newProcess()
+	one, other := NewProcess(), NewProcess()
 	a := started(t, one, answering(t, t.TempDir(), "r"))
 	require.Empty(t, other.Inboxes())
 	require.Nil(t, other.newest.Load())
@@ -68,10 +68,10 @@ func TestProcessesShareNothing(t *testing.T) {
 // A configuration that is only checked, as for `caddy validate`, is cleaned up while another
 // one runs.
 func TestCleaningUpWhatWasNotStartedLeavesTheOthers(t *testing.T) {
-	process := newProcess()
+	process := NewProcess()
 	dir := t.TempDir()
 	running := started(t, process, answering(t, dir, "r"))
-	checked := newApp(process)
+	checked := process.NewApp()
 	require.NoError(t, checked.AddRoute(answering(t, dir, "other")))
 	require.NoError(t, checked.Cleanup())
 	require.Len(t, process.Inboxes(), 1)
@@ -82,7 +82,7 @@ func TestCleaningUpWhatWasNotStartedLeavesTheOthers(t *testing.T) {
 
 func TestEachConfigurationSaysOnceWhatConcernsAllOfIt(t *testing.T) {
 	for range 2 {
-		a := newApp(newProcess())
+		a := NewProcess().NewApp()
 		require.True(t, a.Once("advice"))
 		require.False(t, a.Once("advice"))
 		require.True(t, a.Once("other advice"))

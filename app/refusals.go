@@ -8,10 +8,6 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 )
 
-// Refusals are the callbacks that this process refused. They belong to no
-// configuration: why a callback was turned away is asked after a reload, too.
-var Refusals RefusalList
-
 // RefusalList remembers the last refusals, in a memory that does not grow,
 // whatever strangers send.
 type RefusalList struct {

@@ -208,7 +208,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, cause error) er
 	if isWebSocket(r) {
 		kind = kindStream
 	}
-	noted := app.Refusals.Note(app.Refusal{
+	noted := h.app.Process().Refusals.Note(app.Refusal{
 		At:       time.Now(),
 		Reason:   refused.Reason,
 		Status:   refused.Status,

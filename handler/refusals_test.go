@@ -98,7 +98,7 @@ func TestRefusedCallbacksAreNoted(t *testing.T) {
 				test.method, target, header, test.body))
 			require.Equal(t, test.status, got.StatusCode)
 
-			noted := app.Refusals.List()[0]
+			noted := app.ThisProcess().Refusals.List()[0]
 			require.WithinRange(t, noted.At, before, time.Now())
 			kind := "batch"
 			if strings.Contains(test.header, upgrade) {
@@ -112,7 +112,7 @@ func TestRefusedCallbacksAreNoted(t *testing.T) {
 			require.NotEmpty(t, app.Remedy(noted.Reason))
 		})
 	}
-	everything := fmt.Sprint(app.Refusals.List())
+	everything := fmt.Sprint(app.ThisProcess().Refusals.List())
 	for _, secret := range append(secrets(), password) {
 		require.NotContains(t, everything, secret)
 	}
@@ -126,19 +126,19 @@ func TestRefusalsOfTheInboxAndOfStreamsAreNoted(t *testing.T) {
 		return got.StatusCode == http.StatusServiceUnavailable
 	}
 	require.Eventually(t, refused, patience, time.Millisecond)
-	noted := app.Refusals.List()[0]
+	noted := app.ThisProcess().Refusals.List()[0]
 	require.Equal(t, "inbox_full", noted.Reason)
 	require.Equal(t, http.StatusServiceUnavailable, noted.Status)
 
 	g.reload(site)
-	require.Equal(t, noted, app.Refusals.List()[0], "a reload forgot it")
+	require.Equal(t, noted, app.ThisProcess().Refusals.List()[0], "a reload forgot it")
 
 	live := newEcho(t)
 	g.reload(callback(live.addr, "anonymous\nstream {\nmax_streams 1\n}"))
 	only := open(t, g, nil)
 	require.Equal(t, http.StatusServiceUnavailable, refusedStream(t, g, nil).StatusCode)
 	require.NoError(t, only.Close())
-	noted = app.Refusals.List()[0]
+	noted = app.ThisProcess().Refusals.List()[0]
 	require.Equal(t, "max_streams", noted.Reason)
 	require.Equal(t, "stream", noted.Kind)
 }
@@ -151,5 +151,5 @@ func TestARefusalsLogLineHasNoQueryInItsPath(t *testing.T) {
 		return line["msg"] == "callback refused: basic_auth_missing"
 	})
 	require.Equal(t, "/escaped", line["path"])
-	require.Equal(t, "/escaped", app.Refusals.List()[0].Path)
+	require.Equal(t, "/escaped", app.ThisProcess().Refusals.List()[0].Path)
 }

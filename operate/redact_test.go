@@ -1,4 +1,4 @@
-package admin
+package operate
 
 import (
 	"net/url"
