@@ -40,7 +40,8 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 
 	var got map[string]any
 	g.get("/spool", &got)
-	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "in_flight", "inboxes", "oldest_pending", "pending", "pending_bytes"}, keys(got))
+	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "in_flight", "inboxes",
+		"oldest_pending", "pending", "pending_bytes"}, keys(got))
 	require.EqualValues(t, 2, got["pending"])
 	require.EqualValues(t, 1, got["dead"])
 	require.Positive(t, got["pending_bytes"])
@@ -51,7 +52,8 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 	inboxes := got["inboxes"].(map[string]any)
 	require.Equal(t, slices.Sorted(slices.Values([]string{first, second})), keys(inboxes))
 	in := inboxes[first].(map[string]any)
-	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "fingerprints", "in_flight", "max_bytes", "oldest_pending", "pending", "pending_bytes", "routes"}, keys(in))
+	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "fingerprints", "in_flight",
+		"max_bytes", "oldest_pending", "pending", "pending_bytes", "routes"}, keys(in))
 	require.EqualValues(t, 1, in["pending"])
 	require.EqualValues(t, 1<<30, in["max_bytes"])
 	routes := in["routes"].(map[string]any)
@@ -74,7 +76,8 @@ var messageKeys = []string{
 func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	g, path := one(t)
 	began := time.Now()
-	pending := g.accept(path, "hooks", "/refused?a=1", strings.NewReader(`{"metadata":{"request_id":"r-1"}}`),
+	pending := g.accept(path, "hooks", "/refused?a=1",
+		strings.NewReader(`{"metadata":{"request_id":"r-1"}}`),
 		http.Header{"Content-Type": {"application/json"}})
 	g.wait(path, pending, func(m *spool.Message) bool { return m.Attempts == 1 })
 	dead := g.accept(path, "other", "/gone", strings.NewReader("x"), nil)
@@ -93,12 +96,14 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	}
 	first := messages[0]
 	require.WithinRange(t, times(first, "received_at"), began, time.Now())
-	require.WithinRange(t, times(first, "next_attempt_at"), began.Add(48*time.Minute), time.Now().Add(72*time.Minute))
+	require.WithinRange(t, times(first, "next_attempt_at"), began.Add(48*time.Minute),
+		time.Now().Add(72*time.Minute))
 	delete(first, "received_at")
 	delete(first, "next_attempt_at")
 	require.Equal(t, map[string]any{
 		"id": pending.String(), "state": "pending", "path": path, "route": "hooks", "method": "POST",
-		"uri": "/refused?a=REDACTED", "content_type": "application/json", "size": 33.0, "request_id": "r-1", "user": "",
+		"uri": "/refused?a=REDACTED", "content_type": "application/json", "size": 33.0,
+		"request_id": "r-1", "user": "",
 		"attempts": 1.0, "died_at": nil, "last_error": "the service answered 400 Bad Request",
 	}, first)
 
@@ -122,7 +127,8 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 func TestURIsAreNotEscapedForHTML(t *testing.T) {
 	g, path := one(t)
 	id := g.accept(path, "hooks", "/refused?a=1&b=2", body(), nil)
-	require.Contains(t, string(g.do(http.MethodGet, "/spool/messages/"+id.String()).body), `"uri":"/refused?a=REDACTED&b=REDACTED"`)
+	require.Contains(t, string(g.do(http.MethodGet, "/spool/messages/"+id.String()).body),
+		`"uri":"/refused?a=REDACTED&b=REDACTED"`)
 }
 
 func TestListsAreSelectedAndPagedOverAllInboxes(t *testing.T) {
@@ -184,7 +190,8 @@ func TestBodiesComeByteForByteAndAreNothingABrowserRuns(t *testing.T) {
 	for _, length := range []int{0, 1, 1500, 64 << 10, 64<<10 + 1, 5 << 20} {
 		content := make([]byte, length)
 		_, _ = rand.NewChaCha8([32]byte{byte(length)}).Read(content)
-		id := g.accept(path, "hooks", fmt.Sprintf("/refused?%d", length), bytes.NewReader(content), http.Header{"Content-Type": {"text/html"}})
+		id := g.accept(path, "hooks", fmt.Sprintf("/refused?%d", length), bytes.NewReader(content),
+			http.Header{"Content-Type": {"text/html"}})
 
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			a := g.do(method, "/spool/messages/"+id.String()+"/body")
@@ -225,7 +232,8 @@ func TestAMessageIsReplayed(t *testing.T) {
 	}
 	id := g.dead(path, "hooks")
 	g.service.mend()
-	require.Equal(t, http.StatusOK, g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay").StatusCode)
+	require.Equal(t, http.StatusOK,
+		g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay").StatusCode)
 	g.waitGone(path, id)
 	g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay").refusal(t, http.StatusNotFound)
 }
@@ -233,7 +241,8 @@ func TestAMessageIsReplayed(t *testing.T) {
 func TestWhatIsBeingDeliveredIsNotReplayed(t *testing.T) {
 	g, path := one(t)
 	id := g.held(path, "hooks")
-	said := g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay").refusal(t, http.StatusConflict)
+	a := g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay")
+	said := a.refusal(t, http.StatusConflict)
 	require.Contains(t, said, "being delivered")
 
 	var got struct {
@@ -270,7 +279,8 @@ func TestDeadLettersAreReplayedAllAtOnce(t *testing.T) {
 		require.Len(t, g.list("?state=dead"), step.left, step.query)
 	}
 	require.Eventually(t, func() bool { return len(g.list("")) == 1 }, patience, time.Millisecond)
-	require.Equal(t, []string{waiting.String()}, g.list(""), "what waits for its next attempt was left alone")
+	require.Equal(t, []string{waiting.String()}, g.list(""),
+		"what waits for its next attempt was left alone")
 }
 
 func TestAMessageIsDropped(t *testing.T) {
@@ -289,7 +299,8 @@ func TestAMessageIsDropped(t *testing.T) {
 func TestWhatIsBeingDeliveredIsDroppedWhenThatEnds(t *testing.T) {
 	g, path := one(t)
 	id := g.held(path, "hooks")
-	require.Equal(t, http.StatusAccepted, g.do(http.MethodDelete, "/spool/messages/"+id.String()).StatusCode)
+	require.Equal(t, http.StatusAccepted,
+		g.do(http.MethodDelete, "/spool/messages/"+id.String()).StatusCode)
 	require.Equal(t, []string{id.String()}, g.list(""))
 	g.service.letGo()
 	g.waitGone(path, id)
@@ -326,9 +337,12 @@ func TestMoreDeadLettersThanGoAtOnceAreAllDropped(t *testing.T) {
 	g, path := one(t)
 	const many = 600
 	g.acceptMany(path, "hooks", "/gone", many)
-	require.Eventually(t, func() bool { return caddytest.Stats(t, app.ThisProcess().Inboxes()[path]).Dead == many }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return caddytest.Stats(t, app.ThisProcess().Inboxes()[path]).Dead == many
+	}, patience, 10*time.Millisecond)
 
-	require.JSONEq(t, fmt.Sprintf(`{"dropped":%d}`, many), string(g.do(http.MethodDelete, "/spool/messages?state=dead").body))
+	require.JSONEq(t, fmt.Sprintf(`{"dropped":%d}`, many),
+		string(g.do(http.MethodDelete, "/spool/messages?state=dead").body))
 	require.Empty(t, g.list(""))
 }
 
@@ -345,7 +359,8 @@ func TestResourcesSayWhichMethodsTheyAllow(t *testing.T) {
 		"/streams":                          "DELETE, GET, HEAD",
 		"/streams/x":                        "DELETE",
 	} {
-		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "INVENTED"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE",
+			"INVENTED"} {
 			if slices.Contains(strings.Split(allowed, ", "), method) {
 				continue
 			}
@@ -368,10 +383,14 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 	for _, request := range []string{
 		"GET /", "GET /spool/", "GET /spool/x", "POST /spool/replay/", "GET /spool/messages/", "GET /x",
 		"DELETE /spool/messages/", "GET /spool/messages/" + id + "/", "GET /spool/messages/" + id + "/x",
-		"GET /spool/messages/" + missing, "GET /spool/messages/" + missing + "/body", "DELETE /spool/messages/" + missing,
-		"POST /spool/messages/" + missing + "/replay", "GET /spool/messages/x", "GET /spool/messages/" + id + "0",
-		"GET /spool/messages/%00", "GET /spool/messages/%2e%2e%2f", "DELETE /streams/x", "DELETE /streams/",
-		"GET /spool?path=/none", "GET /spool/messages?path=/none", "GET /spool/messages/" + id + "?path=/none",
+		"GET /spool/messages/" + missing, "GET /spool/messages/" + missing + "/body",
+		"DELETE /spool/messages/" + missing,
+		"POST /spool/messages/" + missing + "/replay", "GET /spool/messages/x",
+		"GET /spool/messages/" + id + "0",
+		"GET /spool/messages/%00", "GET /spool/messages/%2e%2e%2f", "DELETE /streams/x",
+		"DELETE /streams/",
+		"GET /spool?path=/none", "GET /spool/messages?path=/none",
+		"GET /spool/messages/" + id + "?path=/none",
 		"POST /spool/replay?state=dead&path=/none", "DELETE /spool/messages?state=dead&path=/none",
 	} {
 		method, uri, _ := strings.Cut(request, " ")
@@ -385,15 +404,20 @@ func TestParametersThatCannotBeRightAreRefused(t *testing.T) {
 	id := g.dead(path, "hooks").String()
 	for _, request := range []string{
 		"GET /spool?x=1", "GET /spool?state=dead", "GET /spool?%zz", "GET /spool?path=a&path=b",
-		"GET /spool/messages?state=alive", "GET /spool/messages?state=DEAD", "GET /spool/messages?rout=hooks",
+		"GET /spool/messages?state=alive", "GET /spool/messages?state=DEAD",
+		"GET /spool/messages?rout=hooks",
 		"GET /spool/messages?limit=0", "GET /spool/messages?limit=-1", "GET /spool/messages?limit=1001",
-		"GET /spool/messages?limit=ten", "GET /spool/messages?limit=99999999999999999999", "GET /spool/messages?limit=1&limit=2",
+		"GET /spool/messages?limit=ten", "GET /spool/messages?limit=99999999999999999999",
+		"GET /spool/messages?limit=1&limit=2",
 		"GET /spool/messages?after=x", "GET /spool/messages?after=" + id + "0", "GET /spool/messages?a;b",
 		"GET /spool/messages/" + id + "?x", "DELETE /spool/messages/" + id + "?state=dead",
 		"POST /spool/messages/" + id + "/replay?all",
-		"POST /spool/replay", "POST /spool/replay?state=", "POST /spool/replay?state=pending", "POST /spool/replay?state=dead&rout=x",
-		"POST /spool/replay?state=dead&route=", "POST /spool/replay?state=dead&path=", "POST /spool/replay?state=dead&state=dead",
-		"DELETE /spool/messages", "DELETE /spool/messages?state=pending", "DELETE /spool/messages?state=dead&rout=x",
+		"POST /spool/replay", "POST /spool/replay?state=", "POST /spool/replay?state=pending",
+		"POST /spool/replay?state=dead&rout=x",
+		"POST /spool/replay?state=dead&route=", "POST /spool/replay?state=dead&path=",
+		"POST /spool/replay?state=dead&state=dead",
+		"DELETE /spool/messages", "DELETE /spool/messages?state=pending",
+		"DELETE /spool/messages?state=dead&rout=x",
 		"DELETE /spool/messages?state=dead&route=", "DELETE /spool/messages?state=dead&limit=1",
 		"GET /streams?x=1", "DELETE /streams/x?x=1",
 	} {
@@ -411,7 +435,8 @@ func TestWithoutAnInboxTheAPISaysSo(t *testing.T) {
 		"DELETE /spool/messages/x", "DELETE /spool/messages?state=dead",
 	} {
 		method, uri, _ := strings.Cut(request, " ")
-		require.Contains(t, g.do(method, uri).refusal(t, http.StatusServiceUnavailable), "no inbox is open", request)
+		require.Contains(t, g.do(method, uri).refusal(t, http.StatusServiceUnavailable),
+			"no inbox is open", request)
 	}
 	var streams []any
 	g.get("/streams", &streams)
@@ -424,10 +449,12 @@ func TestAnInboxThatIsClosingIsUnavailable(t *testing.T) {
 	id := g.dead(path, "hooks").String()
 	require.NoError(t, app.ThisProcess().Inboxes()[path].Close(t.Context()))
 	for _, request := range []string{
-		"GET /spool/messages", "GET /spool/messages/" + id, "POST /spool/replay?state=dead", "DELETE /spool/messages?state=dead",
+		"GET /spool/messages", "GET /spool/messages/" + id, "POST /spool/replay?state=dead",
+		"DELETE /spool/messages?state=dead",
 	} {
 		method, uri, _ := strings.Cut(request, " ")
-		require.Contains(t, g.do(method, uri).refusal(t, http.StatusServiceUnavailable), "closed", request)
+		require.Contains(t, g.do(method, uri).refusal(t, http.StatusServiceUnavailable), "closed",
+			request)
 	}
 }
 
@@ -439,7 +466,8 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func TestABodyThatIsSentIsNotReadThrough(t *testing.T) {
 	g, path := one(t)
 	g.dead(path, "hooks")
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1/deepgram_callback/spool/replay?state=dead", io.NopCloser(endless{}))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+		"http://127.0.0.1/deepgram_callback/spool/replay?state=dead", io.NopCloser(endless{}))
 	require.NoError(t, err)
 	response, err := g.http.Do(r)
 	require.NoError(t, err)
@@ -453,11 +481,16 @@ const secret = "TOPSECRET0123456789"
 func TestCredentialsAreNotShown(t *testing.T) {
 	g, path := one(t)
 	for i, uri := range []string{
-		"/gone?X-Amz-Signature=" + secret + "&X-Amz-Date=1", "/refused?token=" + secret, "/refused?" + secret, "/gone?=" + secret,
+		"/gone?X-Amz-Signature=" + secret + "&X-Amz-Date=1", "/refused?token=" + secret,
+		"/refused?" + secret, "/gone?=" + secret,
 	} {
 		id := g.accept(path, "hooks", uri,
-			strings.NewReader(fmt.Sprintf(`{"metadata":{"request_id":"secret-%d","extra":{"callback_secret":"%s"}}}`, i, secret)),
-			http.Header{"Authorization": {"Basic " + secret}, "Dg-Token": {secret}, "X-Api-Key": {secret}, "Cookie": {secret}})
+			strings.NewReader(fmt.Sprintf(
+				`{"metadata":{"request_id":"secret-%d","extra":{"callback_secret":"%s"}}}`, i, secret)),
+			http.Header{
+				"Authorization": {"Basic " + secret}, "Dg-Token": {secret},
+				"X-Api-Key": {secret}, "Cookie": {secret},
+			})
 		g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
 	}
 	ids := g.list("")
@@ -465,12 +498,14 @@ func TestCredentialsAreNotShown(t *testing.T) {
 
 	uris := []string{"/spool", "/spool/messages", "/streams", "/spool?" + "x=1"}
 	commands := [][]string{
-		{"spool", "status"}, {"spool", "status", "--json"}, {"spool", "list"}, {"spool", "list", "--json"},
+		{"spool", "status"}, {"spool", "status", "--json"}, {"spool", "list"},
+		{"spool", "list", "--json"},
 		{"streams", "list"}, {"streams", "list", "--json"},
 	}
 	for _, id := range ids {
 		uris = append(uris, "/spool/messages/"+id)
-		commands = append(commands, []string{"spool", "show", id}, []string{"spool", "show", id, "--json"})
+		commands = append(commands, []string{"spool", "show", id},
+			[]string{"spool", "show", id, "--json"})
 	}
 	for _, uri := range uris {
 		a := g.do(http.MethodGet, uri)
@@ -508,7 +543,8 @@ func FuzzRequests(f *testing.F) {
 			_ = json.NewEncoder(w).Encode(map[string]string{"error": refusal.Error()})
 		})
 	}
-	for _, query := range []string{"", "state=dead", "state=pending&limit=1", "after=" + id, "limit=-1", "path=/x", "%", "a=1;b"} {
+	for _, query := range []string{"", "state=dead", "state=pending&limit=1", "after=" + id,
+		"limit=-1", "path=/x", "%", "a=1;b"} {
 		f.Add("GET", "/spool/messages", query)
 		f.Add("GET", "/spool/messages/"+id, query)
 		f.Add("POST", "/spool/messages/"+id+"/replay", query)

@@ -45,7 +45,8 @@ func eachID(in *invocation, do func(id string) error) error {
 	if first == nil {
 		return nil
 	}
-	return &exitError{exitCode(first), fmt.Errorf("not done for all of %s", strings.Join(in.Args(), " "))}
+	all := strings.Join(in.Args(), " ")
+	return &exitError{exitCode(first), fmt.Errorf("not done for all of %s", all)}
 }
 
 // tell prints a line for people.
@@ -70,7 +71,8 @@ func spoolReplay(in *invocation) error {
 	}
 	var done operate.Replayed
 	if all {
-		if err := in.decode(http.MethodPost, "/spool/replay"+in.query([]string{"path", "route"}, "state", "dead"), &done); err != nil {
+		uri := "/spool/replay" + in.query([]string{"path", "route"}, "state", "dead")
+		if err := in.decode(http.MethodPost, uri, &done); err != nil {
 			return err
 		}
 		in.tell("replayed %s", deadLetters(done.Replayed))
@@ -105,7 +107,8 @@ func spoolDrop(in *invocation) error {
 	}
 	var done operate.Dropped
 	if all {
-		if err := in.decode(http.MethodDelete, "/spool/messages"+in.query([]string{"path", "route"}, "state", "dead"), &done); err != nil {
+		uri := "/spool/messages" + in.query([]string{"path", "route"}, "state", "dead")
+		if err := in.decode(http.MethodDelete, uri, &done); err != nil {
 			return err
 		}
 		in.tell("dropped %s", deadLetters(done.Dropped))
@@ -137,7 +140,8 @@ func dropUser(in *invocation) error {
 		return errors.New("either ids, --all or --user")
 	}
 	var done operate.Dropped
-	if err := in.decode(http.MethodDelete, "/spool/messages"+in.query([]string{"path", "route", "user"}), &done); err != nil {
+	uri := "/spool/messages" + in.query([]string{"path", "route", "user"})
+	if err := in.decode(http.MethodDelete, uri, &done); err != nil {
 		return err
 	}
 	in.tell("dropped %d of the user %s", done.Dropped, printable.Escape(in.String("user")))
@@ -147,7 +151,8 @@ func dropUser(in *invocation) error {
 // tellRevoked says that what is delivered again came in under credentials that were removed since.
 func (in *invocation) tellRevoked(users []string) {
 	for _, user := range users {
-		in.tell("  accepted for the user %s, of whom the configuration has no account any more", printable.Escape(user))
+		in.tell("  accepted for the user %s, of whom the configuration has no account any more",
+			printable.Escape(user))
 	}
 }
 

@@ -51,20 +51,27 @@ one that failed.
 		CobraFunc: func(cmd *cobra.Command) {
 			group(cmd)
 			flags := cmd.PersistentFlags()
-			flags.StringP("address", "", "", "Address of the administration API listener (if --config is not used)")
-			flags.StringP("config", "c", "", "Configuration file to take that address from (if --address is not used)")
-			flags.StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+			flags.StringP("address", "", "",
+				"Address of the administration API listener (if --config is not used)")
+			flags.StringP("config", "c", "",
+				"Configuration file to take that address from (if --address is not used)")
+			flags.StringP("adapter", "a", "",
+				"Name of config adapter to apply (if --config is used)")
 			cmd.AddCommand(spoolCommand(), streamsCommand(), refusalsCommand())
 		},
 	}
 }
 
 func spoolCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "spool <command>", Short: "Callbacks that are kept: what waits to be delivered, and the dead letters"}
+	cmd := &cobra.Command{
+		Use:   "spool <command>",
+		Short: "Callbacks that are kept: what waits to be delivered, and the dead letters",
+	}
 	group(cmd)
 	cmd.PersistentFlags().String("path", "", "Directory of the inbox (default: all that are open)")
 
-	status := leaf("status", "Shows how much there is, and whether the services answer", "", cobra.NoArgs, spoolStatus)
+	status := leaf("status", "Shows how much there is, and whether the services answer", "",
+		cobra.NoArgs, spoolStatus)
 	asJSON(status)
 
 	list := leaf("list", "Lists callbacks, the oldest first", "", cobra.NoArgs, spoolList)
@@ -98,7 +105,8 @@ keeps no transcripts: save the body first if it may be needed. One that is being
 delivered is forgotten when that has ended.
 `, cobra.ArbitraryArgs, spoolDrop)
 	drop.Flags().Bool("all", false, "All dead letters; pending callbacks stay")
-	drop.Flags().String("user", "", "Whatever this user's credential brought in: for one that has leaked")
+	drop.Flags().String("user", "",
+		"Whatever this user's credential brought in: for one that has leaked")
 	drop.Flags().String("route", "", "With --all or --user, only those of this route")
 	asJSON(drop)
 
@@ -121,10 +129,13 @@ type invocation struct {
 }
 
 // leaf is a command that does something.
-func leaf(use, short, long string, args cobra.PositionalArgs, run func(*invocation) error) *cobra.Command {
+func leaf(
+	use, short, long string, args cobra.PositionalArgs, run func(*invocation) error,
+) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: args}
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-		address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+		address, err := caddycmd.DetermineAdminAPIAddress(
+			flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
 		if err != nil {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("determining the admin API's address: %w", err)
 		}
@@ -269,7 +280,8 @@ func eachPage(in *invocation, print func([]json.RawMessage) error) error {
 			more = append(more, "after", after)
 		}
 		var page []json.RawMessage
-		if err := in.decode(http.MethodGet, "/spool/messages"+in.query([]string{"path", "state", "route", "user"}, more...), &page); err != nil {
+		uri := "/spool/messages" + in.query([]string{"path", "state", "route", "user"}, more...)
+		if err := in.decode(http.MethodGet, uri, &page); err != nil {
 			return err
 		}
 		if err := print(page); err != nil {

@@ -29,15 +29,18 @@ import (
 func TestListIsATableForPeople(t *testing.T) {
 	g, path := one(t)
 	dead := g.dead(path, "other")
-	id := g.accept(path, "hooks", "/refused?"+strings.Repeat("a=1&", 100), strings.NewReader(`{"metadata":{"request_id":"r-1"}}`), nil)
+	id := g.accept(path, "hooks", "/refused?"+strings.Repeat("a=1&", 100),
+		strings.NewReader(`{"metadata":{"request_id":"r-1"}}`), nil)
 	g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
 
 	lines := strings.Split(strings.TrimSuffix(g.ok("spool", "list"), "\n"), "\n")
 	require.Len(t, lines, 3)
-	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "USER", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
+	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE",
+		"CALLBACK", "USER", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
 	require.Contains(t, lines[1], dead.String()+"  dead ")
 	require.Contains(t, lines[2], id.String()+"  pending  now ")
-	for _, part := range []string{" 33 B ", " hooks ", " POST /refused?… ", " r-1 ", " the service answered 400 Bad Request", " from now "} {
+	for _, part := range []string{" 33 B ", " hooks ", " POST /refused?… ", " r-1 ",
+		" the service answered 400 Bad Request", " from now "} {
 		require.Contains(t, lines[2], part)
 	}
 	// Columns begin where their headings do.
@@ -56,7 +59,8 @@ func TestListSelects(t *testing.T) {
 	dead, pending := g.dead(path, "hooks").String(), g.refused(path, "other").String()
 	ids := func(args ...string) []string {
 		var messages []struct{ ID string }
-		require.NoError(t, json.Unmarshal([]byte(g.ok(append([]string{"spool", "list", "--json"}, args...)...)), &messages))
+		out := g.ok(append([]string{"spool", "list", "--json"}, args...)...)
+		require.NoError(t, json.Unmarshal([]byte(out), &messages))
 		ids := []string{}
 		for _, m := range messages {
 			ids = append(ids, m.ID)
@@ -94,10 +98,11 @@ func TestListGoesThroughAllPages(t *testing.T) {
 }
 
 func TestAShortPageIsNotTakenForTheLast(t *testing.T) {
-	const first, second = "0199c0de-0000-7000-8000-000000000001", "0199c0de-0000-7000-8000-000000000002"
+	const first = "0199c0de-0000-7000-8000-000000000001"
+	const second = "0199c0de-0000-7000-8000-000000000002"
 	var mu sync.Mutex
 	open := map[net.Conn]bool{}
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
 		switch r.FormValue("after") {
 		case "":
 			_, _ = fmt.Fprintf(w, `[{"id":%q}]`, first)
@@ -106,7 +111,8 @@ func TestAShortPageIsNotTakenForTheLast(t *testing.T) {
 		default:
 			_, _ = w.Write([]byte("[]"))
 		}
-	}))
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	server.Config.ConnState = func(c net.Conn, state http.ConnState) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -127,12 +133,16 @@ func TestAShortPageIsNotTakenForTheLast(t *testing.T) {
 
 func TestShowTellsAllOfOneCallback(t *testing.T) {
 	g, path := one(t)
-	id := g.accept(path, "hooks", "/gone?sig=1", strings.NewReader(`{"metadata":{"request_id":"r-1\u001b[2J"}}`), http.Header{"Content-Type": {"application/json"}})
+	id := g.accept(path, "hooks", "/gone?sig=1",
+		strings.NewReader(`{"metadata":{"request_id":"r-1\u001b[2J"}}`),
+		http.Header{"Content-Type": {"application/json"}})
 	g.wait(path, id, func(m *spool.Message) bool { return m.State == spool.Dead })
 	out := g.ok("spool", "show", id.String())
 	for _, line := range []string{
-		"id: " + id.String(), "state: dead", "inbox: " + path, "route: hooks", "callback: POST /gone?sig=REDACTED",
-		"content type: application/json", "size: 42 B (42 bytes)", `request id: r-1\x1b[2J`, "attempts: 1",
+		"id: " + id.String(), "state: dead", "inbox: " + path, "route: hooks",
+		"callback: POST /gone?sig=REDACTED",
+		"content type: application/json", "size: 42 B (42 bytes)", `request id: r-1\x1b[2J`,
+		"attempts: 1",
 		"last error: the service answered 410 Gone",
 	} {
 		name, value, _ := strings.Cut(line, ": ")
@@ -146,7 +156,8 @@ func TestShowTellsAllOfOneCallback(t *testing.T) {
 	require.Equal(t, messageKeys, keys(m))
 
 	waiting := g.refused(path, "hooks")
-	require.Regexp(t, `(?m)^next attempt: +20\d\d-.*Z \(.* from now\)$`, g.ok("spool", "show", waiting.String()))
+	require.Regexp(t, `(?m)^next attempt: +20\d\d-.*Z \(.* from now\)$`,
+		g.ok("spool", "show", waiting.String()))
 }
 
 func TestStatusShowsRoutesAndTheirServices(t *testing.T) {
@@ -206,7 +217,8 @@ func TestABodyThatBreaksOffIsAFailure(t *testing.T) {
 func TestReplayByIDAndOfAllDeadLetters(t *testing.T) {
 	g, path := one(t)
 	a, b := g.dead(path, "hooks").String(), g.refused(path, "hooks").String()
-	c, d, e := g.dead(path, "hooks").String(), g.dead(path, "other").String(), g.dead(path, "other").String()
+	c, d := g.dead(path, "hooks").String(), g.dead(path, "other").String()
+	e := g.dead(path, "other").String()
 	g.service.mend()
 	require.Equal(t, "replayed "+a+"\nreplayed "+b+"\n", g.ok("spool", "replay", a, b))
 	require.Equal(t, "replayed 1 dead letter\n", g.ok("spool", "replay", "--all", "--route", "hooks"))
@@ -258,15 +270,21 @@ func TestExitCodesTellFailuresApart(t *testing.T) {
 	g, path := one(t)
 	id, held := g.dead(path, "hooks").String(), g.held(path, "hooks").String()
 	for code, commands := range map[int][]string{
-		0: {"", "spool", "streams", "spool list", "spool status", "streams list", "spool show " + id, "spool replay --all"},
+		0: {"", "spool", "streams", "spool list", "spool status", "streams list", "spool show " + id,
+			"spool replay --all"},
 		1: {
-			"x", "spool x", "streams x", "spool list x", "spool list --state x", "spool list --limit -1", "spool list --limit x",
-			"spool list --x", "spool show", "spool show " + id + " " + id, "spool body", "spool replay", "spool drop", "spool drop --route hooks",
-			"spool drop --all " + id, "spool drop --all --route=", "spool replay --route hooks " + id, "streams kill", "spool list --config /none",
+			"x", "spool x", "streams x", "spool list x", "spool list --state x", "spool list --limit -1",
+			"spool list --limit x",
+			"spool list --x", "spool show", "spool show " + id + " " + id, "spool body", "spool replay",
+			"spool drop", "spool drop --route hooks",
+			"spool drop --all " + id, "spool drop --all --route=", "spool replay --route hooks " + id,
+			"streams kill", "spool list --config /none",
 		},
 		5: {
-			"spool show x", "spool body x", "spool replay x", "spool drop x", "streams kill x", "spool list --path /none",
-			"spool drop .", "spool drop ..", "spool show ..", "spool drop ../messages?state=dead", "spool show %2e", "spool show " + id + "/body",
+			"spool show x", "spool body x", "spool replay x", "spool drop x", "streams kill x",
+			"spool list --path /none",
+			"spool drop .", "spool drop ..", "spool show ..", "spool drop ../messages?state=dead",
+			"spool show %2e", "spool show " + id + "/body",
 			"streams kill ..",
 		},
 		6: {"spool replay " + held},
@@ -300,9 +318,12 @@ func TestWhatIsUnavailableHasAnExitCode(t *testing.T) {
 	require.Equal(t, 4, o.code)
 	require.ErrorContains(t, o.err, "has no /deepgram_callback API")
 
-	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{")) }))
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("{"))
+	}))
 	defer broken.Close()
-	for _, command := range []string{"spool list", "spool list --json", "spool show x", "spool status", "streams list", "spool replay --all"} {
+	for _, command := range []string{"spool list", "spool list --json", "spool show x", "spool status",
+		"streams list", "spool replay --all"} {
 		o = run(t, append(strings.Fields(command), "--address", broken.Listener.Addr().String())...)
 		require.Equal(t, 1, o.code, command)
 	}
@@ -313,10 +334,12 @@ func TestTheAddressComesFromAConfiguration(t *testing.T) {
 	g.dead(path, "hooks")
 	dir := t.TempDir()
 	asJSON, caddyfile := filepath.Join(dir, "caddy.json"), filepath.Join(dir, "config")
-	require.NoError(t, os.WriteFile(asJSON, fmt.Appendf(nil, `{"admin":{"listen":%q}}`, g.admin), 0o600))
+	require.NoError(t, os.WriteFile(asJSON, fmt.Appendf(nil, `{"admin":{"listen":%q}}`, g.admin),
+		0o600))
 	require.NoError(t, os.WriteFile(caddyfile, fmt.Appendf(nil, "{\n\tadmin %s\n}\n", g.admin), 0o600))
 	for _, args := range [][]string{
-		{"--config", asJSON}, {"-c", asJSON}, {"--config", caddyfile, "--adapter", "caddyfile"}, {"--config", "/none", "--address", g.admin},
+		{"--config", asJSON}, {"-c", asJSON}, {"--config", caddyfile, "--adapter", "caddyfile"},
+		{"--config", "/none", "--address", g.admin},
 	} {
 		o := run(t, append([]string{"spool", "list", "--state", "dead"}, args...)...)
 		require.NoError(t, o.err)
@@ -327,7 +350,8 @@ func TestTheAddressComesFromAConfiguration(t *testing.T) {
 func TestHelpTellsTheExitCodes(t *testing.T) {
 	o := run(t, "--help")
 	require.NoError(t, o.err)
-	for _, text := range []string{"Exit codes:", "4  the admin API cannot be reached", "5  no such message", "6  the message is being delivered"} {
+	for _, text := range []string{"Exit codes:", "4  the admin API cannot be reached",
+		"5  no such message", "6  the message is being delivered"} {
 		require.Contains(t, o.out, text)
 	}
 }

@@ -21,7 +21,9 @@ func closedInbox(t *testing.T) (path string, ids []spool.ID) {
 	path = filepath.Join(t.TempDir(), "it's an inbox")
 	inbox := caddytest.OpenInbox(t, path)
 	for _, uri := range []string{"/first", "/second", "/third"} {
-		receipt, err := inbox.Accept(t.Context(), spool.Envelope{Route: "away", Method: http.MethodPost, URI: uri, ContentLength: -1}, body())
+		receipt, err := inbox.Accept(t.Context(), spool.Envelope{
+			Route: "away", Method: http.MethodPost, URI: uri, ContentLength: -1,
+		}, body())
 		require.NoError(t, err)
 		ids = append(ids, receipt.ID)
 	}
@@ -36,7 +38,8 @@ func spoil(t *testing.T, path, text string) {
 	content, err := os.ReadFile(index)
 	require.NoError(t, err)
 	require.Contains(t, string(content), text)
-	require.NoError(t, os.WriteFile(index, bytes.ReplaceAll(content, []byte(text), bytes.ToUpper([]byte(text))), 0o600))
+	require.NoError(t, os.WriteFile(index,
+		bytes.ReplaceAll(content, []byte(text), bytes.ToUpper([]byte(text))), 0o600))
 }
 
 func TestADamagedCallbackIsListedAndDropped(t *testing.T) {
@@ -47,9 +50,11 @@ func TestADamagedCallbackIsListedAndDropped(t *testing.T) {
 	require.Contains(t, g.ok("spool", "list"), ids[1].String())
 	require.Contains(t, g.ok("spool", "list", "--json"), "damaged on disk")
 
-	require.Equal(t, http.StatusNoContent, g.do(http.MethodDelete, "/spool/messages/"+ids[1].String()).StatusCode)
+	require.Equal(t, http.StatusNoContent,
+		g.do(http.MethodDelete, "/spool/messages/"+ids[1].String()).StatusCode)
 	require.Len(t, g.list(""), 2)
-	require.Equal(t, http.StatusNotFound, g.do(http.MethodDelete, "/spool/messages/"+ids[1].String()).StatusCode)
+	require.Equal(t, http.StatusNotFound,
+		g.do(http.MethodDelete, "/spool/messages/"+ids[1].String()).StatusCode)
 	require.Equal(t, http.StatusNotFound, g.do(http.MethodDelete, "/spool/messages/none").StatusCode)
 }
 
@@ -64,7 +69,8 @@ func TestRecoverNeedsNoRunningCaddy(t *testing.T) {
 		"saved 2 callbacks in " + into + ": 2 pending, 0 dead letters",
 		"lost 1 callback:", ids[1].String() + " route away",
 		"saved 1 body in " + into + ".bodies",
-		`mv '` + strings.ReplaceAll(into, "'", `'\''`) + `' '` + strings.ReplaceAll(path, "'", `'\''`) + `'`,
+		`mv '` + strings.ReplaceAll(into, "'", `'\''`) + `' '` +
+			strings.ReplaceAll(path, "'", `'\''`) + `'`,
 	} {
 		require.Contains(t, o.out, part)
 	}
@@ -90,7 +96,8 @@ func TestRecoverReportsForPrograms(t *testing.T) {
 	var report map[string]any
 	require.NoError(t, json.Unmarshal([]byte(o.out), &report))
 	require.Equal(t, map[string]any{
-		"into": into, "pending": 3.0, "dead": 0.0, "uncertain": 0.0, "lost": []any{}, "missing": 0.0, "bodies": 0.0, "damage": []any{},
+		"into": into, "pending": 3.0, "dead": 0.0, "uncertain": 0.0, "lost": []any{}, "missing": 0.0,
+		"bodies": 0.0, "damage": []any{},
 	}, report)
 }
 

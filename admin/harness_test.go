@@ -99,7 +99,10 @@ type routes struct{}
 var wanted []*app.Route
 
 func (*routes) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "deepgram_callback_test", New: func() caddy.Module { return new(routes) }}
+	return caddy.ModuleInfo{
+		ID:  "deepgram_callback_test",
+		New: func() caddy.Module { return new(routes) },
+	}
 }
 
 func (*routes) Provision(ctx caddy.Context) error {
@@ -137,7 +140,9 @@ func start(t testing.TB, inboxes map[string][]string, apps map[string]json.RawMe
 }
 
 // startAt is start with the address of the admin API.
-func startAt(t testing.TB, address string, inboxes map[string][]string, apps map[string]json.RawMessage) *gateway {
+func startAt(
+	t testing.TB, address string, inboxes map[string][]string, apps map[string]json.RawMessage,
+) *gateway {
 	t.Helper()
 	g := &gateway{t: t, admin: address}
 	all := map[string]json.RawMessage{"deepgram_callback_test": json.RawMessage("{}")}
@@ -156,10 +161,15 @@ func startAt(t testing.TB, address string, inboxes map[string][]string, apps map
 	wanted = nil
 	for path, names := range inboxes {
 		for _, name := range names {
-			wanted = append(wanted, &app.Route{Store: caddytest.DiskStore(t, path), Name: name, MaxSize: 1 << 30, Config: spool.RouteConfig{
-				Deliver:     deliveries.deliver,
-				RetryDelays: []time.Duration{time.Hour},
-			}})
+			wanted = append(wanted, &app.Route{
+				Store:   caddytest.DiskStore(t, path),
+				Name:    name,
+				MaxSize: 1 << 30,
+				Config: spool.RouteConfig{
+					Deliver:     deliveries.deliver,
+					RetryDelays: []time.Duration{time.Hour},
+				},
+			})
 		}
 	}
 	caddytest.Start(t, func() []byte { return config })
@@ -202,7 +212,8 @@ func (g *gateway) acceptMany(path, route, uri string, many int) {
 	for i := range many {
 		accepted.Go(func() {
 			envelope := spool.Envelope{Route: route, Method: http.MethodPost, URI: uri, ContentLength: -1}
-			_, err := app.ThisProcess().Inboxes()[path].Accept(g.t.Context(), envelope, strings.NewReader(strconv.Itoa(i)))
+			_, err := app.ThisProcess().Inboxes()[path].Accept(g.t.Context(), envelope,
+				strings.NewReader(strconv.Itoa(i)))
 			failed <- err
 		})
 	}
@@ -279,7 +290,8 @@ type answer struct {
 // do makes a request of the API, whose resources are under /deepgram_callback.
 func (g *gateway) do(method, uri string) answer {
 	g.t.Helper()
-	r, err := http.NewRequestWithContext(g.t.Context(), method, "http://127.0.0.1/deepgram_callback"+uri, nil)
+	r, err := http.NewRequestWithContext(g.t.Context(), method,
+		"http://127.0.0.1/deepgram_callback"+uri, nil)
 	require.NoError(g.t, err)
 	response, err := g.http.Do(r)
 	require.NoError(g.t, err)
@@ -335,7 +347,8 @@ func run(t testing.TB, args ...string) outcome {
 	var out, notes bytes.Buffer
 	root := &cobra.Command{Use: "caddy", SilenceUsage: true}
 	command := admin.Command()
-	cmd := &cobra.Command{Use: command.Name + " " + command.Usage, Short: command.Short, Long: command.Long}
+	cmd := &cobra.Command{Use: command.Name + " " + command.Usage, Short: command.Short,
+		Long: command.Long}
 	command.CobraFunc(cmd)
 	root.AddCommand(cmd)
 	root.SetOut(&out)

@@ -62,21 +62,25 @@ callback whose record is destroyed, only the body can be saved: as a file, in
 func report(dir string, r *rescue.Recovery) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	say("saved %s in %s: %d pending, %d dead letters", callbacks(r.Pending+r.Dead), r.Into, r.Pending, r.Dead)
+	say("saved %s in %s: %d pending, %d dead letters",
+		callbacks(r.Pending+r.Dead), r.Into, r.Pending, r.Dead)
 	if r.Uncertain > 0 {
-		say("%s of these left the index only old traces: some may have been delivered before, under the same webhook-id", callbacks(r.Uncertain))
+		say("%s of these left the index only old traces: some may have been delivered before, "+
+			"under the same webhook-id", callbacks(r.Uncertain))
 	}
 	if len(r.Lost) > 0 {
 		say("\nlost %s:", callbacks(len(r.Lost)))
 		for _, l := range r.Lost {
-			say("  %s route %s request_id %s: %s", l.ID, printable.Escape(l.Route), printable.Escape(l.RequestID), printable.Escape(l.Reason))
+			say("  %s route %s request_id %s: %s", l.ID,
+				printable.Escape(l.Route), printable.Escape(l.RequestID), printable.Escape(l.Reason))
 		}
 	}
 	if r.Missing > 0 {
 		say("\nlost without a trace, by the totals of the index: %s", callbacks(int(r.Missing)))
 	}
 	if r.Bodies > 0 {
-		say("\nsaved %s in %s whose record is gone: of lost callbacks, or of delivered ones", count(r.Bodies, "body", "bodies"), r.BodiesIn)
+		say("\nsaved %s in %s whose record is gone: of lost callbacks, or of delivered ones",
+			count(r.Bodies, "body", "bodies"), r.BodiesIn)
 	}
 	if len(r.Damage) > 0 {
 		say("\nfound damaged:")

@@ -149,11 +149,14 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	require.NotContains(t, g.ok("refusals", "--reason", "method"), "password")
 	require.Contains(t, g.ok("refusals", "--reason", "disk_full"), "no callback was refused")
 	require.Equal(t, "[]\n", g.ok("refusals", "--reason", "disk_full", "--json"))
+	require.Contains(t, g.ok("refusals", "--since", "1h"), "method")
+	require.Equal(t, "[]\n", g.ok("refusals", "--until", "1h", "--json"))
+	require.Equal(t, "[]\n", g.ok("refusals", "--since", "2999-01-01T00:00:00+01:00", "--json"))
 	for _, out := range []string{out, g.ok("refusals", "--json"), g.ok("refusals")} {
 		require.NotContains(t, out, secret)
 		require.NotContains(t, out, password)
 	}
-	for _, args := range [][]string{{"--reason", "wrong"}, {"--limit", "-1"}, {"x"}} {
+	for _, args := range [][]string{{"--reason", "wrong"}, {"--limit", "-1"}, {"x"}, {"--since", "soon"}} {
 		require.Equal(t, 1, g.run(append([]string{"refusals"}, args...)...).code, args)
 	}
 }

@@ -22,7 +22,8 @@ first, and below them in words what each of the reasons means and what to do abo
 it. Of a callback's URL the query is not shown, as it may hold credentials.
 `, cobra.NoArgs, listRefusals)
 	cmd.Flags().String("reason", "", "Only those that were refused for this reason")
-	cmd.Flags().String("since", "", "Only those from this time on: '2026-11-25T14:00:00Z', or how long ago, as '2h'")
+	cmd.Flags().String("since", "",
+		"Only those from this time on: as '2026-11-25T14:00:00Z', or how long ago, as '2h'")
 	cmd.Flags().String("until", "", "Only those before this time")
 	cmd.Flags().Int("limit", 0, "At most so many (default: all)")
 	asJSON(cmd)

@@ -67,7 +67,8 @@ http://:%d {
 	for i := range n {
 		as := &http.Request{Header: make(http.Header)}
 		as.SetBasicAuth([]string{"one", "two"}[i%2], password)
-		caller, response, err := websocket.DefaultDialer.Dial(fmt.Sprintf("ws://127.0.0.1:%d/live/%d?token=%s", port, i, secret), as.Header)
+		callback := fmt.Sprintf("ws://127.0.0.1:%d/live/%d?token=%s", port, i, secret)
+		caller, response, err := websocket.DefaultDialer.Dial(callback, as.Header)
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 		t.Cleanup(func() { _ = caller.Close() })
@@ -82,7 +83,8 @@ http://:%d {
 		for _, caller := range callers {
 			_ = caller.Close()
 		}
-		require.Eventually(t, func() bool { return g.run("streams", "list", "--json").out == "[]\n" }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return g.run("streams", "list", "--json").out == "[]\n" },
+			patience, time.Millisecond)
 	})
 	return g, callers
 }
@@ -91,7 +93,8 @@ func TestLiveStreamsAreListed(t *testing.T) {
 	began := time.Now()
 	g, _ := liveStreams(t, 2)
 	var streams []map[string]any
-	counted := func() bool { // a message is counted when it has gone through, which may be after its echo came
+	// A message is counted when it has gone through, which may be after its echo came.
+	counted := func() bool {
 		g.get("/streams", &streams)
 		return !slices.ContainsFunc(streams, func(s map[string]any) bool {
 			return s["messages_from_backend"] != 1.0 || s["messages_from_caller"] != 1.0
@@ -101,7 +104,8 @@ func TestLiveStreamsAreListed(t *testing.T) {
 	require.Len(t, streams, 2)
 	for i, s := range streams {
 		require.Equal(t, []string{
-			"bytes_from_backend", "bytes_from_caller", "client_ip", "id", "messages_from_backend", "messages_from_caller",
+			"bytes_from_backend", "bytes_from_caller", "client_ip", "id", "messages_from_backend",
+			"messages_from_caller",
 			"path", "route", "started_at", "upstream", "user",
 		}, keys(s))
 		require.Equal(t, []string{"one", "two"}[i], s["user"])
@@ -115,8 +119,10 @@ func TestLiveStreamsAreListed(t *testing.T) {
 	}
 	upstream := streams[0]["upstream"].(string)
 	for query, want := range map[string]int{
-		"route=none": 0, "user=one": 1, "user=three": 0, "path=/live/1": 1, "path=/live/*": 2, "path=/live": 0, "state=live": 2,
-		"upstream=" + upstream: 2, "upstream=x": 0, "user=two&path=/live/0": 0, "user=two&path=/live/1&state=live": 1,
+		"route=none": 0, "user=one": 1, "user=three": 0, "path=/live/1": 1, "path=/live/*": 2,
+		"path=/live": 0, "state=live": 2,
+		"upstream=" + upstream: 2, "upstream=x": 0, "user=two&path=/live/0": 0,
+		"user=two&path=/live/1&state=live": 1,
 	} {
 		g.get("/streams?"+query, &streams)
 		require.Len(t, streams, want, query)
@@ -144,9 +150,11 @@ func TestALiveStreamIsEnded(t *testing.T) {
 	var streams []struct{ ID string }
 	g.get("/streams", &streams)
 
-	require.Equal(t, http.StatusAccepted, g.do(http.MethodDelete, "/streams/"+streams[1].ID).StatusCode)
+	require.Equal(t, http.StatusAccepted,
+		g.do(http.MethodDelete, "/streams/"+streams[1].ID).StatusCode)
 	requireEnded(t, callers[1])
-	require.Eventually(t, func() bool { g.get("/streams", &streams); return len(streams) == 2 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { g.get("/streams", &streams); return len(streams) == 2 },
+		patience, time.Millisecond)
 	g.do(http.MethodDelete, "/streams/none").refusal(t, http.StatusNotFound)
 
 	require.Equal(t, "told "+streams[0].ID+" to end\n", g.ok("streams", "kill", streams[0].ID))
@@ -189,7 +197,8 @@ func TestLiveStreamsAreEndedBySelection(t *testing.T) {
 	require.JSONEq(t, `{"killed":0}`, g.ok("streams", "kill", "--json", "--upstream", "127.0.0.1:1"))
 	var streams []struct{ Upstream string }
 	g.get("/streams", &streams)
-	require.JSONEq(t, `{"killed":2}`, g.ok("streams", "kill", "--json", "--upstream", streams[0].Upstream))
+	require.JSONEq(t, `{"killed":2}`,
+		g.ok("streams", "kill", "--json", "--upstream", streams[0].Upstream))
 	requireEnded(t, callers[2])
 	requireEnded(t, callers[4])
 	left(0)
@@ -197,11 +206,13 @@ func TestLiveStreamsAreEndedBySelection(t *testing.T) {
 
 func TestStreamsAreNotEndedByAnEmptySelection(t *testing.T) {
 	g, callers := liveStreams(t, 2)
-	for _, query := range []string{"", "?user=", "?path=", "?user=one&path=", "?state=live", "?usr=one", "?user=one&user=two"} {
+	for _, query := range []string{"", "?user=", "?path=", "?user=one&path=", "?state=live",
+		"?usr=one", "?user=one&user=two"} {
 		g.do(http.MethodDelete, "/streams"+query).refusal(t, http.StatusBadRequest)
 	}
 	for _, command := range [][]string{
-		{"streams", "kill"}, {"streams", "kill", "--user", ""}, {"streams", "kill", "--user", "one", "x"}, {"streams", "kill", "--json"},
+		{"streams", "kill"}, {"streams", "kill", "--user", ""}, {"streams", "kill", "--user", "one", "x"},
+		{"streams", "kill", "--json"},
 	} {
 		require.Equal(t, 1, g.run(command...).code, command)
 	}
@@ -225,8 +236,10 @@ func TestEndedStreamsAreListed(t *testing.T) {
 	}, patience, time.Millisecond)
 	s := ended[0]
 	require.Subset(t, keys(s), []string{
-		"bytes_from_backend", "bytes_from_caller", "client_ip", "close_code", "close_text", "duration", "ended_at", "ended_by", "id",
-		"messages_from_backend", "messages_from_caller", "path", "reason", "route", "started_at", "upstream", "user",
+		"bytes_from_backend", "bytes_from_caller", "client_ip", "close_code", "close_text", "duration",
+		"ended_at", "ended_by", "id",
+		"messages_from_backend", "messages_from_caller", "path", "reason", "route", "started_at",
+		"upstream", "user",
 	})
 	require.Equal(t, "gateway", s["ended_by"])
 	require.Equal(t, "ended by the operator", s["close_text"])

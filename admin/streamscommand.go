@@ -17,7 +17,8 @@ func streamsCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "streams <command>", Short: "Live streams, and the last that ended"}
 	group(cmd)
 
-	list := leaf("list", "Lists the live streams, the oldest first, or the last that ended, the newest first", `
+	list := leaf("list",
+		"Lists the live streams, the oldest first, or the last that ended, the newest first", `
 Lists the live streams, the oldest first. With --ended it lists the last 200 that
 ended since the process began, the newest first, and how each of them ended.
 `, cobra.NoArgs, streamsList)
@@ -44,7 +45,8 @@ lives on: --user ends that.
 // selectStreams gives cmd a flag for each of api.StreamFilters().
 func selectStreams(cmd *cobra.Command, those string) {
 	cmd.Flags().String("user", "", those+"that this user opened")
-	cmd.Flags().String("path", "", those+"with this path; with an asterisk behind it, whose paths begin so")
+	cmd.Flags().String("path", "",
+		those+"with this path; with an asterisk behind it, whose paths begin so")
 	cmd.Flags().String("upstream", "", those+"to the backend at this address")
 	cmd.Flags().String("route", "", those+"of this route")
 }
@@ -85,7 +87,8 @@ func streamsKill(in *invocation) error {
 	}
 	var done operate.Killed
 	if selected {
-		if err := in.decode(http.MethodDelete, "/streams"+in.query(api.StreamFilters()), &done); err != nil {
+		uri := "/streams" + in.query(api.StreamFilters())
+		if err := in.decode(http.MethodDelete, uri, &done); err != nil {
 			return err
 		}
 		in.tell("told %s to end", liveStreams(done.Killed))

@@ -63,7 +63,8 @@ func exactly(t *time.Time) string {
 func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
 
 func messageHeader(t table) {
-	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE", "CALLBACK", "USER", "REQUEST ID", "LAST ERROR")
+	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT",
+		"ROUTE", "CALLBACK", "USER", "REQUEST ID", "LAST ERROR")
 }
 
 // messageRow is a message in a list. Only its path is shown of the URI: an S3
@@ -73,8 +74,9 @@ func messageRow(t table, m operate.Message) {
 	if more {
 		path += "?…"
 	}
-	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), size(m.Size), strconv.Itoa(m.Attempts), next(m),
-		m.Route, m.Method+" "+shorten(path, 50), shorten(m.User, 30), m.RequestID, shorten(m.LastError, 60))
+	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), size(m.Size),
+		strconv.Itoa(m.Attempts), next(m), m.Route, m.Method+" "+shorten(path, 50),
+		shorten(m.User, 30), m.RequestID, shorten(m.LastError, 60))
 }
 
 // next says when a message is tried again.
@@ -122,19 +124,23 @@ func streamTable(out io.Writer, streams []operate.Stream) error {
 	t.row("ID", "OPENED", "USER", "CLIENT", "ROUTE", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND")
 	for _, s := range streams {
 		t.row(s.ID, ago(s.StartedAt), s.User, s.ClientIP, s.Route, shorten(s.Path, 50), s.Upstream,
-			traffic(s.MessagesFromCaller, s.BytesFromCaller), traffic(s.MessagesFromBackend, s.BytesFromBackend))
+			traffic(s.MessagesFromCaller, s.BytesFromCaller),
+			traffic(s.MessagesFromBackend, s.BytesFromBackend))
 	}
 	return t.flush()
 }
 
 func endedTable(out io.Writer, streams []operate.EndedStream) error {
 	t := newTable(out)
-	t.row("ID", "ENDED", "AFTER", "BY", "REASON", "CLOSE", "USER", "CLIENT", "PATH", "UPSTREAM", "FROM CALLER", "FROM BACKEND", "ERROR")
+	t.row("ID", "ENDED", "AFTER", "BY", "REASON", "CLOSE", "USER", "CLIENT", "PATH", "UPSTREAM",
+		"FROM CALLER", "FROM BACKEND", "ERROR")
 	for _, s := range streams {
 		after := time.Duration(s.Duration * float64(time.Second)).Round(time.Millisecond)
-		t.row(s.ID, ago(s.EndedAt), after.String(), s.EndedBy, s.Reason, strings.TrimSpace(fmt.Sprintf("%d %s", s.CloseCode, s.CloseText)),
+		closed := strings.TrimSpace(fmt.Sprintf("%d %s", s.CloseCode, s.CloseText))
+		t.row(s.ID, ago(s.EndedAt), after.String(), s.EndedBy, s.Reason, closed,
 			s.User, s.ClientIP, shorten(s.Path, 50), s.Upstream,
-			traffic(s.MessagesFromCaller, s.BytesFromCaller), traffic(s.MessagesFromBackend, s.BytesFromBackend), shorten(s.Error, 60))
+			traffic(s.MessagesFromCaller, s.BytesFromCaller),
+			traffic(s.MessagesFromBackend, s.BytesFromBackend), shorten(s.Error, 60))
 	}
 	return t.flush()
 }
@@ -159,7 +165,8 @@ func inboxStatus(out io.Writer, path string, stats spool.Stats) error {
 	t.row("ROUTE", "PENDING", "SIZE", "IN FLIGHT", "OLDEST", "DEAD", "SIZE", "SERVICE")
 	for _, name := range sortedKeys(stats.Routes) {
 		r := stats.Routes[name]
-		t.row(name, humanize.Comma(r.Pending), size(r.PendingBytes), strconv.Itoa(r.InFlight), ago(r.OldestPending),
+		t.row(name, humanize.Comma(r.Pending), size(r.PendingBytes),
+			strconv.Itoa(r.InFlight), ago(r.OldestPending),
 			humanize.Comma(r.Dead), size(r.DeadBytes), service(r))
 	}
 	return t.flush()

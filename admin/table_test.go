@@ -16,15 +16,19 @@ func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
 	const steering = "\x1b[2J\u009b31m\u202e"
 	var out strings.Builder
 	m := operate.Message{Path: steering}
-	m.Route, m.Method, m.URI, m.RequestID, m.LastError, m.ContentType = steering, steering, "/"+steering, steering, steering, steering
+	m.Route, m.Method, m.URI = steering, steering, "/"+steering
+	m.RequestID, m.LastError, m.ContentType = steering, steering, steering
 	list := newTable(&out)
 	messageRow(list, m)
 	require.NoError(t, list.flush())
 	require.NoError(t, messageDetails(&out, m))
-	require.NoError(t, streamTable(&out, []operate.Stream{{ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering}}))
-	require.NoError(t, inboxStatus(&out, steering, spool.Stats{Refusing: steering, Routes: map[string]spool.RouteStats{
-		steering: {Configured: true, Down: true, LastError: steering},
+	require.NoError(t, streamTable(&out, []operate.Stream{{
+		ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering,
 	}}))
+	require.NoError(t, inboxStatus(&out, steering,
+		spool.Stats{Refusing: steering, Routes: map[string]spool.RouteStats{
+			steering: {Configured: true, Down: true, LastError: steering},
+		}}))
 	require.Contains(t, out.String(), `\x1b[2J\u009b31m\u202e`)
 	for _, r := range out.String() {
 		require.True(t, r == '\n' || unicode.IsPrint(r), "%U", r)
@@ -49,8 +53,10 @@ func TestStatusTellsAnInboxThatRefusesAndAServiceThatIsDown(t *testing.T) {
 		Refusing:      spool.ReasonDisk,
 		RefusingSince: time.Now().Add(-5 * time.Minute),
 		Routes: map[string]spool.RouteStats{
-			"b": {Configured: true, Down: true, LastError: "no answer", NextProbe: time.Now().Add(time.Hour + time.Second)},
-			"a": {Configured: true, Totals: spool.Totals{Pending: 1234567, PendingBytes: 1 << 30, InFlight: 16, OldestPending: time.Now().Add(-3 * time.Hour)}},
+			"b": {Configured: true, Down: true, LastError: "no answer",
+				NextProbe: time.Now().Add(time.Hour + time.Second)},
+			"a": {Configured: true, Totals: spool.Totals{Pending: 1234567, PendingBytes: 1 << 30,
+				InFlight: 16, OldestPending: time.Now().Add(-3 * time.Hour)}},
 		},
 	}))
 	require.Regexp(t, `^inbox: +/data
@@ -76,5 +82,6 @@ func TestNextAttemptOfAPendingMessage(t *testing.T) {
 		require.Equal(t, test.want, next(test.m))
 	}
 	require.Equal(t, "in turn", nextExactly(operate.Message{State: spool.Pending}))
-	require.Contains(t, nextExactly(operate.Message{State: spool.Pending, NextAttemptAt: &later}), "Z (2 minutes from now)")
+	require.Contains(t, nextExactly(operate.Message{State: spool.Pending, NextAttemptAt: &later}),
+		"Z (2 minutes from now)")
 }

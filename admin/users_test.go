@@ -36,11 +36,15 @@ func TestWhatAUserBroughtInCanBeDropped(t *testing.T) {
 
 	require.Contains(t, g.ok("spool", "list", "--user", "leaked", "--state", "dead"), dead.String())
 	require.NotContains(t, g.ok("spool", "list", "--user", "leaked"), stays.String())
-	require.Equal(t, http.StatusBadRequest, g.do(http.MethodDelete, "/spool/messages?user=").StatusCode)
-	require.Equal(t, http.StatusBadRequest, g.do(http.MethodDelete, "/spool/messages?user=leaked&state=x").StatusCode)
+	require.Equal(t, http.StatusBadRequest,
+		g.do(http.MethodDelete, "/spool/messages?user=").StatusCode)
+	require.Equal(t, http.StatusBadRequest,
+		g.do(http.MethodDelete, "/spool/messages?user=leaked&state=x").StatusCode)
 
-	require.Equal(t, "dropped 2 of the user leaked\n", g.ok("spool", "drop", "--user", "leaked", "--route", "hooks"))
-	require.Equal(t, `{"dropped":300}`, strings.TrimSpace(g.ok("spool", "drop", "--user", "leaked", "--json")))
+	require.Equal(t, "dropped 2 of the user leaked\n",
+		g.ok("spool", "drop", "--user", "leaked", "--route", "hooks"))
+	require.Equal(t, `{"dropped":300}`,
+		strings.TrimSpace(g.ok("spool", "drop", "--user", "leaked", "--json")))
 	require.Equal(t, "dropped 0 of the user nobody\n", g.ok("spool", "drop", "--user", "nobody"))
 	left, err := app.ThisProcess().Inboxes()[path].List(t.Context(), spool.Filter{})
 	require.NoError(t, err)
@@ -57,11 +61,13 @@ func TestAReplaySaysThatItsUserWasRemoved(t *testing.T) {
 	g, path := one(t)
 	dead := g.from("removed", path, "hooks", "/gone")
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
-	require.Contains(t, g.ok("spool", "replay", dead.String()), "accepted for the user removed, of whom the configuration has no account any more")
+	require.Contains(t, g.ok("spool", "replay", dead.String()),
+		"accepted for the user removed, of whom the configuration has no account any more")
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
 	require.Contains(t, g.ok("spool", "replay", "--all"), "accepted for the user removed")
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
-	require.JSONEq(t, `{"replayed":1,"revoked_users":["removed"]}`, g.ok("spool", "replay", "--all", "--json"))
+	require.JSONEq(t, `{"replayed":1,"revoked_users":["removed"]}`,
+		g.ok("spool", "replay", "--all", "--json"))
 
 	anonymous := g.dead(path, "other")
 	require.Equal(t, "replayed "+anonymous.String()+"\n", g.ok("spool", "replay", anonymous.String()))

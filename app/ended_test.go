@@ -31,7 +31,10 @@ func TestEndedStreamsAreRemembered(t *testing.T) {
 	began := time.Now()
 	var callers, backends []net.Conn
 	for _, name := range []string{"a", "b", "c"} {
-		caller, backend := openStream(t, r, StreamInfo{Route: "route", User: name, ClientIP: "192.0.2.1", Path: "/" + name, Upstream: name + ":1", Drain: time.Minute})
+		caller, backend := openStream(t, r, StreamInfo{
+			Route: "route", User: name, ClientIP: "192.0.2.1",
+			Path: "/" + name, Upstream: name + ":1", Drain: time.Minute,
+		})
 		callers, backends = append(callers, caller), append(backends, backend)
 	}
 	_, err := callers[0].Write([]byte("\x81\x82\x00\x00\x00\x00hi"))
@@ -63,7 +66,8 @@ func TestEndedStreamsAreRemembered(t *testing.T) {
 
 // Callers choose their paths.
 func TestLongPathsAreNotKept(t *testing.T) {
-	for _, path := range []string{"/" + strings.Repeat("x", 1<<20), "/" + strings.Repeat("é", 1<<19), "/" + strings.Repeat("\x80", 1<<20)} {
+	for _, path := range []string{"/" + strings.Repeat("x", 1<<20), "/" + strings.Repeat("é", 1<<19),
+		"/" + strings.Repeat("\x80", 1<<20)} {
 		r := newRegistry(zap.NewNop)
 		caller, backend := openStream(t, r, StreamInfo{Path: path, Drain: time.Minute})
 		require.LessOrEqual(t, len(r.List()[0].Path), maxPath+4)
@@ -80,13 +84,15 @@ func TestLongPathsAreNotKept(t *testing.T) {
 func TestStreamsAreSelected(t *testing.T) {
 	s := &StreamInfo{Route: "r", User: "u", Path: "/live/1", Upstream: "h:1"}
 	for _, f := range []StreamFilter{
-		{}, {Route: "r"}, {User: "u"}, {Upstream: "h:1"}, {Path: "/live/1"}, {Path: "/live/*"}, {Path: "*"}, {Path: "/live/1*"},
+		{}, {Route: "r"}, {User: "u"}, {Upstream: "h:1"}, {Path: "/live/1"}, {Path: "/live/*"},
+		{Path: "*"}, {Path: "/live/1*"},
 		{Route: "r", User: "u", Path: "/live/1", Upstream: "h:1"},
 	} {
 		require.True(t, f.Selects(s), "%+v", f)
 	}
 	for _, f := range []StreamFilter{
-		{Route: "R"}, {User: "v"}, {User: "*"}, {Upstream: "h"}, {Path: "/live"}, {Path: "/live/"}, {Path: "/live/2*"}, {Path: "/live/1/*"},
+		{Route: "R"}, {User: "v"}, {User: "*"}, {Upstream: "h"}, {Path: "/live"}, {Path: "/live/"},
+		{Path: "/live/2*"}, {Path: "/live/1/*"},
 		{Route: "r", User: "v"}, {User: "u", Path: "/other"},
 	} {
 		require.False(t, f.Selects(s), "%+v", f)

@@ -32,7 +32,8 @@ func (p *Process) hooks(identity string) spool.Hooks {
 			spoolAttemptsTotal.WithLabelValues(msg.Route, string(result.Outcome())).Inc()
 			spoolAttemptSeconds.WithLabelValues(msg.Route).Observe(took.Seconds())
 			if c := p.logger().Check(zap.DebugLevel, "delivery attempt"); c != nil {
-				c.Write(append(letter(msg), zap.Stringer("result", result), zap.Duration("duration", took))...)
+				c.Write(append(letter(msg),
+					zap.Stringer("result", result), zap.Duration("duration", took))...)
 			}
 		},
 		Delivered: func(msg *spool.Message) {
@@ -72,8 +73,8 @@ func (p *Process) hooks(identity string) spool.Hooks {
 					"they wait until one of that name is", fields...)
 				return
 			}
-			p.logger().Info("callbacks of a route that is not configured any more go to the inbox's only one",
-				append(fields, zap.String("to", to))...)
+			p.logger().Info("callbacks of a route that is not configured any more "+
+				"go to the inbox's only one", append(fields, zap.String("to", to))...)
 		},
 		Problem: func(err error) { p.logger().Error("inbox", at, zap.Error(err)) },
 	}

@@ -48,8 +48,8 @@ func (a *App) AddRoute(r *Route) error {
 			return fmt.Errorf("the inbox %s has a max_size of %d bytes and one of %d; "+
 				"it is one for all that share it", r.identity, other.MaxSize, r.MaxSize)
 		case other.Name == r.Name && other.Settings != r.Settings:
-			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two different ways; "+
-				"name the route of one of them otherwise", r.identity, r.Name)
+			return fmt.Errorf("the inbox %s has callbacks of the route %q delivered in two "+
+				"different ways; name the route of one of them otherwise", r.identity, r.Name)
 		}
 	}
 	a.routes = append(a.routes, r)

@@ -36,7 +36,10 @@ type configuredRoutes struct {
 var routesOfTest func() []*Route
 
 func (configuredRoutes) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "callback_test", New: func() caddy.Module { return new(configuredRoutes) }}
+	return caddy.ModuleInfo{
+		ID:  "callback_test",
+		New: func() caddy.Module { return new(configuredRoutes) },
+	}
 }
 
 func (configuredRoutes) Provision(ctx caddy.Context) error {
@@ -76,7 +79,10 @@ type announcement struct {
 }
 
 func (recordedEvents) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "events.handlers.callback_test", New: func() caddy.Module { return new(recordedEvents) }}
+	return caddy.ModuleInfo{
+		ID:  "events.handlers.callback_test",
+		New: func() caddy.Module { return new(recordedEvents) },
+	}
 }
 
 func (e recordedEvents) Handle(_ context.Context, event caddy.Event) error {
@@ -150,7 +156,9 @@ func accept(t *testing.T, r *Route, uri, body string) (spool.Receipt, error) {
 	t.Helper()
 	inbox, err := r.Inbox(t.Context())
 	require.NoError(t, err)
-	return inbox.Accept(t.Context(), spool.Envelope{Route: r.Name, Method: "POST", URI: uri, ContentLength: int64(len(body))}, strings.NewReader(body))
+	return inbox.Accept(t.Context(), spool.Envelope{
+		Route: r.Name, Method: "POST", URI: uri, ContentLength: int64(len(body)),
+	}, strings.NewReader(body))
 }
 
 func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
@@ -215,7 +223,8 @@ func TestAnnouncesToTheConfigurationThatRuns(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	require.Nil(t, thisProcess.newest.Load())
 	require.Empty(t, thisProcess.apps, "old configurations are kept in memory")
-	thisProcess.emit("deepgram_callback.dead_letter", map[string]any{"path": dir}) // which nobody is there for
+	// Nobody is there for this.
+	thisProcess.emit("deepgram_callback.dead_letter", map[string]any{"path": dir})
 	thisProcess.logger().Debug("nor for this")
 	for len(announced) > 0 {
 		require.NotEqual(t, dir, (<-announced).data["path"])
@@ -269,7 +278,8 @@ func TestStartThatFailsHalfWay(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(closed, nil, 0o600))
 	a := NewProcess().NewApp()
-	good, bad, rest := answering(t, t.TempDir(), "good"), answering(t, closed, "bad"), answering(t, t.TempDir(), "rest")
+	good, bad := answering(t, t.TempDir(), "good"), answering(t, closed, "bad")
+	rest := answering(t, t.TempDir(), "rest")
 	for _, r := range []*Route{good, bad, rest} {
 		require.NoError(t, a.AddRoute(r))
 	}
@@ -334,7 +344,9 @@ func TestAdoptsWhatAnOldConfigurationAcceptsLast(t *testing.T) {
 	_, err := accept(t, from, "/", "late")
 	require.NoError(t, err)
 	require.NoError(t, older.Cleanup())
-	require.Eventually(t, func() bool { return caddytest.Stats(t, process.Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return caddytest.Stats(t, process.Inboxes()[dir]).Pending == 0
+	}, patience, time.Millisecond)
 	require.NoError(t, newer.Stop())
 	require.NoError(t, newer.Cleanup())
 	require.Empty(t, process.Inboxes())
@@ -355,7 +367,9 @@ func TestCountsWhatHappens(t *testing.T) {
 	}
 	_, err := accept(t, route, "/", strings.Repeat("x", 9<<20))
 	require.Error(t, err)
-	require.Eventually(t, func() bool { return caddytest.Stats(t, thisProcess.Inboxes()[dir]).Pending == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return caddytest.Stats(t, thisProcess.Inboxes()[dir]).Pending == 0
+	}, patience, time.Millisecond)
 	CountRequest("batch", "admitted")
 
 	require.Equal(t, 4.0, testutil.ToFloat64(spoolAcceptedTotal.WithLabelValues(name)))
@@ -363,8 +377,10 @@ func TestCountsWhatHappens(t *testing.T) {
 	require.Equal(t, 3.0, testutil.ToFloat64(spoolDeliveredTotal.WithLabelValues(name)))
 	require.Equal(t, 1.0, testutil.ToFloat64(spoolDiedTotal.WithLabelValues(name)))
 	require.Equal(t, 1.0, testutil.ToFloat64(spoolRefusedTotal.WithLabelValues(name, "inbox_full")))
-	for outcome, times := range map[string]float64{"delivered": 3, "gone": 1, "rejected": 1, "unavailable": 1} {
-		require.Equal(t, times, testutil.ToFloat64(spoolAttemptsTotal.WithLabelValues(name, outcome)), outcome)
+	for outcome, times := range map[string]float64{"delivered": 3, "gone": 1, "rejected": 1,
+		"unavailable": 1} {
+		require.Equal(t, times, testutil.ToFloat64(spoolAttemptsTotal.WithLabelValues(name, outcome)),
+			outcome)
 	}
 	require.NoError(t, testutil.CollectAndCompare(levels{thisProcess}, strings.NewReader(fmt.Sprintf(`
 # HELP caddy_deepgram_callback_spool_dead Dead letters.

@@ -17,7 +17,8 @@ const namespace, subsystem = "caddy", "deepgram_callback"
 // callback.
 var (
 	requestsTotal = counter("requests_total",
-		"Callbacks by kind (batch, stream) and outcome: admitted, or the reason of the refusal.", "kind", "outcome")
+		"Callbacks by kind (batch, stream) and outcome: admitted, or the reason of the refusal.",
+		"kind", "outcome")
 
 	streamsOpenedTotal = counter("streams_opened_total",
 		"Streams that were bridged to a backend.", "route")

@@ -29,7 +29,8 @@ func TestAnInboxIsOpenForAsLongAsAConfigurationNamesIt(t *testing.T) {
 	process := NewProcess()
 	kept, left, fresh := t.TempDir(), t.TempDir(), t.TempDir()
 	// two handlers with one route, as several sites have
-	first := started(t, process, answering(t, kept, "r"), answering(t, kept, "r"), answering(t, left, "r"))
+	first := started(t, process, answering(t, kept, "r"), answering(t, kept, "r"),
+		answering(t, left, "r"))
 	inbox := process.Inboxes()[kept]
 	require.Len(t, process.Inboxes(), 2)
 

@@ -50,7 +50,8 @@ func openStream(t *testing.T, r *Registry, info StreamInfo) (caller, backend net
 	require.NoError(t, err)
 	caller, gatewayForCaller := socketPair(t)
 	backend, gatewayForBackend := socketPair(t)
-	r.Open(info, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
+	r.Open(info, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend},
+		limits, release)
 	return caller, backend
 }
 
@@ -191,6 +192,7 @@ func TestStreamThatOpensDuringShutdownIsToldToo(t *testing.T) {
 	r.Shutdown(context.Background())
 	caller, gatewayForCaller := socketPair(t)
 	_, gatewayForBackend := socketPair(t)
-	r.Open(StreamInfo{Drain: time.Minute}, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend}, limits, release)
+	r.Open(StreamInfo{Drain: time.Minute}, stream.Endpoint{Conn: gatewayForCaller},
+		stream.Endpoint{Conn: gatewayForBackend}, limits, release)
 	require.Equal(t, websocket.CloseGoingAway, closeCode(t, caller, false))
 }

@@ -64,7 +64,8 @@ func refuse(_ context.Context, msg *spool.Message, _ spool.Body) spool.Result {
 func (p place) accept(user, uri string) spool.ID {
 	p.t.Helper()
 	receipt, err := p.in.Accept(p.t.Context(),
-		spool.Envelope{Route: "r", Method: http.MethodPost, URI: uri, User: user}, strings.NewReader("body"))
+		spool.Envelope{Route: "r", Method: http.MethodPost, URI: uri, User: user},
+		strings.NewReader("body"))
 	require.NoError(p.t, err)
 	require.Eventually(p.t, func() bool {
 		m, err := p.in.Get(p.t.Context(), receipt.ID)
@@ -113,7 +114,8 @@ func TestErrorsAreToldApart(t *testing.T) {
 	for err, kind := range map[error]operate.Kind{
 		missing: operate.NotFound, noID: operate.NotFound, elsewhere: operate.NotFound,
 		noInbox: operate.NotFound, g.KillStream("x"): operate.NotFound,
-		noState: operate.Invalid, nobody: operate.Invalid, all: operate.Invalid, noReason: operate.Invalid,
+		noState: operate.Invalid, nobody: operate.Invalid, all: operate.Invalid,
+		noReason: operate.Invalid,
 	} {
 		require.Error(t, err)
 		require.Equal(t, kind, operate.KindOf(err), err)
@@ -122,7 +124,8 @@ func TestErrorsAreToldApart(t *testing.T) {
 
 	_, err := operate.New(app.NewProcess()).Status(ctx, "")
 	require.Equal(t, operate.Unavailable, operate.KindOf(err))
-	require.Equal(t, operate.Unavailable, operate.KindOf(&spool.RefusedError{Reason: spool.ReasonFull}))
+	require.Equal(t, operate.Unavailable,
+		operate.KindOf(&spool.RefusedError{Reason: spool.ReasonFull}))
 	require.Equal(t, operate.InFlight, operate.KindOf(fmt.Errorf("x: %w", spool.ErrInFlight)))
 	require.Equal(t, operate.Internal, operate.KindOf(errors.New("x")))
 
