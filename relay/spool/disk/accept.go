@@ -182,23 +182,8 @@ func (a *acceptance) insert(c *change) error {
 func (d *Store) offer(m *index.Entry) {
 	q := d.queue(m.Route)
 	defer d.notify(m.Route)
-	if !q.atEnd || m.ID.Compare(q.cursor) <= 0 {
-		return
-	}
 	w := waiting{id: m.ID, key: m.OrderKey, dest: m.Destination, msg: m}
-	if len(q.ready) >= q.limits.chunk {
-		w.msg = nil // it may take long
-	}
-	switch k := q.keys[m.OrderKey]; {
-	case k.occupied() && q.mayHold():
-		q.hold(w)
-	case !k.occupied() && q.hasRoom() && d.routes[m.Route].Counts.Parked == 0:
-		q.makeReady(w)
-	default: // read it from the index when there is room, or to see what is before it
-		q.atEnd = false
-		return
-	}
-	q.cursor = m.ID
+	q.offer(w, d.routes[m.Route].Counts.Parked > 0)
 }
 
 // Accept implements [spool.Store].

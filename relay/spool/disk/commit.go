@@ -194,18 +194,7 @@ func (d *Store) requeue() {
 	}
 	_ = d.index.View(func(t *index.Tx) error {
 		for id, l := range d.leases {
-			l.parked = t.Get(index.Fresh, index.IDKey(l.queue.number, id)) == nil
-			if l.advanced {
-				continue
-			}
-			k := l.queue.key(l.msg.OrderKey)
-			k.busy = true
-			k.parked = k.parked || l.parked
-			if l.settled {
-				k.unrecorded++
-			} else {
-				k.leased = true
-			}
+			l.queue.keep(l, t.Get(index.Fresh, index.IDKey(l.queue.number, id)) == nil)
 		}
 		return nil
 	})

@@ -71,10 +71,7 @@ func (d *Store) vanished(p place, order uint64, more bool) {
 		q.forget(p.id, order)
 		return
 	}
-	if k := q.keys[order]; k != nil && !k.busy {
-		k.parked = more
-		q.advance(order)
-	}
+	q.forgetParked(order, more)
 }
 
 // droppedLeases returns what is to be forgotten although its delivery has not ended.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"slices"
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
@@ -85,16 +84,7 @@ func (l *leasing) wanted(m *index.Entry) bool {
 // takeResumed leases the next parked message of keys of which the one before is done, which
 // the index does not know yet.
 func (l *leasing) takeResumed(t *index.Tx) {
-	kept := l.q.resumed[:0]
-	for _, order := range l.q.resumed {
-		k := l.q.keys[order]
-		switch {
-		case k == nil || k.leased || k.unrecorded == 0: // the index knows by now
-		case l.missing() == 0 || !l.takeFirst(t, order):
-			kept = append(kept, order)
-		}
-	}
-	l.q.resumed = kept
+	l.q.resume(func(order uint64) bool { return l.missing() > 0 && l.takeFirst(t, order) })
 }
 
 // takeFirst leases the first parked message of an order key that is not leased, if it is wanted.
@@ -164,8 +154,7 @@ func (l *leasing) isTaken(key, value []byte) bool {
 	if l.d.leases[index.KeyID(key)] != nil {
 		return true
 	}
-	k := l.q.keys[index.Uint64(value)]
-	return k != nil && k.busy
+	return l.q.isBusy(index.Uint64(value))
 }
 
 // takeEntry leases the message of an entry of Due, unless its destination is to be avoided.
@@ -214,51 +203,33 @@ func (l *leasing) takeFresh(t *index.Tx) {
 // takeReady leases messages that are in line. Without a transaction it takes only those
 // that are in memory as a whole.
 func (l *leasing) takeReady(t *index.Tx) {
-	ready := l.q.ready
-	if l.request.Newest {
-		slices.Reverse(ready)
-		defer func() { slices.Reverse(l.q.ready) }()
-	}
-	var passed []waiting
-	taken := 0
-	for _, w := range ready {
-		if l.missing() == 0 || w.msg == nil && t == nil {
-			break
+	l.q.draw(l.request.Newest, func(w waiting) drawn {
+		switch {
+		case l.missing() == 0 || w.msg == nil && t == nil:
+			return drawnLast
+		case l.request.Avoid.Has(w.dest):
+			return drawnPassed
+		case w.msg != nil:
+			l.lease(w.msg, false)
+			return drawnLeased
 		}
-		taken++
-		if l.request.Avoid.Has(w.dest) {
-			passed = append(passed, w)
-			continue
-		}
-		m := w.msg
-		if m == nil {
-			record := t.Get(index.Fresh, index.IDKey(l.q.number, w.id))
-			var err error
-			if m, err = index.ParseRecord(record); err != nil {
-				if record != nil {
-					l.d.quarantine(l.q, w.id)
-				}
-				defer l.q.advance(w.key)
-				continue
+		record := t.Get(index.Fresh, index.IDKey(l.q.number, w.id))
+		m, err := index.ParseRecord(record)
+		if err != nil {
+			if record != nil {
+				l.d.quarantine(l.q, w.id)
 			}
-			m.ID = w.id
+			return drawnGone
 		}
+		m.ID = w.id
 		l.lease(m, false)
-	}
-	// What was passed over stays in front of the rest.
-	gone := taken - len(passed)
-	copy(ready[gone:], passed)
-	clear(ready[:gone])
-	l.q.ready = ready[gone:]
+		return drawnLeased
+	})
 }
 
 func (l *leasing) lease(m *index.Entry, parked bool) {
 	m.State, m.Route = spool.Pending, l.q.route
-	l.d.leases[m.ID] = &lease{msg: m, queue: l.q, parked: parked}
-	l.q.inFlight++
-	k := l.q.key(m.OrderKey)
-	k.busy, k.leased = true, true
-	k.parked = k.parked || parked
+	l.d.leases[m.ID] = l.q.lease(m, parked)
 	l.leased = append(l.leased, m)
 }
 
@@ -267,31 +238,28 @@ func (l *leasing) load(t *index.Tx) {
 	q := l.q
 	overflow := make(map[uint64][]waiting)
 	read := 0
-	t.Scan(index.Fresh, index.RouteKey(q.number), q.cursor[:], func(key, record []byte) bool {
+	goOn := func() bool { return read < q.limits.chunk && q.hasRoom() }
+	t.Scan(index.Fresh, index.RouteKey(q.number), q.cursor[:], func(key, value []byte) bool {
 		read++
-		w := waiting{id: index.KeyID(key), key: index.Record(record).OrderKey(), dest: index.Record(record).Destination()}
-		q.cursor = w.id
+		record := index.Record(value)
+		w := waiting{id: index.KeyID(key), key: record.OrderKey(), dest: record.Destination()}
 		if l.d.leases[w.id] != nil {
+			q.skip(w.id)
 			return read < q.limits.chunk
 		}
-		k := q.keys[w.key]
-		if !k.occupied() && l.parked {
-			if _, parked := t.FirstParked(q.number, w.key); parked {
-				k = q.key(w.key)
-				k.parked = true
+		isParked := func() bool {
+			if !l.parked {
+				return false
 			}
+			_, parked := t.FirstParked(q.number, w.key)
+			return parked
 		}
-		switch {
-		case !k.occupied():
-			q.makeReady(w)
-		case q.mayHold() && overflow[w.key] == nil:
-			q.hold(w)
-		default:
+		if !q.read(w, overflow[w.key] == nil, isParked) {
 			overflow[w.key] = append(overflow[w.key], w)
 		}
-		return read < q.limits.chunk && q.hasRoom()
+		return goOn()
 	})
-	q.atEnd = read < q.limits.chunk && q.hasRoom()
+	q.readAll(goOn())
 	for order, more := range overflow {
 		l.d.park(q, order, more)
 	}
