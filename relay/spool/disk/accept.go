@@ -56,10 +56,10 @@ type acceptance struct {
 
 // stage finds the duplicates in a group and writes the bodies of the others to the active
 // segment. It returns the operations that are left for the index.
-func (d *Store) stage(group []*operation, now time.Time) []*operation {
+func (w *writer) stage(group []*operation, now time.Time) []*operation {
 	var refused error
-	if d.isRefusing() {
-		refused = d.refusal()
+	if w.store.isRefusing() {
+		refused = w.store.refusal()
 	}
 	kept := make([]*operation, 0, len(group))
 	var entries []*bodies.Small
@@ -71,11 +71,11 @@ func (d *Store) stage(group []*operation, now time.Time) []*operation {
 			kept = append(kept, op)
 			continue
 		case refused != nil:
-			d.fail(op, refused)
+			w.fail(op, refused)
 			continue
 		}
 		if a.window > 0 && a.fingerprint != (spool.Fingerprint{}) {
-			if original, ok := d.original(a, now); ok {
+			if original, ok := w.original(a, now); ok {
 				a.receipt = spool.Receipt{ID: original, Duplicate: true, Size: a.where.Size}
 				a.body.Discard()
 				op.finish(nil)
@@ -88,11 +88,11 @@ func (d *Store) stage(group []*operation, now time.Time) []*operation {
 			firsts[a.fingerprint] = a
 		}
 		if !a.restored {
-			a.msg.ID = d.writer.ids.Next(now)
+			a.msg.ID = w.ids.Next(now)
 		}
 		a.receipt = spool.Receipt{ID: a.msg.ID, Size: a.where.Size}
 		if !a.body.IsLarge() {
-			a.entry = &bodies.Small{Route: d.routeNumber(a.msg.Route), ID: a.msg.ID, Body: a.body.Bytes(), CRC: a.where.CRC}
+			a.entry = &bodies.Small{Route: w.store.routeNumber(a.msg.Route), ID: a.msg.ID, Body: a.body.Bytes(), CRC: a.where.CRC}
 			entries = append(entries, a.entry)
 		}
 		kept = append(kept, op)
@@ -101,13 +101,13 @@ func (d *Store) stage(group []*operation, now time.Time) []*operation {
 		return kept
 	}
 
-	if err := d.segments.Append(entries); err != nil {
-		d.stopAccepting(bodies.Refusal(err))
+	if err := w.store.segments.Append(entries); err != nil {
+		w.stopAccepting(bodies.Refusal(err))
 		return slices.DeleteFunc(kept, func(op *operation) bool {
 			if op.accept == nil {
 				return false
 			}
-			d.fail(op, bodies.Refusal(err))
+			w.fail(op, bodies.Refusal(err))
 			return true
 		})
 	}
@@ -115,10 +115,10 @@ func (d *Store) stage(group []*operation, now time.Time) []*operation {
 }
 
 // original looks for a message with the same fingerprint within the window.
-func (d *Store) original(a *acceptance, now time.Time) (id spool.ID, found bool) {
-	d.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
-		_ = d.index.View(func(t *index.Tx) error {
-			value := t.Get(index.Prints, d.prints.key(sequence))
+func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool) {
+	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
+		_ = w.store.index.View(func(t *index.Tx) error {
+			value := t.Get(index.Prints, w.prints.key(sequence))
 			if len(value) == len(a.fingerprint)+len(spool.ID{}) && spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
 				id = spool.ID(value[len(a.fingerprint):])
 				found = now.Sub(id.Time()) <= a.window

@@ -102,12 +102,12 @@ type change struct {
 	after           []func() // what to do when it is on disk, with Disk.mu held
 }
 
-func (d *Store) newChange() *change {
+func (w *writer) newChange() *change {
 	return &change{
-		d:             d,
+		d:             w.store,
 		routes:        make(map[string]*index.RouteInfo),
 		segments:      make(map[uint32]bodies.Stats),
-		printSequence: d.prints.last,
+		printSequence: w.prints.last,
 	}
 }
 
@@ -195,13 +195,13 @@ func (c *change) finish(now time.Time) error {
 func (c *change) publish() {
 	d := c.d
 	for _, p := range c.removedPrints {
-		d.prints.table.remove(&p.fingerprint, p.sequence)
+		d.writer.prints.table.remove(&p.fingerprint, p.sequence)
 	}
 	for _, p := range c.addedPrints {
-		d.prints.table.add(&p.fingerprint, p.sequence)
+		d.writer.prints.table.add(&p.fingerprint, p.sequence)
 	}
-	d.prints.last = c.printSequence
-	d.prints.size.Store(int64(d.prints.table.count))
+	d.writer.prints.last = c.printSequence
+	d.writer.prints.size.Store(int64(d.writer.prints.table.count))
 	d.segments.Publish(c.segments, c.removedSegments)
 	for _, where := range c.removedFiles {
 		d.files.Remove(where)

@@ -18,24 +18,24 @@ import (
 var errMistake = errors.New("a mistake in the inbox")
 
 // turnAway fails the operations that may fail, and keeps the others for later.
-func (d *Store) turnAway(group []*operation, err error) {
+func (w *writer) turnAway(group []*operation, err error) {
 	var kept []*operation
 	for _, op := range group {
 		if op.durable {
 			kept = append(kept, op)
 			continue
 		}
-		d.fail(op, err)
+		w.fail(op, err)
 	}
-	d.ops.pushFront(kept)
+	w.store.ops.pushFront(kept)
 }
 
 // fail ends an operation without success.
-func (d *Store) fail(op *operation, err error) {
+func (w *writer) fail(op *operation, err error) {
 	if a := op.accept; a != nil {
 		a.body.Discard()
 		for _, again := range a.copies {
-			d.fail(again, err)
+			w.fail(again, err)
 		}
 	}
 	op.finish(err)
@@ -43,21 +43,21 @@ func (d *Store) fail(op *operation, err error) {
 
 // commit makes a group durable: first the bodies, then what points to them. It reports
 // whether the index took it.
-func (d *Store) commit(group []*operation) (taken bool) {
+func (w *writer) commit(group []*operation) (taken bool) {
 	defer func() { // a mistake of ours ends the group, and not the process
 		if p := recover(); p != nil {
-			d.indexFailed(group, fmt.Errorf("%w: %v", errMistake, p))
+			w.indexFailed(group, fmt.Errorf("%w: %v", errMistake, p))
 			taken = false
 		}
 	}()
 	start := time.Now()
-	group = d.stage(group, start)
+	group = w.stage(group, start)
 	if len(group) == 0 {
 		return true
 	}
 
-	c := d.newChange()
-	err := d.index.Update(func(t *index.Tx) error {
+	c := w.newChange()
+	err := w.store.index.Update(func(t *index.Tx) error {
 		c.Tx = t
 		for _, op := range group {
 			apply := op.apply
@@ -75,10 +75,10 @@ func (d *Store) commit(group []*operation) (taken bool) {
 		return c.finish(start)
 	})
 	if err != nil {
-		d.indexFailed(group, err)
+		w.indexFailed(group, err)
 		return false
 	}
-	d.synced(start)
+	w.store.synced(start)
 	c.publish()
 	for _, op := range group {
 		if a := op.accept; a != nil {
@@ -103,18 +103,18 @@ func (d *Store) synced(start time.Time) {
 
 // indexFailed gives up a group that the index did not take, or of which nobody knows whether it
 // did.
-func (d *Store) indexFailed(group []*operation, err error) {
+func (w *writer) indexFailed(group []*operation, err error) {
 	refused := bodies.Refusal(err)
-	d.stopAccepting(refused)
-	d.writer.retryAt = time.Now().Add(d.options.pause)
-	if refused.Reason == spool.ReasonDisk && d.fsys.Remove(d.ballastPath()) == nil {
-		d.writer.retryAt = time.Now()
+	w.stopAccepting(refused)
+	w.retryAt = time.Now().Add(w.store.options.pause)
+	if refused.Reason == spool.ReasonDisk && w.store.fsys.Remove(w.store.ballastPath()) == nil {
+		w.retryAt = time.Now()
 	}
 
-	err = d.reopen()
+	err = w.reopen()
 	if err != nil {
 		refused = bodies.Refusal(err)
-		d.stopAccepting(refused)
+		w.stopAccepting(refused)
 	}
 	reopened := err == nil
 	var kept []*operation
@@ -122,14 +122,14 @@ func (d *Store) indexFailed(group []*operation, err error) {
 		switch {
 		case op.durable:
 			kept = append(kept, op)
-		case op.accept != nil && op.accept.body.IsLarge() && (!reopened || d.isKnownFile(op.accept.where)):
+		case op.accept != nil && op.accept.body.IsLarge() && (!reopened || w.store.isKnownFile(op.accept.where)):
 			op.accept.body.Keep() // its record may have come to the disk, so its file stays until the next open
-			d.fail(op, refused)
+			w.fail(op, refused)
 		default:
-			d.fail(op, refused)
+			w.fail(op, refused)
 		}
 	}
-	d.ops.pushFront(kept)
+	w.store.ops.pushFront(kept)
 }
 
 func (d *Store) isKnownFile(where bodies.Location) (known bool) {
@@ -142,43 +142,43 @@ func (d *Store) isKnownFile(where bodies.Location) (known bool) {
 
 // reopen replaces the index by the same through a fresh descriptor. If that fails,
 // the writer tries again.
-func (d *Store) reopen() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.indexMu.Lock()
-	defer d.indexMu.Unlock()
+func (w *writer) reopen() error {
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	w.store.indexMu.Lock()
+	defer w.store.indexMu.Unlock()
 
 	var err error
 	var found *index.Tally
-	if d.index != nil {
-		_ = d.index.Close(false) // what it says no longer counts
-		if d.index.Damage() == nil {
-			err = d.index.RewriteRoots()
+	if w.store.index != nil {
+		_ = w.store.index.Close(false) // what it says no longer counts
+		if w.store.index.Damage() == nil {
+			err = w.store.index.RewriteRoots()
 		}
-		d.index = nil
+		w.store.index = nil
 	}
 	if err == nil {
-		d.index, found, err = index.Open(d.fsys, d.path)
+		w.store.index, found, err = index.Open(w.store.fsys, w.store.path)
 		if errors.Is(err, spool.ErrForeign) || errors.Is(err, fs.ErrNotExist) { // which it was not when it was opened
-			err = index.DamagedError(filepath.Join(d.path, index.FileName), err)
+			err = index.DamagedError(filepath.Join(w.store.path, index.FileName), err)
 		}
 	}
 	if err == nil {
-		err = d.load(found)
+		err = w.store.load(found)
 	}
 	if err == nil {
-		d.requeue()
+		w.store.requeue()
 		return nil
 	}
-	if d.index != nil {
-		_ = d.index.Close(false)
-		d.index = nil
+	if w.store.index != nil {
+		_ = w.store.index.Close(false)
+		w.store.index = nil
 	}
-	pause := d.options.pause
+	pause := w.store.options.pause
 	if errors.Is(err, spool.ErrDamaged) {
 		pause *= 20 // it does not mend by itself, and each look is at all of it
 	}
-	d.writer.retryAt = time.Now().Add(pause)
+	w.retryAt = time.Now().Add(pause)
 	return err
 }
 

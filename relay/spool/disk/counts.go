@@ -18,7 +18,7 @@ func (d *Store) Counts(context.Context) (spool.Counts, error) {
 		Routes:       make(map[string]spool.RouteCounts, len(d.routes)),
 		DiskBytes:    used,
 		MaxBytes:     d.maxSize,
-		Fingerprints: int(d.prints.size.Load()),
+		Fingerprints: int(d.writer.prints.size.Load()),
 	}
 	if d.refusing != nil {
 		counts.Refusing, counts.RefusingSince = d.refusing.Reason, d.since

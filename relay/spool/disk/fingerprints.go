@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
-// writerPrints are the fingerprints, the writer's alone except for size.
-type writerPrints struct {
+// fingerprints are the fingerprints, the writer's alone except for size.
+type fingerprints struct {
 	table printTable
 	last  uint64 // the last sequence given out
 	size  atomic.Int64
@@ -40,7 +40,7 @@ func (c *change) trimPrints(now time.Time) error {
 	c.d.mu.Lock()
 	oldest := now.Add(-c.d.window)
 	c.d.mu.Unlock()
-	p := &c.d.prints
+	p := &c.d.writer.prints
 	excess := p.table.count + len(c.addedPrints) - c.d.options.MaxFingerprints
 	limit := 2*len(c.addedPrints) + 16
 
@@ -66,12 +66,12 @@ func (c *change) trimPrints(now time.Time) error {
 }
 
 // key returns the key in the index of a fingerprint that the table knows by half of its sequence.
-func (p *writerPrints) key(sequence uint32) []byte {
+func (p *fingerprints) key(sequence uint32) []byte {
 	return binary.BigEndian.AppendUint64(nil, p.last-uint64(uint32(p.last)-sequence))
 }
 
 // load reads the fingerprints from the index, of which the last one tells where the sequence is.
-func (p *writerPrints) load(t *index.Tx, last uint64) {
+func (p *fingerprints) load(t *index.Tx, last uint64) {
 	if last == 0 {
 		last = index.Uint64(t.Get(index.State, index.PrintSequence))
 	}

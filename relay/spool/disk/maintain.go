@@ -25,26 +25,26 @@ func worthCompacting(used, size int64) bool {
 }
 
 // maintain does one piece of tidying, if there is one to be done.
-func (d *Store) maintain(now time.Time) {
-	if active, size := d.segments.Active(); size >= idleSegment && d.newChange().segment(active).Live == 0 {
-		d.segments.Seal()
+func (w *writer) maintain(now time.Time) {
+	if active, size := w.store.segments.Active(); size >= idleSegment && w.newChange().segment(active).Live == 0 {
+		w.store.segments.Seal()
 	}
-	if number := d.segments.Sparse(sparseShare, d.writer.pinned); number != 0 {
-		d.writer.maintainAt = now.Add(maintainDelay)
-		if err := d.clearSegment(number); err != nil {
-			d.writer.pinned[number] = true
-			if d.options.Events.Problem != nil && errors.Is(err, spool.ErrDamaged) {
-				d.options.Events.Problem(err)
+	if number := w.store.segments.Sparse(sparseShare, w.pinned); number != 0 {
+		w.maintainAt = now.Add(maintainDelay)
+		if err := w.clearSegment(number); err != nil {
+			w.pinned[number] = true
+			if w.store.options.Events.Problem != nil && errors.Is(err, spool.ErrDamaged) {
+				w.store.options.Events.Problem(err)
 			}
 		}
 		return
 	}
-	if used, size := d.index.Usage(); worthCompacting(used, size) && now.After(d.writer.compactAt) {
-		if _, err := d.replaceIndex(); err != nil {
-			d.writer.compactAt = now.Add(compactPause)
-			if d.index == nil {
-				d.stopAccepting(bodies.Refusal(err))
-				d.writer.retryAt = now.Add(d.options.pause)
+	if used, size := w.store.index.Usage(); worthCompacting(used, size) && now.After(w.compactAt) {
+		if _, err := w.store.replaceIndex(); err != nil {
+			w.compactAt = now.Add(compactPause)
+			if w.store.index == nil {
+				w.stopAccepting(bodies.Refusal(err))
+				w.retryAt = now.Add(w.store.options.pause)
 			}
 		}
 	}
@@ -69,8 +69,8 @@ func (d *Store) replaceIndex() (*index.Tally, error) {
 }
 
 // clearSegment moves what is still needed of a segment to the active one, and removes it.
-func (d *Store) clearSegment(number uint32) error {
-	size := d.newChange().segment(number).Size
+func (w *writer) clearSegment(number uint32) error {
+	size := w.newChange().segment(number).Size
 	var moved []*bodies.Small
 	var places []place
 	var opened []*bodies.SmallBody
@@ -79,17 +79,17 @@ func (d *Store) clearSegment(number uint32) error {
 			_ = body.Close()
 		}
 	}()
-	err := d.segments.Walk(number, size, func(_ uint32, id [16]byte, where bodies.Location) error {
+	err := w.store.segments.Walk(number, size, func(_ uint32, id [16]byte, where bodies.Location) error {
 		var found place
-		err := d.index.View(func(t *index.Tx) error {
-			found, _ = d.find(t, id)
+		err := w.store.index.View(func(t *index.Tx) error {
+			found, _ = w.store.find(t, id)
 			found.record = append([]byte(nil), found.record...)
 			return nil
 		})
 		if err != nil || index.Record(found.record).Location() != where {
 			return err
 		}
-		body, err := d.segments.Read(where)
+		body, err := w.store.segments.Read(where)
 		if err != nil {
 			return err
 		}
@@ -102,15 +102,15 @@ func (d *Store) clearSegment(number uint32) error {
 		return err
 	}
 	if len(moved) > 0 {
-		if err := d.segments.Append(moved); err != nil {
-			d.stopAccepting(bodies.Refusal(err))
+		if err := w.store.segments.Append(moved); err != nil {
+			w.stopAccepting(bodies.Refusal(err))
 			return nil
 		}
 	}
 
-	c := d.newChange()
+	c := w.newChange()
 	start := time.Now()
-	err = d.index.Update(func(t *index.Tx) error {
+	err = w.store.index.Update(func(t *index.Tx) error {
 		c.Tx = t
 		for i, p := range places {
 			if err := c.move(p, moved[i].Where); err != nil {
@@ -121,10 +121,10 @@ func (d *Store) clearSegment(number uint32) error {
 		return c.finish(start)
 	})
 	if err != nil {
-		d.indexFailed(nil, err)
+		w.indexFailed(nil, err)
 		return nil
 	}
-	d.synced(start)
+	w.store.synced(start)
 	c.publish()
 	return nil
 }

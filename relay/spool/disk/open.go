@@ -134,7 +134,7 @@ func (d *Store) load(found *index.Tally) error {
 		if last := t.Get(index.State, index.LastID); len(last) == len(spool.ID{}) {
 			d.writer.ids.Resume(spool.ID(last))
 		}
-		d.prints.load(t, found.Prints)
+		d.writer.prints.load(t, found.Prints)
 		t.Scan(index.Damaged, nil, nil, func(_, _ []byte) bool {
 			d.putAside = true
 			return false

@@ -44,8 +44,8 @@ func (o *operation) finish(err error) {
 	}
 }
 
-// writerQueue collects operations for the writer, in order.
-type writerQueue struct {
+// operations collects operations for the writer, in order.
+type operations struct {
 	mu      sync.Mutex
 	ops     []*operation
 	accepts int  // among ops
@@ -57,11 +57,11 @@ type writerQueue struct {
 	met    chan struct{}
 }
 
-func newWriterQueue() *writerQueue {
-	return &writerQueue{wake: make(chan struct{}, 1), met: make(chan struct{}, 1)}
+func newOperations() *operations {
+	return &operations{wake: make(chan struct{}, 1), met: make(chan struct{}, 1)}
 }
 
-func (q *writerQueue) signal() {
+func (q *operations) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -69,7 +69,7 @@ func (q *writerQueue) signal() {
 }
 
 // push adds an operation, and reports whether it will be looked at.
-func (q *writerQueue) push(op *operation, urgent bool) bool {
+func (q *operations) push(op *operation, urgent bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -92,14 +92,14 @@ func (q *writerQueue) push(op *operation, urgent bool) bool {
 }
 
 // pushFront puts operations back that have failed and are to be tried again.
-func (q *writerQueue) pushFront(ops []*operation) {
+func (q *operations) pushFront(ops []*operation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ops = append(slices.Clip(ops), q.ops...)
 }
 
 // checkQuorum ends gather when it has what it waits for. q.mu is held.
-func (q *writerQueue) checkQuorum() {
+func (q *operations) checkQuorum() {
 	if q.quorum == 0 || q.accepts < q.quorum && !q.closed {
 		return
 	}
@@ -112,7 +112,7 @@ func (q *writerQueue) checkQuorum() {
 
 // gather waits until there are so many accepts, but not for long. It returns at once if there are
 // none.
-func (q *writerQueue) gather(quorum int, patience time.Duration) {
+func (q *operations) gather(quorum int, patience time.Duration) {
 	q.mu.Lock()
 	if q.accepts == 0 || q.accepts >= quorum || q.closed {
 		q.mu.Unlock()
@@ -137,14 +137,14 @@ func (q *writerQueue) gather(quorum int, patience time.Duration) {
 }
 
 // waiting returns how many accepts there are.
-func (q *writerQueue) waiting() int {
+func (q *operations) waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.accepts
 }
 
 // take returns the operations of the next group.
-func (q *writerQueue) take() []*operation {
+func (q *operations) take() []*operation {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.armed = false
@@ -167,7 +167,7 @@ func (q *writerQueue) take() []*operation {
 }
 
 // close lets nothing more in. It reports whether it was open.
-func (q *writerQueue) close() bool {
+func (q *operations) close() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	wasOpen := !q.closed
@@ -177,13 +177,13 @@ func (q *writerQueue) close() bool {
 	return wasOpen
 }
 
-func (q *writerQueue) isClosed() bool {
+func (q *operations) isClosed() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.closed
 }
 
-func (q *writerQueue) isEmpty() bool {
+func (q *operations) isEmpty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.ops) == 0

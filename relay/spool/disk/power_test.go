@@ -348,7 +348,7 @@ func checkAfterPowerFailure(t *testing.T, dir string, state *simulatedDir, raw [
 	old, latest := allowed[0], allowed[len(allowed)-1]
 	for id, print := range prints {
 		known := false
-		d.prints.table.find(&print, func(uint32) bool { known = true; return true })
+		d.writer.prints.table.find(&print, func(uint32) bool { known = true; return true })
 		if _, there := content[id]; there {
 			require.True(t, known)
 		} else if _, later := latest[id]; later && old[id] == "" {

@@ -84,19 +84,19 @@ func (d *Store) refusal() error {
 }
 
 // stopAccepting refuses messages until something could be written again.
-func (d *Store) stopAccepting(refused *spool.RefusedError) {
-	d.mu.Lock()
-	began := d.refusing == nil || d.refusing.Reason != refused.Reason
-	if d.refusing == nil {
-		d.since = time.Now()
+func (w *writer) stopAccepting(refused *spool.RefusedError) {
+	w.store.mu.Lock()
+	began := w.store.refusing == nil || w.store.refusing.Reason != refused.Reason
+	if w.store.refusing == nil {
+		w.store.since = time.Now()
 	}
-	d.refusing = refused
-	d.mu.Unlock()
+	w.store.refusing = refused
+	w.store.mu.Unlock()
 
-	d.writer.backoff = min(max(2*d.writer.backoff, d.options.pause), 10*d.options.pause)
-	d.writer.probeAt = time.Now().Add(d.writer.backoff)
-	if began && d.options.Events.Refusing != nil {
-		d.options.Events.Refusing(refused.Reason, true, refused.Err)
+	w.backoff = min(max(2*w.backoff, w.store.options.pause), 10*w.store.options.pause)
+	w.probeAt = time.Now().Add(w.backoff)
+	if began && w.store.options.Events.Refusing != nil {
+		w.store.options.Events.Refusing(refused.Reason, true, refused.Err)
 	}
 }
 
@@ -121,32 +121,32 @@ func (d *Store) noteFull() {
 }
 
 // recover finds out whether messages can be accepted again, by writing.
-func (d *Store) recover() {
-	err := d.probe()
+func (w *writer) recover() {
+	err := w.store.probe()
 	if err == nil {
-		err = d.index.Update(func(t *index.Tx) error {
+		err = w.store.index.Update(func(t *index.Tx) error {
 			return t.Put(index.State, []byte("probe"), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
 		})
 		if err != nil {
-			d.indexFailed(nil, err)
+			w.indexFailed(nil, err)
 			return
 		}
 	}
 	if err != nil {
-		d.stopAccepting(bodies.Refusal(err))
+		w.stopAccepting(bodies.Refusal(err))
 		return
 	}
-	_ = d.restoreBallast() // it is tried again with the next start
+	_ = w.store.restoreBallast() // it is tried again with the next start
 
-	d.mu.Lock()
-	reason := d.refusing.Reason
-	d.refusing = nil
-	d.writer.backoff = 0
-	for route := range d.routes {
-		d.notify(route)
+	w.store.mu.Lock()
+	reason := w.store.refusing.Reason
+	w.store.refusing = nil
+	w.backoff = 0
+	for route := range w.store.routes {
+		w.store.notify(route)
 	}
-	d.mu.Unlock()
-	if d.options.Events.Refusing != nil {
-		d.options.Events.Refusing(reason, false, nil)
+	w.store.mu.Unlock()
+	if w.store.options.Events.Refusing != nil {
+		w.store.options.Events.Refusing(reason, false, nil)
 	}
 }

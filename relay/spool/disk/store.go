@@ -77,11 +77,9 @@ type Store struct {
 	maxSize  int64
 	putAside bool // there are records that an earlier version put aside
 
-	prints writerPrints
+	ops *operations
 
-	ops *writerQueue
-
-	writer writerState
+	writer *writer
 	done   chan struct{} // closed when the writer has ended
 }
 
@@ -122,16 +120,17 @@ func Open(path string, options Options) (*Store, error) {
 		queues:   make(map[string]*queue),
 		window:   defaultDedupeWindow,
 		maxSize:  options.MaxSize,
-		ops:      newWriterQueue(),
+		ops:      newOperations(),
 		done:     make(chan struct{}),
 	}
+	d.writer = &writer{store: d, pinned: make(map[uint32]bool)}
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("inbox %s: %w", path, err)
 	}
 	if d.putAside {
 		d.adoptDamaged()
 	}
-	go d.run()
+	go d.writer.run()
 	return d, nil
 }
 

@@ -16,9 +16,13 @@ const (
 	minCompany = 8
 )
 
-// writerState is the writer's alone.
-type writerState struct {
-	ids spool.IDSource
+// writer is the goroutine that makes all changes to the store. Its fields are its own, but for the
+// size of the fingerprints.
+type writer struct {
+	store *Store
+
+	ids    spool.IDSource
+	prints fingerprints
 
 	company int // how many accepts to wait for
 
@@ -31,36 +35,34 @@ type writerState struct {
 	pinned     map[uint32]bool // segments that cannot be cleared
 }
 
-// run is the writer.
-func (d *Store) run() {
-	defer close(d.done)
-	w := &d.writer
-	w.pinned = make(map[uint32]bool)
+// run is the goroutine. It ends when the store is closed.
+func (w *writer) run() {
+	defer close(w.store.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if next := d.nextWork(); next.IsZero() {
+		if next := w.nextWork(); next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Until(next))
 		}
 		select {
-		case <-d.ops.wake:
+		case <-w.store.ops.wake:
 		case <-timer.C:
 		}
-		if d.ops.isClosed() {
-			d.finish()
+		if w.store.ops.isClosed() {
+			w.finish()
 			return
 		}
-		d.work()
+		w.work()
 	}
 }
 
 // nextWork returns when the writer has to do something unasked, or zero.
-func (d *Store) nextWork() time.Time {
-	next := earlier(d.writer.retryAt, d.writer.maintainAt)
-	if d.isRefusing() {
-		next = earlier(next, d.writer.probeAt)
+func (w *writer) nextWork() time.Time {
+	next := earlier(w.retryAt, w.maintainAt)
+	if w.store.isRefusing() {
+		next = earlier(next, w.probeAt)
 	}
 	return next
 }
@@ -74,45 +76,45 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // work does one group commit, and what else is to be done.
-func (d *Store) work() {
-	d.ops.gather(d.writer.company, d.options.CommitDelay)
+func (w *writer) work() {
+	w.store.ops.gather(w.company, w.store.options.CommitDelay)
 	now := time.Now()
-	group := d.ops.take()
-	defer d.countCompany(group)
-	if now.Before(d.writer.retryAt) {
-		d.turnAway(group, d.refusal())
+	group := w.store.ops.take()
+	defer w.countCompany(group)
+	if now.Before(w.retryAt) {
+		w.turnAway(group, w.store.refusal())
 		return
 	}
-	d.writer.retryAt = time.Time{}
-	if d.index != nil {
-		if err := d.index.Damage(); err != nil {
-			d.indexFailed(group, err)
+	w.retryAt = time.Time{}
+	if w.store.index != nil {
+		if err := w.store.index.Damage(); err != nil {
+			w.indexFailed(group, err)
 			return
 		}
-	} else if err := d.reopen(); err != nil {
-		d.stopAccepting(bodies.Refusal(err))
-		d.turnAway(group, d.refusal())
+	} else if err := w.reopen(); err != nil {
+		w.stopAccepting(bodies.Refusal(err))
+		w.turnAway(group, w.store.refusal())
 		return
 	}
 	if len(group) > 0 {
-		d.commit(group)
+		w.commit(group)
 	}
-	if d.isRefusing() && !now.Before(d.writer.probeAt) {
-		d.recover()
+	if w.store.isRefusing() && !now.Before(w.probeAt) {
+		w.recover()
 	}
-	switch maintainAt := d.writer.maintainAt; {
+	switch maintainAt := w.maintainAt; {
 	case maintainAt.IsZero():
-		d.writer.maintainAt = now.Add(maintainDelay)
+		w.maintainAt = now.Add(maintainDelay)
 	case !now.Before(maintainAt):
-		d.writer.maintainAt = time.Time{}
-		d.maintain(now)
+		w.maintainAt = time.Time{}
+		w.maintain(now)
 	}
 }
 
 // countCompany estimates how many senders there are at a time: those that were just answered,
 // most of which come again soon, and those that came meanwhile.
-func (d *Store) countCompany(group []*operation) {
-	company := d.ops.waiting()
+func (w *writer) countCompany(group []*operation) {
+	company := w.store.ops.waiting()
 	for _, op := range group {
 		if op.accept != nil {
 			company++
@@ -121,21 +123,21 @@ func (d *Store) countCompany(group []*operation) {
 	if company < minCompany {
 		company = 0
 	}
-	d.writer.company = company * 7 / 8
+	w.company = company * 7 / 8
 }
 
 // finish writes what is left when the store is closed.
-func (d *Store) finish() {
-	works := d.index != nil
-	for !d.ops.isEmpty() {
-		group := d.ops.take()
+func (w *writer) finish() {
+	works := w.store.index != nil
+	for !w.store.ops.isEmpty() {
+		group := w.store.ops.take()
 		if works {
-			works = d.commit(group) // if it fails, what must not be lost is in the queue again
+			works = w.commit(group) // if it fails, what must not be lost is in the queue again
 			continue
 		}
 		for _, op := range group {
 			if !op.durable { // what is lost here is delivered again after the restart
-				d.fail(op, spool.ErrClosed)
+				w.fail(op, spool.ErrClosed)
 			}
 		}
 	}

@@ -9,9 +9,9 @@ import (
 )
 
 // gathered returns how long gather takes while do happens.
-func gathered(t *testing.T, before, quorum int, do func(q *writerQueue)) time.Duration {
+func gathered(t *testing.T, before, quorum int, do func(q *operations)) time.Duration {
 	t.Helper()
-	q := newWriterQueue()
+	q := newOperations()
 	for range before {
 		q.push(&operation{accept: &acceptance{}}, true)
 	}
@@ -25,8 +25,8 @@ func gathered(t *testing.T, before, quorum int, do func(q *writerQueue)) time.Du
 
 func TestAGroupCommitWaitsForCompanyButNotForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		arrive := func(n int) func(*writerQueue) {
-			return func(q *writerQueue) {
+		arrive := func(n int) func(*operations) {
+			return func(q *operations) {
 				for range n {
 					time.Sleep(100 * time.Millisecond)
 					q.push(&operation{accept: &acceptance{}}, true)
@@ -39,7 +39,7 @@ func TestAGroupCommitWaitsForCompanyButNotForLong(t *testing.T) {
 		require.Zero(t, gathered(t, 5, 5, nil), "all are there")
 		require.Equal(t, 400*time.Millisecond, gathered(t, 1, 5, arrive(5)), "the last one comes")
 		require.Equal(t, time.Second, gathered(t, 1, 5, arrive(3)), "some stay away")
-		require.Equal(t, 100*time.Millisecond, gathered(t, 1, 5, func(q *writerQueue) {
+		require.Equal(t, 100*time.Millisecond, gathered(t, 1, 5, func(q *operations) {
 			time.Sleep(100 * time.Millisecond)
 			q.close()
 		}), "the store is closed")
@@ -48,20 +48,20 @@ func TestAGroupCommitWaitsForCompanyButNotForLong(t *testing.T) {
 }
 
 func TestOnlyManySendersAreWaitedFor(t *testing.T) {
-	d := &Store{ops: newWriterQueue()}
+	w := &writer{store: &Store{ops: newOperations()}}
 	group := func(n int) (ops []*operation) {
 		for range n {
 			ops = append(ops, &operation{accept: &acceptance{}}, &operation{durable: true})
 		}
 		return ops
 	}
-	d.countCompany(group(minCompany - 1))
-	require.Zero(t, d.writer.company)
-	d.countCompany(group(32))
-	require.Equal(t, 28, d.writer.company)
-	d.ops.push(group(1)[0], true)
-	d.countCompany(group(minCompany - 1))
-	require.Equal(t, 7, d.writer.company)
-	d.countCompany(nil)
-	require.Zero(t, d.writer.company)
+	w.countCompany(group(minCompany - 1))
+	require.Zero(t, w.company)
+	w.countCompany(group(32))
+	require.Equal(t, 28, w.company)
+	w.store.ops.push(group(1)[0], true)
+	w.countCompany(group(minCompany - 1))
+	require.Equal(t, 7, w.company)
+	w.countCompany(nil)
+	require.Zero(t, w.company)
 }
