@@ -92,7 +92,12 @@ func (w *writer) stage(group []*operation, now time.Time) []*operation {
 		}
 		a.receipt = spool.Receipt{ID: a.msg.ID, Size: a.where.Size}
 		if !a.body.IsLarge() {
-			a.entry = &bodies.Small{Route: w.store.routeNumber(a.msg.Route), ID: a.msg.ID, Body: a.body.Bytes(), CRC: a.where.CRC}
+			a.entry = &bodies.Small{
+				Route: w.store.routeNumber(a.msg.Route),
+				ID:    a.msg.ID,
+				Body:  a.body.Bytes(),
+				CRC:   a.where.CRC,
+			}
 			entries = append(entries, a.entry)
 		}
 		kept = append(kept, op)
@@ -119,7 +124,8 @@ func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool
 	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
 		_ = w.store.index.View(func(t *index.Tx) error {
 			value := t.Get(index.Prints, w.prints.key(sequence))
-			if len(value) == len(a.fingerprint)+len(spool.ID{}) && spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
+			if len(value) == len(a.fingerprint)+len(spool.ID{}) &&
+				spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
 				id = spool.ID(value[len(a.fingerprint):])
 				found = now.Sub(id.Time()) <= a.window
 			}
@@ -187,7 +193,13 @@ func (d *Store) offer(m *index.Entry) {
 }
 
 // Accept implements [spool.Store].
-func (d *Store) Accept(ctx context.Context, message *spool.Message, fingerprint spool.Fingerprint, window time.Duration, body spool.BodyWriter) (spool.Receipt, error) {
+func (d *Store) Accept(
+	ctx context.Context,
+	message *spool.Message,
+	fingerprint spool.Fingerprint,
+	window time.Duration,
+	body spool.BodyWriter,
+) (spool.Receipt, error) {
 	w, ok := body.(*bodies.Writer)
 	if !ok {
 		return spool.Receipt{}, fmt.Errorf("a body of type %T is not of this store", body)
@@ -203,7 +215,14 @@ func (d *Store) Accept(ctx context.Context, message *spool.Message, fingerprint 
 	}
 
 	msg := &index.Entry{Message: *message}
-	a := &acceptance{msg: msg, fingerprint: fingerprint, window: window, body: w, where: where, record: index.AppendRecord(nil, msg)}
+	a := &acceptance{
+		msg:         msg,
+		fingerprint: fingerprint,
+		window:      window,
+		body:        w,
+		where:       where,
+		record:      index.AppendRecord(nil, msg),
+	}
 	op := &operation{accept: a, done: make(chan error, 1)}
 	if !d.ops.push(op, true) {
 		w.Discard()

@@ -44,12 +44,19 @@ type uniqueBody struct {
 }
 
 var benchHeader = http.Header{
-	"Content-Type": {"application/json"}, "User-Agent": {"okhttp/4.9"}, "Accept-Encoding": {"gzip"}, "Accept": {"*/*"},
+	"Content-Type": {
+		"application/json",
+	}, "User-Agent": {"okhttp/4.9"}, "Accept-Encoding": {"gzip"}, "Accept": {"*/*"},
 }
 
 func newUniqueBody(size int, n uint64) *uniqueBody {
 	text := make([]byte, 0, size)
-	text = fmt.Appendf(text, `{"metadata":{"request_id":"%08x-0000-4000-8000-%012x"},"results":"`, n, n)
+	text = fmt.Appendf(
+		text,
+		`{"metadata":{"request_id":"%08x-0000-4000-8000-%012x"},"results":"`,
+		n,
+		n,
+	)
 	for len(text) < size-2 {
 		text = append(text, "word "[len(text)%5])
 	}
@@ -57,7 +64,10 @@ func newUniqueBody(size int, n uint64) *uniqueBody {
 }
 
 func (b *uniqueBody) number(n uint64) {
-	copy(b.text[len(`{"metadata":{"request_id":"`):], fmt.Appendf(nil, `%08x-0000-4000-8000-%012x`, n>>32, n))
+	copy(
+		b.text[len(`{"metadata":{"request_id":"`):],
+		fmt.Appendf(nil, `%08x-0000-4000-8000-%012x`, n>>32, n),
+	)
 	b.read = 0
 }
 
@@ -103,7 +113,9 @@ func reportCPU(b *testing.B, began time.Duration) {
 
 func BenchmarkAccept(b *testing.B) {
 	for _, size := range []int{1 << 10, 16 << 10} {
-		for _, delay := range []time.Duration{-1, 300 * time.Microsecond, time.Millisecond, 3 * time.Millisecond} {
+		for _, delay := range []time.Duration{
+			-1, 300 * time.Microsecond, time.Millisecond, 3 * time.Millisecond,
+		} {
 			b.Run(fmt.Sprintf("%dK/%d writers/delay %s", size>>10, benchWriters, delay), func(b *testing.B) {
 				var commits atomic.Int64
 				in, err := openInbox(b.TempDir(), inboxOptions{Options: Options{
@@ -130,15 +142,21 @@ func BenchmarkAcceptAndDeliver(b *testing.B) {
 		b.Run(fmt.Sprintf("%dK/%d writers", size>>10, benchWriters), func(b *testing.B) {
 			in, err := openInbox(b.TempDir(), inboxOptions{})
 			require.NoError(b, err)
-			storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
-				buffer := readBuffers.Get().(*[]byte)
-				defer readBuffers.Put(buffer)
-				for {
-					if _, err := body.Read(*buffer); err != nil {
-						return spool.Result{Status: http.StatusOK}
-					}
-				}
-			}})
+			storetest.SetRoute(
+				in,
+				"r",
+				spool.RouteConfig{
+					Deliver: func(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
+						buffer := readBuffers.Get().(*[]byte)
+						defer readBuffers.Put(buffer)
+						for {
+							if _, err := body.Read(*buffer); err != nil {
+								return spool.Result{Status: http.StatusOK}
+							}
+						}
+					},
+				},
+			)
 			b.ResetTimer()
 			began := cpuTime(b)
 			acceptMany(b, in, 0, uint64(b.N), size)
@@ -220,10 +238,14 @@ func TestAMillionPending(t *testing.T) {
 	t.Logf("with a million: %.0f accepts/s", rate(in, 3*million))
 	var delivered atomic.Int64
 	began = time.Now()
-	release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
-		delivered.Add(1)
-		return spool.Result{Status: 200}
-	}})
+	release := storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
+			delivered.Add(1)
+			return spool.Result{Status: 200}
+		}},
+	)
 	first := time.Duration(0)
 	for delivered.Load() < int64(million)/10 {
 		if first == 0 && delivered.Load() > 0 {
@@ -252,7 +274,11 @@ func TestManyLargeBodiesAtOnceTakeLittleMemory(t *testing.T) {
 	for i := range 32 {
 		writers.Go(func() {
 			body := &largeBody{rest: size, seed: rand.NewPCG(uint64(i), 1)}
-			_, err := in.Accept(context.Background(), spool.Envelope{Route: "r", URI: "/", ContentLength: int64(size)}, body)
+			_, err := in.Accept(
+				context.Background(),
+				spool.Envelope{Route: "r", URI: "/", ContentLength: int64(size)},
+				body,
+			)
 			if err != nil {
 				t.Error(err)
 			}

@@ -99,7 +99,7 @@ type change struct {
 	printSequence   uint64
 	lastID          spool.ID
 	accepted        int
-	after           []func() // what to do when it is on disk, with Disk.mu held
+	after           []func() // what to do when it is on disk, with Store.mu held
 }
 
 func (w *writer) newChange() *change {
@@ -158,7 +158,8 @@ func (c *change) finish(now time.Time) error {
 		if err := c.trimPrints(now); err != nil {
 			return err
 		}
-		if err := c.Put(index.State, index.PrintSequence, binary.BigEndian.AppendUint64(nil, c.printSequence)); err != nil {
+		sequence := binary.BigEndian.AppendUint64(nil, c.printSequence)
+		if err := c.Put(index.State, index.PrintSequence, sequence); err != nil {
 			return err
 		}
 		if err := c.Put(index.State, index.LastID, c.lastID[:]); err != nil {
@@ -183,7 +184,8 @@ func (c *change) finish(now time.Time) error {
 			}
 			continue
 		}
-		if err := c.Put(index.Segments, binary.BigEndian.AppendUint32(nil, number), index.EncodeSegmentStats(stats)); err != nil {
+		key := binary.BigEndian.AppendUint32(nil, number)
+		if err := c.Put(index.Segments, key, index.EncodeSegmentStats(stats)); err != nil {
 			return err
 		}
 	}

@@ -122,8 +122,10 @@ func (w *writer) indexFailed(group []*operation, err error) {
 		switch {
 		case op.durable:
 			kept = append(kept, op)
-		case op.accept != nil && op.accept.body.IsLarge() && (!reopened || w.store.isKnownFile(op.accept.where)):
-			op.accept.body.Keep() // its record may have come to the disk, so its file stays until the next open
+		case op.accept != nil && op.accept.body.IsLarge() &&
+			(!reopened || w.store.isKnownFile(op.accept.where)):
+			// Its record may have come to the disk, so its file stays until the next open.
+			op.accept.body.Keep()
 			w.fail(op, refused)
 		default:
 			w.fail(op, refused)
@@ -159,7 +161,8 @@ func (w *writer) reopen() error {
 	}
 	if err == nil {
 		w.store.index, found, err = index.Open(w.store.fsys, w.store.path)
-		if errors.Is(err, spool.ErrForeign) || errors.Is(err, fs.ErrNotExist) { // which it was not when it was opened
+		if errors.Is(err, spool.ErrForeign) ||
+			errors.Is(err, fs.ErrNotExist) { // which it was not when it was opened
 			err = index.DamagedError(filepath.Join(w.store.path, index.FileName), err)
 		}
 	}

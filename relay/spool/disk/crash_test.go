@@ -36,7 +36,10 @@ func isChild() bool { return os.Getenv(childVariable) != "" }
 
 // runChild accepts on several streams, each in order, for ever.
 func runChild() {
-	in, err := openInbox(os.Getenv(childVariable), inboxOptions{Options: Options{segmentSize: 256 << 10}})
+	in, err := openInbox(
+		os.Getenv(childVariable),
+		inboxOptions{Options: Options{segmentSize: 256 << 10}},
+	)
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -70,7 +73,11 @@ func runChild() {
 	for stream := range crashStreams {
 		go func() {
 			for n := start; ; n++ {
-				_, err := in.Accept(context.Background(), spool.Envelope{Route: "r", Method: "POST", URI: "/"}, strings.NewReader(crashBody(stream, n)))
+				_, err := in.Accept(
+					context.Background(),
+					spool.Envelope{Route: "r", Method: "POST", URI: "/"},
+					strings.NewReader(crashBody(stream, n)),
+				)
 				if err != nil {
 					fmt.Println("error", err)
 					os.Exit(1)
@@ -172,7 +179,11 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	for round := range rounds {
 		log.newRound()
 		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), childVariable+"="+dir, fmt.Sprint(childStart, "=", round*1_000_000))
+		child.Env = append(
+			os.Environ(),
+			childVariable+"="+dir,
+			fmt.Sprint(childStart, "=", round*1_000_000),
+		)
 		output, err := child.StdoutPipe()
 		require.NoError(t, err)
 		child.Stderr = os.Stderr
@@ -206,15 +217,23 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	log.newRound()
 	in := openTestInbox(t, dir, inboxOptions{})
 	var damaged atomic.Int64
-	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, msg *spool.Message, body spool.Body) spool.Result {
-		stream, n, err := parseCrashBody(msg, body)
-		if err != nil {
-			damaged.Add(1)
-			return spool.Result{Err: err}
-		}
-		log.deliver(stream, n)
-		return spool.Result{Status: http.StatusOK}
-	}})(context.Background())
+	defer storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{
+			Deliver: func(_ context.Context, msg *spool.Message, body spool.Body) spool.Result {
+				stream, n, err := parseCrashBody(msg, body)
+				if err != nil {
+					damaged.Add(1)
+					return spool.Result{Err: err}
+				}
+				log.deliver(stream, n)
+				return spool.Result{Status: http.StatusOK}
+			},
+		},
+	)(
+		context.Background(),
+	)
 	requireNothingPending(t, in)
 	require.Zero(t, damaged.Load())
 
@@ -225,7 +244,13 @@ func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
 	for stream, acked := range log.acked {
 		total += len(acked)
 		for n := range acked {
-			require.True(t, log.delivered[stream][n], "%d of stream %d was acknowledged and is lost", n, stream)
+			require.True(
+				t,
+				log.delivered[stream][n],
+				"%d of stream %d was acknowledged and is lost",
+				n,
+				stream,
+			)
 		}
 	}
 	require.Greater(t, total, 100)

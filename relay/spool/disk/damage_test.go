@@ -27,7 +27,12 @@ import (
 // inboxWithEverything is [disktest.Fill] with this engine.
 func inboxWithEverything(t testing.TB, dir string, killed bool) (count int) {
 	t.Helper()
-	return disktest.Fill(t, dir, func(dir string) (spool.Store, error) { return Open(dir, Options{}) }, killed)
+	return disktest.Fill(
+		t,
+		dir,
+		func(dir string) (spool.Store, error) { return Open(dir, Options{}) },
+		killed,
+	)
 }
 
 func TestADamagedIndexIsAnErrorOrWhole(t *testing.T) {
@@ -43,7 +48,14 @@ func TestADamagedIndexIsAnErrorOrWhole(t *testing.T) {
 				for page := range min(len(raw)/disktest.PageSize, 40) {
 					dir := filepath.Join(disktest.TempDir(t), "inbox")
 					disktest.Copy(t, whole, dir)
-					require.NoError(t, os.WriteFile(filepath.Join(dir, index.FileName), damage(rng, append([]byte(nil), raw...), page), bodies.FilePerm))
+					require.NoError(
+						t,
+						os.WriteFile(
+							filepath.Join(dir, index.FileName),
+							damage(rng, append([]byte(nil), raw...), page),
+							bodies.FilePerm,
+						),
+					)
 					if tryDamaged(t, dir, count, fmt.Sprintf("%s in page %d", name, page)) {
 						refused++
 					}
@@ -72,7 +84,10 @@ func tryDamaged(t *testing.T, dir string, count int, what string) bool {
 	require.NoError(t, err, what)
 	require.Len(t, list, count, what)
 	for { // it works
-		leased, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now().Add(2 * time.Hour), Max: 1000})
+		leased, _, err := d.Lease(
+			context.Background(),
+			spool.LeaseRequest{Route: "r", Now: time.Now().Add(2 * time.Hour), Max: 1000},
+		)
 		require.NoError(t, err, what)
 		if len(leased) == 0 {
 			break
@@ -102,16 +117,33 @@ func TestAnIndexThatTurnsBadWhileRunningEndsNothingElse(t *testing.T) {
 			dir := filepath.Join(disktest.TempDir(t), "inbox")
 			count := inboxWithEverything(t, dir, false)
 			heard := make(chan string, 100)
-			d := openTestDisk(t, dir, Options{pause: time.Millisecond, Events: spool.StoreEvents{Refusing: func(reason spool.Reason, on bool, cause error) {
-				heard <- fmt.Sprint(reason, " ", on, " ", cause)
-			}}})
-			mend := disktest.Spoil(t, filepath.Join(dir, index.FileName), c.from*disktest.PageSize, c.to*disktest.PageSize, c.how)
+			d := openTestDisk(
+				t,
+				dir,
+				Options{
+					pause: time.Millisecond,
+					Events: spool.StoreEvents{Refusing: func(reason spool.Reason, on bool, cause error) {
+						heard <- fmt.Sprint(reason, " ", on, " ", cause)
+					}},
+				},
+			)
+			mend := disktest.Spoil(
+				t,
+				filepath.Join(dir, index.FileName),
+				c.from*disktest.PageSize,
+				c.to*disktest.PageSize,
+				c.how,
+			)
 
 			eventually(t, func() error {
-				_, _, _ = d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 10})
+				_, _, _ = d.Lease(
+					context.Background(),
+					spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 10},
+				)
 				_, _ = d.List(context.Background(), spool.Filter{})
 				var refused *spool.RefusedError
-				if err := disktest.TryKeep(d, fmt.Sprint(rand.Uint64())); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+				if err := disktest.TryKeep(d, fmt.Sprint(rand.Uint64())); !errors.As(err, &refused) ||
+					refused.Reason != spool.ReasonDamaged {
 					return fmt.Errorf("not refused, but %w", err)
 				}
 				return nil
@@ -276,7 +308,8 @@ func TestAnIndexThatIsCutOffWhileRunningEndsNothingElse(t *testing.T) {
 	require.ErrorIs(t, err, spool.ErrDamaged)
 	eventually(t, func() error {
 		var refused *spool.RefusedError
-		if err := disktest.TryKeep(d, "x"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+		if err := disktest.TryKeep(d, "x"); !errors.As(err, &refused) ||
+			refused.Reason != spool.ReasonDamaged {
 			return fmt.Errorf("not refused, but %w", err)
 		}
 		return nil

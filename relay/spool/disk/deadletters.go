@@ -14,10 +14,17 @@ import (
 // quarantine makes a dead letter of a record that cannot be read, so that it does not stop others
 // and an operator finds it. d.mu is held.
 func (d *Store) quarantine(q *queue, id spool.ID) {
-	d.leases[id] = &lease{msg: &index.Entry{Message: spool.Message{ID: id}}, queue: q, settled: true, advanced: true}
+	d.leases[id] = &lease{
+		msg:      &index.Entry{Message: spool.Message{ID: id}},
+		queue:    q,
+		settled:  true,
+		advanced: true,
+	}
 	d.unstored++
 	if d.options.Events.Problem != nil {
-		d.options.Events.Problem(fmt.Errorf("message %s of route %s: %w; it is a dead letter now", id, q.route, spool.ErrDamaged))
+		d.options.Events.Problem(
+			fmt.Errorf("message %s of route %s: %w; it is a dead letter now", id, q.route, spool.ErrDamaged),
+		)
 	}
 	d.ops.push(&operation{durable: true, apply: func(c *change) error {
 		c.after = append(c.after, func() {
@@ -53,7 +60,10 @@ func (d *Store) adoptDamaged() {
 			info := d.numbers[index.Uint32(key)]
 			d.mu.Unlock()
 			if info != nil {
-				places = append(places, place{info: info, id: index.KeyID(key), record: append([]byte(nil), record...)})
+				places = append(
+					places,
+					place{info: info, id: index.KeyID(key), record: append([]byte(nil), record...)},
+				)
 			}
 			return len(places) < maxGroup
 		})
@@ -118,7 +128,12 @@ func (d *Store) replayed(route string, order uint64) {
 }
 
 // ReplayDead implements [spool.Store].
-func (d *Store) ReplayDead(ctx context.Context, route string, diedBefore time.Time, limit int) (int, error) {
+func (d *Store) ReplayDead(
+	ctx context.Context,
+	route string,
+	diedBefore time.Time,
+	limit int,
+) (int, error) {
 	replayed := 0
 	err := d.perform(ctx, func(c *change) error {
 		replayed = 0
@@ -150,7 +165,15 @@ func (c *change) dead(info *index.RouteInfo, diedBefore time.Time, limit int) []
 			return false
 		}
 		if index.Record(record).Intact() && index.Record(record).DiedAt() < index.UnixNano(diedBefore) {
-			places = append(places, place{bucket: index.Dead, info: info, id: index.KeyID(key), record: append([]byte(nil), record...)})
+			places = append(
+				places,
+				place{
+					bucket: index.Dead,
+					info:   info,
+					id:     index.KeyID(key),
+					record: append([]byte(nil), record...),
+				},
+			)
 		}
 		return true
 	})
@@ -158,7 +181,12 @@ func (c *change) dead(info *index.RouteInfo, diedBefore time.Time, limit int) []
 }
 
 // DropDead implements [spool.Store].
-func (d *Store) DropDead(ctx context.Context, route string, diedBefore time.Time, limit int) ([]*spool.Message, error) {
+func (d *Store) DropDead(
+	ctx context.Context,
+	route string,
+	diedBefore time.Time,
+	limit int,
+) ([]*spool.Message, error) {
 	var dropped []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		dropped = nil

@@ -44,9 +44,15 @@ func leaseAll(t testing.TB, d *Store) []*spool.Lease {
 	var all []*spool.Lease
 	for {
 		require.NoError(t, d.Flush(context.Background()))
-		leased, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1000})
+		leased, _, err := d.Lease(
+			context.Background(),
+			spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1000},
+		)
 		require.NoError(t, err)
-		tried, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1000, Tried: true})
+		tried, _, err := d.Lease(
+			context.Background(),
+			spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1000, Tried: true},
+		)
 		require.NoError(t, err)
 		if len(leased)+len(tried) == 0 {
 			return all
@@ -201,7 +207,10 @@ func TestOpeningSweepsWhatNothingPointsTo(t *testing.T) {
 	_, err = body.Write(bytes.Repeat([]byte("x"), 3*bodies.MaxSmall))
 	require.NoError(t, err)
 	require.NoError(t, d.Close(context.Background()))
-	for _, name := range []string{bodies.SegmentDir + "/00ffff00" + bodies.SegmentSuffix, index.DraftName, bodies.SegmentDir + "/notes.txt"} {
+	for _, name := range []string{
+		bodies.SegmentDir + "/00ffff00" + bodies.SegmentSuffix, index.DraftName,
+		bodies.SegmentDir + "/notes.txt",
+	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600))
 	}
 
@@ -266,7 +275,13 @@ func TestADuplicateFailsWithItsOriginal(t *testing.T) {
 			body, err := d.NewBody(context.Background(), -1)
 			if err == nil {
 				_, _ = body.Write([]byte("same"))
-				_, err = d.Accept(context.Background(), &spool.Message{Route: "r"}, sha256.Sum256([]byte("same")), time.Hour, body)
+				_, err = d.Accept(
+					context.Background(),
+					&spool.Message{Route: "r"},
+					sha256.Sum256([]byte("same")),
+					time.Hour,
+					body,
+				)
 			}
 			errs <- err
 		}()
@@ -278,7 +293,12 @@ func TestADuplicateFailsWithItsOriginal(t *testing.T) {
 		require.Equal(t, spool.ReasonSync, refused.Reason)
 	}
 	fsys.slow.Store(false)
-	require.Eventually(t, func() bool { return counts(t, d).Refusing == "" }, time.Minute, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return counts(t, d).Refusing == "" },
+		time.Minute,
+		time.Millisecond,
+	)
 	require.False(t, disktest.Keep(t, d, "same").Duplicate)
 }
 
@@ -296,11 +316,22 @@ func TestDuplicatesAreKnownOverARestartAndWithinTheirWindow(t *testing.T) {
 	again := disktest.Keep(t, d, "a")
 	require.Equal(t, spool.Receipt{ID: original.ID, Duplicate: true, Size: 1}, again)
 
-	require.Eventually(t, func() bool { return time.Since(original.ID.Time()) > 2*time.Millisecond }, time.Second, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return time.Since(original.ID.Time()) > 2*time.Millisecond },
+		time.Second,
+		time.Millisecond,
+	)
 	body, err := d.NewBody(context.Background(), -1)
 	require.NoError(t, err)
 	_, _ = body.Write([]byte("a"))
-	receipt, err := d.Accept(context.Background(), &spool.Message{Route: "r"}, sha256.Sum256([]byte("a")), time.Millisecond, body)
+	receipt, err := d.Accept(
+		context.Background(),
+		&spool.Message{Route: "r"},
+		sha256.Sum256([]byte("a")),
+		time.Millisecond,
+		body,
+	)
 	require.NoError(t, err)
 	require.False(t, receipt.Duplicate, "the window is over")
 	require.True(t, disktest.Keep(t, d, "a").Duplicate, "of the later one, or of both")
@@ -318,7 +349,12 @@ func TestFingerprintsAreForgottenInTime(t *testing.T) {
 	require.False(t, disktest.Keep(t, d, "0").Duplicate)
 
 	d.SetLimits(spool.Limits{})
-	require.Eventually(t, func() bool { return counts(t, d).Fingerprints < 20 || disktest.Keep(t, d, rnd()).Duplicate }, time.Minute, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return counts(t, d).Fingerprints < 20 || disktest.Keep(t, d, rnd()).Duplicate },
+		time.Minute,
+		time.Millisecond,
+	)
 	require.NoError(t, d.Close(context.Background()))
 	d = openTestDisk(t, dir, Options{})
 	require.Less(t, counts(t, d).Fingerprints, 25)
@@ -351,7 +387,10 @@ func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
 		d.Settle(m, verdict)
 	}
 	require.NoError(t, d.Flush(context.Background()))
-	leased, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1}) // knows where its body was
+	leased, _, err := d.Lease(
+		context.Background(),
+		spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 1},
+	) // knows where its body was
 	require.NoError(t, err)
 	require.Len(t, leased, 1)
 	require.Eventually(t, func() bool {
@@ -403,7 +442,12 @@ func TestAnIndexOfMostlyFreePagesIsCompacted(t *testing.T) {
 		return info.Size()
 	}
 	require.Greater(t, size(), int64(minCompaction))
-	require.Eventually(t, func() bool { return size() < minCompaction/4 }, time.Minute, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return size() < minCompaction/4 },
+		time.Minute,
+		10*time.Millisecond,
+	)
 	_, err = d.Get(context.Background(), receipt.ID)
 	require.NoError(t, err)
 	require.False(t, disktest.Keep(t, d, "more").Duplicate)
@@ -459,7 +503,13 @@ func TestListPages(t *testing.T) {
 		ids = append(ids, disktest.Keep(t, d, fmt.Sprint(i)).ID)
 	}
 	for i, lease := range leaseAll(t, d) {
-		d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3], At: time.Now()})
+		d.Settle(
+			lease,
+			spool.Settlement{
+				Verdict: []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3],
+				At:      time.Now(),
+			},
+		)
 	}
 	require.NoError(t, d.Flush(context.Background()))
 	var seen []spool.ID

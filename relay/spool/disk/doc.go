@@ -2,6 +2,46 @@
 // deepgram_callback.stores.disk. Its contract is that of [spool.Store]; this page says how it is
 // kept.
 //
+// # Who calls what, and under which lock
+//
+//	senders             deliverers            operators             the writer: one goroutine
+//	   |                    |                     |                            |
+//	NewBody, Accept     Lease, Settle, Body   Replay, Drop, Expire     writer.go: run, work
+//	accept.go           lease.go, settle.go   deadletters.go, drop.go          |
+//	   |                    |                 expire.go, find.go        stage bodies  accept.go
+//	   |                mu: queue.go              |                     commit        commit.go
+//	   |                (what is next)            |                     tidy up       maintain.go
+//	   |                    |                     |                     probe         refusing.go
+//	   +------- push -------+------- push --------+                            |
+//	                        |                                                  |
+//	            operations.go, with its own lock  ------- take --------------> |
+//	                                                                           |
+//	   <------------------ done: the outcome ----------------------------------+
+//	                                                                           |
+//	    bodies: segments (own lock), large bodies     <--- append, sync -------+
+//	    index:  View from any goroutine, under indexMu for reading
+//	            Update                                <--- one transaction ----+
+//	            replaced under mu and then indexMu    <--- reopen, compact ----+
+//
+// A change to what is stored is an [operation]: a function that gets a [change], the transaction of
+// a group, and says with change.after what is to be done in memory when the transaction is on disk.
+// That runs under mu, in the order of the operations. The two locks of a [Store] are mu, for the
+// routes, queues and leases, and indexMu, for the index being there; mu is taken first where both
+// are. Lease reads the index under mu, which is the only reading from disk under it, beside what a
+// reopened or compacted index needs. No write and no sync happens under mu, but for that.
+//
+// # Where a rule is
+//
+//	module.go        the Caddy module             open.go        how a store is opened
+//	store.go         what a store is made of      counts.go      how much there is
+//	queue.go         the order of messages        find.go        where a message is
+//	lease.go         what is handed out           fingerprints.go, prints.go  duplicates
+//	settle.go        how a delivery ends          park.go        what waits behind a failure
+//	change.go        a transaction                restore.go     messages of another inbox
+//
+// Below are bodies (files, segments, the seam to the file system) and index (all that knows bbolt).
+// Beside it is rescue, which reads a damaged inbox and fills a new one.
+//
 // # What is on disk
 //
 //	inbox.lock            locked for as long as the inbox is open
@@ -67,25 +107,25 @@
 //
 // # When the disk fails
 //
-// After a failed write or sync of a segment or body file it is not written to
-// again. After a failed commit the index is closed, its two roots are written
-// once more and synced through a fresh descriptor (see RewriteRoots in index/guard.go for why that is enough), and it is opened and read anew; what was settled but not written
-// stays in memory and is written then. Meanwhile, and until a probe has written
-// and synced a new file and a transaction, messages are refused with a
-// [spool.RefusedError]. On a full disk the ballast makes room for recording
-// deliveries, which in turn makes room for everything else.
+// After a failed write or sync of a segment or body file it is not written to again. After a
+// failed commit the index is closed, its two roots are written once more and synced through a
+// fresh descriptor (see RewriteRoots in index/guard.go for why that is enough), and it is opened
+// and read anew; what was settled but not written stays in memory and is written then. Meanwhile,
+// and until a probe has written and synced a new file and a transaction, messages are refused with
+// a [spool.RefusedError]. On a full disk the ballast makes room for recording deliveries, which in
+// turn makes room for everything else.
 //
 // # When the disk lies
 //
 // No byte on disk is believed. Before bbolt opens the index, all pages of it are looked at by
-// bounded reads (index/check.go): bbolt has the file as memory and panics, in
-// goroutines of its own too, where a page is not as it should be. What the index says twice is
-// compared on the way, and what can be counted is counted. After that, whatever panics or faults
-// in bbolt is caught on the goroutine that called it (index/guard.go), a commit that fails is broken
-// off before bbolt looks for its free pages (there too), and the index is broken: messages are
-// refused until all of it could be looked at again. Records and bodies have checksums of their
-// own; a message of which one is wrong becomes a dead letter. Package rescue saves what is whole of an
-// inbox that cannot be opened.
+// bounded reads (index/check.go): bbolt has the file as memory and panics, in goroutines of its
+// own too, where a page is not as it should be. What the index says twice is compared on the way,
+// and what can be counted is counted. After that, whatever panics or faults in bbolt is caught on
+// the goroutine that called it (index/guard.go), a commit that fails is broken off before bbolt
+// looks for its free pages (there too), and the index is broken: messages are refused until all of
+// it could be looked at again. Records and bodies have checksums of their own; a message of which
+// one is wrong becomes a dead letter. Package rescue saves what is whole of an inbox that cannot
+// be opened.
 //
 // The directory is held open, nothing in it is opened over a symbolic link, and what belongs to
 // another user, or is open to all, is refused (bodies/files.go).

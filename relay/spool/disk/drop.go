@@ -32,7 +32,9 @@ func (d *Store) Drop(ctx context.Context, id spool.ID) (*spool.Message, error) {
 			result = spool.ErrInFlight
 			return nil
 		}
-		order := index.Record(p.record).OrderKey() // as the queue has it, also of a record that cannot be read
+		order := index.Record(p.record).
+			OrderKey()
+			// as the queue has it, also of a record that cannot be read
 		more, err := c.remove(p)
 		c.after = append(c.after, func() { d.vanished(p, order, more) })
 		return err

@@ -11,7 +11,13 @@ import (
 )
 
 // Expire implements [spool.Store].
-func (d *Store) Expire(ctx context.Context, route string, scheduledBefore time.Time, lastError string, limit int) ([]*spool.Message, error) {
+func (d *Store) Expire(
+	ctx context.Context,
+	route string,
+	scheduledBefore time.Time,
+	lastError string,
+	limit int,
+) ([]*spool.Message, error) {
 	var expired []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		expired = nil
@@ -51,14 +57,19 @@ func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, 
 		return index.Record(record).ScheduledFrom() < index.UnixNano(scheduledBefore)
 	}
 	take := func(bucket index.Bucket, id spool.ID, record []byte) {
-		places = append(places, place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)})
+		places = append(
+			places,
+			place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)},
+		)
 	}
 	c.Scan(index.Due, index.RouteKey(info.Number), nil, func(key, order []byte) bool {
 		if len(places) >= limit || index.KeyTime(key) > index.UnixNano(now) {
 			return false
 		}
 		id := index.KeyID(key)
-		if record := c.Get(index.Parked, index.IDKey(info.Number, id)); index.Record(record).Intact() && isOld(record) && !taken[index.Uint64(order)] {
+		if record := c.Get(index.Parked, index.IDKey(info.Number, id)); index.Record(record).Intact() &&
+			isOld(record) &&
+			!taken[index.Uint64(order)] {
 			take(index.Parked, id, record)
 		}
 		return true

@@ -146,7 +146,11 @@ func (r *refusals) all() []string {
 }
 
 func tryAccept(in *spool.Inbox, body string) (spool.Receipt, error) {
-	return in.Accept(context.Background(), spool.Envelope{Route: "r", Method: "POST", URI: "/hook", ContentLength: -1}, strings.NewReader(body))
+	return in.Accept(
+		context.Background(),
+		spool.Envelope{Route: "r", Method: "POST", URI: "/hook", ContentLength: -1},
+		strings.NewReader(body),
+	)
 }
 
 func requireRefused(t *testing.T, err error, reason spool.Reason) {
@@ -159,16 +163,32 @@ func requireRefused(t *testing.T, err error, reason spool.Reason) {
 
 func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 	large := strings.Repeat("large", bodies.MaxSmall)
+	type fault func(t *testing.T, f *faultFS)
+	file := func(op, part string, err error) fault {
+		return func(_ *testing.T, f *faultFS) { f.fails(failing(op, part, err)) }
+	}
+	device := func(path string) fault {
+		return func(t *testing.T, f *faultFS) { f.sabotageIndex(t, path) }
+	}
 	for _, c := range []struct {
 		name     string
 		body     string
-		fault    func(t *testing.T, f *faultFS)
+		fault    fault
 		reason   spool.Reason
 		refusing bool // all messages, not only this one
 	}{
-		{"sync of a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("sync", bodies.SegmentSuffix, syscall.EIO)) }, spool.ReasonSync, true},
-		{"short write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, errShort)) }, spool.ReasonWrite, true},
-		{"failed write to a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, syscall.EIO)) }, spool.ReasonWrite, true},
+		{
+			"sync of a segment", "x",
+			file("sync", bodies.SegmentSuffix, syscall.EIO), spool.ReasonSync, true,
+		},
+		{
+			"short write to a segment", "x",
+			file("write", bodies.SegmentSuffix, errShort), spool.ReasonWrite, true,
+		},
+		{
+			"failed write to a segment", "x",
+			file("write", bodies.SegmentSuffix, syscall.EIO), spool.ReasonWrite, true,
+		},
 		{"no room for a segment", "x", func(_ *testing.T, f *faultFS) {
 			f.fails(func(op, _ string) error {
 				if op == "write" {
@@ -177,13 +197,25 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 				return nil
 			})
 		}, spool.ReasonDisk, true},
-		{"no quota for a segment", "x", func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.SegmentSuffix, syscall.EDQUOT)) }, spool.ReasonDisk, true},
-		{"sync of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("sync", bodies.LargeSuffix, syscall.EIO)) }, spool.ReasonSync, false},
-		{"sync of the directory of a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("syncdir", bodies.LargeDir, syscall.EIO)) }, spool.ReasonSync, false},
-		{"no room for a large body", large, func(_ *testing.T, f *faultFS) { f.fails(failing("write", bodies.LargeSuffix, syscall.ENOSPC)) }, spool.ReasonDisk, false},
-		{"sync of the index", "x", func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/null") }, spool.ReasonSync, true},
-		{"sync of the index with a large body", large, func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/null") }, spool.ReasonSync, true},
-		{"no room for the index", "x", func(t *testing.T, f *faultFS) { f.sabotageIndex(t, "/dev/full") }, spool.ReasonDisk, true},
+		{
+			"no quota for a segment", "x",
+			file("write", bodies.SegmentSuffix, syscall.EDQUOT), spool.ReasonDisk, true,
+		},
+		{
+			"sync of a large body", large,
+			file("sync", bodies.LargeSuffix, syscall.EIO), spool.ReasonSync, false,
+		},
+		{
+			"sync of the directory of a large body", large,
+			file("syncdir", bodies.LargeDir, syscall.EIO), spool.ReasonSync, false,
+		},
+		{
+			"no room for a large body", large,
+			file("write", bodies.LargeSuffix, syscall.ENOSPC), spool.ReasonDisk, false,
+		},
+		{"sync of the index", "x", device("/dev/null"), spool.ReasonSync, true},
+		{"sync of the index with a large body", large, device("/dev/null"), spool.ReasonSync, true},
+		{"no room for the index", "x", device("/dev/full"), spool.ReasonDisk, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := disktest.TempDir(t)
@@ -211,7 +243,11 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 				return err
 			})
 			if c.refusing {
-				require.Equal(t, []string{fmt.Sprint(c.reason, " true"), fmt.Sprint(c.reason, " false")}, heard.all())
+				require.Equal(
+					t,
+					[]string{fmt.Sprint(c.reason, " true"), fmt.Sprint(c.reason, " false")},
+					heard.all(),
+				)
 			}
 			require.Empty(t, stats(t, in).Refusing)
 			accept(t, in, "after")
@@ -238,7 +274,11 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 
 func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: time.Millisecond}})
+	in := openTestInbox(
+		t,
+		disktest.TempDir(t),
+		inboxOptions{Options: Options{fsys: fsys, pause: time.Millisecond}},
+	)
 	accept(t, in, "before")
 	var failed string
 	fsys.fails(func(op, path string) error {
@@ -267,7 +307,11 @@ func TestASegmentOnWhichASyncFailedIsNotWrittenToAgain(t *testing.T) {
 func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 	dir := disktest.TempDir(t)
 	fsys := &faultFS{}
-	in := openTestInbox(t, dir, inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}})
+	in := openTestInbox(
+		t,
+		dir,
+		inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}},
+	)
 	for i := range 100 {
 		accept(t, in, result(fmt.Sprint(i%5), fmt.Sprint(i)))
 	}
@@ -280,7 +324,13 @@ func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 		}
 		return spool.Result{Status: 200}
 	})
-	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver, RetryDelays: []time.Duration{20 * time.Millisecond}})(context.Background())
+	defer storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{Deliver: svc.deliver, RetryDelays: []time.Duration{20 * time.Millisecond}},
+	)(
+		context.Background(),
+	)
 	got := svc.waitFor(t, 100)
 	requireNothingPending(t, in)
 	require.Len(t, svc.bodies(), 100)
@@ -289,7 +339,11 @@ func TestWhatWasDeliveredWhileTheIndexFailedIsNotDeliveredAgain(t *testing.T) {
 
 func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 	fsys := &faultFS{}
-	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}})
+	in := openTestInbox(
+		t,
+		disktest.TempDir(t),
+		inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}},
+	)
 	accept(t, in, "before")
 	var mu sync.Mutex
 	var ops []string
@@ -363,7 +417,11 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 	require.NoError(t, x.Close(true))
 
 	problems := make(chan error, 10)
-	in = openTestInbox(t, dir, inboxOptions{Hooks: spool.Hooks{Problem: func(err error) { problems <- err }}})
+	in = openTestInbox(
+		t,
+		dir,
+		inboxOptions{Hooks: spool.Hooks{Problem: func(err error) { problems <- err }}},
+	)
 	svc := newService()
 	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: svc.deliver})(context.Background())
 	require.Len(t, svc.waitFor(t, 2), 2)
@@ -375,7 +433,11 @@ func TestADamagedRecordIsPutAsideAndReported(t *testing.T) {
 func TestMaxSizeRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	var heard refusals
 	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{
-		Options: Options{MaxSize: 2 << 20, segmentSize: 256 << 10, Events: spool.StoreEvents{Refusing: heard.refusing}},
+		Options: Options{
+			MaxSize:     2 << 20,
+			segmentSize: 256 << 10,
+			Events:      spool.StoreEvents{Refusing: heard.refusing},
+		},
 	})
 	body := strings.Repeat("x", 50<<10)
 	n := 0
@@ -415,7 +477,8 @@ func TestAFullFileSystemRefusesAndDeliveriesMakeRoom(t *testing.T) {
 	var heard refusals
 	in, err := openInbox(filepath.Join(dir, "inbox"), inboxOptions{
 		Options: Options{
-			segmentSize: 1 << 20, pause: 5 * time.Millisecond, Events: spool.StoreEvents{Refusing: heard.refusing},
+			segmentSize: 1 << 20, pause: 5 * time.Millisecond,
+			Events: spool.StoreEvents{Refusing: heard.refusing},
 		},
 	})
 	require.NoError(t, err)
@@ -466,7 +529,10 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 	inboxWithEverything(t, dir, false)
 	fsys := &faultFS{}
 	d := openTestDisk(t, dir, Options{fsys: fsys, pause: time.Millisecond})
-	require.NoError(t, disktest.TryKeep(d, "first")) // from now on the list of free pages is not on disk
+	require.NoError(
+		t,
+		disktest.TryKeep(d, "first"),
+	) // from now on the list of free pages is not on disk
 
 	// Bad are those pages only that a commit does not look at: leaves with dead letters.
 	x, err := os.ReadFile(filepath.Join(dir, index.FileName))
@@ -475,7 +541,13 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 	for page := int64(2); page < int64(len(x)/disktest.PageSize); page++ {
 		value := disktest.FirstMessage(x[page*disktest.PageSize : (page+1)*disktest.PageSize])
 		if index.Record(value).Intact() && index.Record(value).DiedAt() != 0 {
-			disktest.Spoil(t, filepath.Join(dir, index.FileName), page*disktest.PageSize, (page+1)*disktest.PageSize, disktest.Zero)
+			disktest.Spoil(
+				t,
+				filepath.Join(dir, index.FileName),
+				page*disktest.PageSize,
+				(page+1)*disktest.PageSize,
+				disktest.Zero,
+			)
 			spoiled++
 		}
 	}
@@ -483,7 +555,8 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 	fsys.sabotageIndex(t, "/dev/full")
 	eventually(t, func() error {
 		var refused *spool.RefusedError
-		if err := disktest.TryKeep(d, "second"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+		if err := disktest.TryKeep(d, "second"); !errors.As(err, &refused) ||
+			refused.Reason != spool.ReasonDamaged {
 			return fmt.Errorf("not refused, but %w", err)
 		}
 		return nil
@@ -499,7 +572,8 @@ func TestAnIndexThatVanishesWhileRunningIsNotReplacedByAnEmptyOne(t *testing.T) 
 	fsys.sabotageIndex(t, "/dev/null")
 	eventually(t, func() error {
 		var refused *spool.RefusedError
-		if err := disktest.TryKeep(d, "x"); !errors.As(err, &refused) || refused.Reason != spool.ReasonDamaged {
+		if err := disktest.TryKeep(d, "x"); !errors.As(err, &refused) ||
+			refused.Reason != spool.ReasonDamaged {
 			return fmt.Errorf("not refused, but %w", err)
 		}
 		return nil

@@ -159,7 +159,10 @@ func (d *Store) List(_ context.Context, filter spool.Filter) ([]*spool.Message, 
 					if filter.User != "" && index.Record(record).User() != filter.User {
 						return true
 					}
-					places = append(places, place{bucket: bucket, info: info, id: index.KeyID(key), record: record})
+					places = append(
+						places,
+						place{bucket: bucket, info: info, id: index.KeyID(key), record: record},
+					)
 					n++
 					return n < filter.Limit
 				})

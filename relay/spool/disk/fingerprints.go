@@ -54,7 +54,10 @@ func (c *change) trimPrints(now time.Time) error {
 			return false
 		}
 		keys = append(keys, slices.Clone(key))
-		c.removedPrints = append(c.removedPrints, printChange{spool.Fingerprint(value[:len(spool.Fingerprint{})]), index.Uint32(key[4:])})
+		c.removedPrints = append(
+			c.removedPrints,
+			printChange{spool.Fingerprint(value[:len(spool.Fingerprint{})]), index.Uint32(key[4:])},
+		)
 		return len(keys) < limit
 	})
 	for _, key := range keys {

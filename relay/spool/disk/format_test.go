@@ -67,8 +67,22 @@ func TestAnInboxThatAnEarlierVersionWroteIsReadOn(t *testing.T) {
 		body     string
 	}
 	want := map[string]found{
-		"01a215c3-6246-7000-a498-8a40df88a1c5": {"pending", "r", "retried", 1, "503", small("retried", "retried")},
-		"01a215c3-6247-7000-a15f-1233ea092934": {"pending", "r", "retried", 0, "", small("retried", "behind")},
+		"01a215c3-6246-7000-a498-8a40df88a1c5": {
+			"pending",
+			"r",
+			"retried",
+			1,
+			"503",
+			small("retried", "retried"),
+		},
+		"01a215c3-6247-7000-a15f-1233ea092934": {
+			"pending",
+			"r",
+			"retried",
+			0,
+			"",
+			small("retried", "behind"),
+		},
 		"01a215c3-6248-7000-a846-bc0f6f08eda3": {"dead", "r", "dead", 1, "410", small("dead", "dead")},
 		"01a215c3-6249-7000-959b-6dc4b4b4a326": {"pending", "r", "fresh", 0, "", small("fresh", "fresh")},
 		"01a215c3-624c-7000-988f-4a43af46a5e8": {"pending", "other", "large", 0, "", large},

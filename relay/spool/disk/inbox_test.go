@@ -144,7 +144,11 @@ var errConnect = errors.New("connection refused")
 
 func accept(t testing.TB, in *spool.Inbox, body string) spool.Receipt {
 	t.Helper()
-	receipt, err := in.Accept(context.Background(), spool.Envelope{Route: "r", Method: "POST", URI: "/hook", ContentLength: -1}, strings.NewReader(body))
+	receipt, err := in.Accept(
+		context.Background(),
+		spool.Envelope{Route: "r", Method: "POST", URI: "/hook", ContentLength: -1},
+		strings.NewReader(body),
+	)
 	require.NoError(t, err)
 	return receipt
 }

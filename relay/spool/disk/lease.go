@@ -13,7 +13,10 @@ import (
 )
 
 // Lease implements [spool.Store].
-func (d *Store) Lease(_ context.Context, request spool.LeaseRequest) ([]*spool.Lease, time.Time, error) {
+func (d *Store) Lease(
+	_ context.Context,
+	request spool.LeaseRequest,
+) ([]*spool.Lease, time.Time, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q := d.queue(request.Route)
@@ -94,7 +97,8 @@ func (l *leasing) takeFirst(t *index.Tx, order uint64) (taken bool) {
 		if l.d.leases[id] != nil {
 			return true
 		}
-		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.number, id))); err == nil && l.wanted(m) {
+		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.number, id))); err == nil &&
+			l.wanted(m) {
 			m.ID = id
 			l.lease(m, true)
 			taken = true

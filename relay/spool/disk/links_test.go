@@ -22,7 +22,10 @@ import (
 // Nothing in the inbox's directory leads out of it, and nobody else can have put it there.
 
 func TestNoSymbolicLinkIsFollowed(t *testing.T) {
-	for _, name := range []string{index.FileName, index.DraftName, bodies.LockName, ballastName, probeName, bodies.SegmentDir, bodies.LargeDir} {
+	for _, name := range []string{
+		index.FileName, index.DraftName, bodies.LockName, ballastName, probeName,
+		bodies.SegmentDir, bodies.LargeDir,
+	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(disktest.TempDir(t), "inbox")
 			inboxWithEverything(t, dir, false)
@@ -30,7 +33,14 @@ func TestNoSymbolicLinkIsFollowed(t *testing.T) {
 			path := filepath.Join(dir, name)
 			if name == bodies.SegmentDir || name == bodies.LargeDir {
 				require.NoError(t, os.Rename(path, target))
-				require.NoError(t, os.WriteFile(filepath.Join(target, bodies.SegmentName(0xffff)), []byte("precious"), bodies.FilePerm))
+				require.NoError(
+					t,
+					os.WriteFile(
+						filepath.Join(target, bodies.SegmentName(0xffff)),
+						[]byte("precious"),
+						bodies.FilePerm,
+					),
+				)
 			} else {
 				require.NoError(t, os.RemoveAll(path))
 				require.NoError(t, os.WriteFile(target, []byte("precious"), bodies.FilePerm))
@@ -97,7 +107,9 @@ func TestWhatIsNotAFileIsNotWaitedFor(t *testing.T) {
 }
 
 func TestADirectoryThatAnybodyCanChangeIsRefused(t *testing.T) {
-	for _, name := range []string{"", bodies.SegmentDir, bodies.LargeDir, index.FileName, bodies.LockName, ballastName} {
+	for _, name := range []string{
+		"", bodies.SegmentDir, bodies.LargeDir, index.FileName, bodies.LockName, ballastName,
+	} {
 		dir := filepath.Join(disktest.TempDir(t), "inbox")
 		inboxWithEverything(t, dir, false)
 		path := filepath.Join(dir, name)
@@ -111,13 +123,20 @@ func TestWhatBelongsToAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only the superuser can give files away")
 	}
-	for _, name := range []string{"", bodies.SegmentDir, bodies.LargeDir, index.FileName, bodies.LockName, ballastName} {
+	for _, name := range []string{
+		"", bodies.SegmentDir, bodies.LargeDir, index.FileName, bodies.LockName, ballastName,
+	} {
 		dir := filepath.Join(disktest.TempDir(t), "inbox")
 		inboxWithEverything(t, dir, false)
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.Chown(path, 12345, 12345))
 		_, err := Open(dir, Options{})
-		require.ErrorContains(t, err, path+": not safe to use: it belongs to user 12345, and this process runs as user 0", name)
+		require.ErrorContains(
+			t,
+			err,
+			path+": not safe to use: it belongs to user 12345, and this process runs as user 0",
+			name,
+		)
 	}
 }
 

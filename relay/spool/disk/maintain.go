@@ -26,7 +26,8 @@ func worthCompacting(used, size int64) bool {
 
 // maintain does one piece of tidying, if there is one to be done.
 func (w *writer) maintain(now time.Time) {
-	if active, size := w.store.segments.Active(); size >= idleSegment && w.newChange().segment(active).Live == 0 {
+	if active, size := w.store.segments.Active(); size >= idleSegment &&
+		w.newChange().segment(active).Live == 0 {
 		w.store.segments.Seal()
 	}
 	if number := w.store.segments.Sparse(sparseShare, w.pinned); number != 0 {
@@ -79,25 +80,32 @@ func (w *writer) clearSegment(number uint32) error {
 			_ = body.Close()
 		}
 	}()
-	err := w.store.segments.Walk(number, size, func(_ uint32, id [16]byte, where bodies.Location) error {
-		var found place
-		err := w.store.index.View(func(t *index.Tx) error {
-			found, _ = w.store.find(t, id)
-			found.record = append([]byte(nil), found.record...)
+	err := w.store.segments.Walk(
+		number,
+		size,
+		func(_ uint32, id [16]byte, where bodies.Location) error {
+			var found place
+			err := w.store.index.View(func(t *index.Tx) error {
+				found, _ = w.store.find(t, id)
+				found.record = append([]byte(nil), found.record...)
+				return nil
+			})
+			if err != nil || index.Record(found.record).Location() != where {
+				return err
+			}
+			body, err := w.store.segments.Read(where)
+			if err != nil {
+				return err
+			}
+			opened = append(opened, body)
+			moved = append(
+				moved,
+				&bodies.Small{Route: found.info.Number, ID: id, Body: body.Bytes(), CRC: where.CRC},
+			)
+			places = append(places, found)
 			return nil
-		})
-		if err != nil || index.Record(found.record).Location() != where {
-			return err
-		}
-		body, err := w.store.segments.Read(where)
-		if err != nil {
-			return err
-		}
-		opened = append(opened, body)
-		moved = append(moved, &bodies.Small{Route: found.info.Number, ID: id, Body: body.Bytes(), CRC: where.CRC})
-		places = append(places, found)
-		return nil
-	})
+		},
+	)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,10 @@ type Module struct {
 
 // CaddyModule returns the Caddy module information.
 func (*Module) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "deepgram_callback.stores.disk", New: func() caddy.Module { return new(Module) }}
+	return caddy.ModuleInfo{
+		ID:  "deepgram_callback.stores.disk",
+		New: func() caddy.Module { return new(Module) },
+	}
 }
 
 // Provision implements [caddy.Provisioner]. It touches no file.
@@ -45,7 +48,11 @@ func (m *Module) Provision(caddy.Context) error {
 func (m *Module) Identity() string { return m.path }
 
 // Open implements [spool.StoreModule].
-func (m *Module) Open(_ context.Context, limits spool.Limits, events spool.StoreEvents) (spool.Store, error) {
+func (m *Module) Open(
+	_ context.Context,
+	limits spool.Limits,
+	events spool.StoreEvents,
+) (spool.Store, error) {
 	return Open(m.path, Options{MaxSize: limits.MaxBytes, Events: events})
 }
 

@@ -36,7 +36,11 @@ func (d *Store) open() (err error) {
 	if err := d.closeToOthers(); err != nil {
 		return err
 	}
-	d.lock, err = d.fsys.OpenIndex(filepath.Join(d.path, bodies.LockName), os.O_RDWR|os.O_CREATE, bodies.FilePerm)
+	d.lock, err = d.fsys.OpenIndex(
+		filepath.Join(d.path, bodies.LockName),
+		os.O_RDWR|os.O_CREATE,
+		bodies.FilePerm,
+	)
 	if err != nil {
 		return err
 	}
@@ -85,7 +89,13 @@ func (d *Store) closeToOthers() error {
 	}
 	for _, entry := range entries {
 		switch entry.Name() {
-		case bodies.LockName, index.FileName, index.DraftName, bodies.SegmentDir, bodies.LargeDir, ballastName, probeName:
+		case bodies.LockName,
+			index.FileName,
+			index.DraftName,
+			bodies.SegmentDir,
+			bodies.LargeDir,
+			ballastName,
+			probeName:
 		default:
 			return nil
 		}
@@ -106,8 +116,11 @@ func (d *Store) checkBodiesHaveIndex() error {
 	for _, dir := range []string{bodies.SegmentDir, bodies.LargeDir} {
 		entries, err := d.fsys.ReadDir(filepath.Join(d.path, dir))
 		if err == nil && len(entries) > 0 {
-			return fmt.Errorf("%w: %s is missing beside stored bodies; restore it from a backup or move the directory away",
-				spool.ErrForeign, index.FileName)
+			return fmt.Errorf(
+				"%w: %s is missing beside stored bodies; restore it from a backup or move the directory away",
+				spool.ErrForeign,
+				index.FileName,
+			)
 		}
 	}
 	return nil
@@ -128,7 +141,8 @@ func (d *Store) load(found *index.Tally) error {
 		})
 		t.Scan(index.Segments, nil, nil, func(key, value []byte) bool {
 			number := index.Uint32(key)
-			segments[number] = index.ParseSegmentStats(value).Corrected(found.Segments[number], found.Unreadable > 0)
+			segments[number] = index.ParseSegmentStats(value).
+				Corrected(found.Segments[number], found.Unreadable > 0)
 			return true
 		})
 		if last := t.Get(index.State, index.LastID); len(last) == len(spool.ID{}) {

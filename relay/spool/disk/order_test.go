@@ -38,7 +38,13 @@ func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 		}
 		return svc.deliver(ctx, msg, body)
 	}
-	defer storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}})(context.Background())
+	defer storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{Deliver: deliver, RetryDelays: []time.Duration{time.Millisecond}},
+	)(
+		context.Background(),
+	)
 	requireOrder(t, svc.waitFor(t, backlog+1))
 	requireNothingPending(t, in)
 }

@@ -240,11 +240,14 @@ func TestAPowerFailureLosesNothingAcknowledged(t *testing.T) {
 		require.NoError(t, err)
 		return raw
 	}
-	d, err := Open(dir, Options{fsys: fsys, segmentSize: 20 << 10, Events: spool.StoreEvents{Synced: func(time.Duration) {
-		<-opened
-		fsys.record(diskEvent{kind: "commit"})
-		commits = append(commits, commitState{index: readIndex(), content: contentOf(t, d)})
-	}}})
+	d, err := Open(
+		dir,
+		Options{fsys: fsys, segmentSize: 20 << 10, Events: spool.StoreEvents{Synced: func(time.Duration) {
+			<-opened
+			fsys.record(diskEvent{kind: "commit"})
+			commits = append(commits, commitState{index: readIndex(), content: contentOf(t, d)})
+		}}},
+	)
 	require.NoError(t, err)
 	first := commitState{index: readIndex(), content: contentOf(t, d)}
 	close(opened)
@@ -267,7 +270,16 @@ func TestAPowerFailureLosesNothingAcknowledged(t *testing.T) {
 			if e.kind == "commit" {
 				after := commits[commit]
 				for _, pagesSynced := range []bool{false, true} {
-					checkAfterPowerFailure(t, dir, state, torn(before.index, after.index, rng, pagesSynced), rng, prints, before.content, after.content)
+					checkAfterPowerFailure(
+						t,
+						dir,
+						state,
+						torn(before.index, after.index, rng, pagesSynced),
+						rng,
+						prints,
+						before.content,
+						after.content,
+					)
 					failures++
 				}
 			} else if i%2 == 0 || !race.Enabled {
@@ -301,7 +313,13 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 				require.NoError(t, err)
 				_, _ = body.Write([]byte(text))
 				print := sha256.Sum256([]byte(text))
-				receipt, err := d.Accept(context.Background(), &spool.Message{State: spool.Pending, Route: "r", OrderKey: uint64(i)}, print, time.Hour, body)
+				receipt, err := d.Accept(
+					context.Background(),
+					&spool.Message{State: spool.Pending, Route: "r", OrderKey: uint64(i)},
+					print,
+					time.Hour,
+					body,
+				)
 				require.NoError(t, err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -309,10 +327,19 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 			})
 		}
 		writers.Wait()
-		leased, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 3})
+		leased, _, err := d.Lease(
+			context.Background(),
+			spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 3},
+		)
 		require.NoError(t, err)
 		for i, lease := range leased {
-			d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4], At: time.Now()})
+			d.Settle(
+				lease,
+				spool.Settlement{
+					Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4],
+					At:      time.Now(),
+				},
+			)
 		}
 		require.NoError(t, d.Flush(context.Background()))
 	}
@@ -320,7 +347,15 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 }
 
 // checkAfterPowerFailure opens what may be left, and compares it with what may be in it.
-func checkAfterPowerFailure(t *testing.T, dir string, state *simulatedDir, raw []byte, rng *rand.Rand, prints map[spool.ID]spool.Fingerprint, allowed ...map[spool.ID]string) {
+func checkAfterPowerFailure(
+	t *testing.T,
+	dir string,
+	state *simulatedDir,
+	raw []byte,
+	rng *rand.Rand,
+	prints map[spool.ID]spool.Fingerprint,
+	allowed ...map[spool.ID]string,
+) {
 	t.Helper()
 	image := disktest.TempDir(t)
 	for _, sub := range []string{bodies.SegmentDir, bodies.LargeDir} {

@@ -8,9 +8,13 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// printTable finds fingerprints. It holds 8 bytes for each: a part of the
-// fingerprint, and the number under which the index has all of it. A hit here is therefore
-// only a candidate, which the caller compares with the index.
+// printTable finds fingerprints. It holds 8 bytes for each: a part of the fingerprint, and the
+// number under which the index has all of it. A hit here is therefore only a candidate, which the
+// caller compares with the index.
+//
+// A map from as little of a fingerprint takes 36 bytes for each where this takes 11 to 21, 16 with
+// a million (BenchmarkPrintMemory): 150 MB instead of 67 MB with the four million that are kept by
+// default.
 //
 // The table is in parts so that growing is never a long pause.
 type printTable struct {

@@ -171,7 +171,8 @@ func (m *queueModel) leaseSome(limit int, newest bool) {
 		m.read()
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.parked)) {
-		if ids := m.parked[key]; missing() && len(ids) > 0 && m.leases[ids[0]] == nil && !m.q.isBusy(key) {
+		if ids := m.parked[key]; missing() && len(ids) > 0 && m.leases[ids[0]] == nil &&
+			!m.q.isBusy(key) {
 			m.lease(ids[0], true)
 		}
 	}

@@ -29,7 +29,8 @@ func (d *Store) ballastPath() string { return filepath.Join(d.path, ballastName)
 // there is none; what has its name and is not ours is an error.
 func (d *Store) restoreBallast() error {
 	err := d.writeFile(d.ballastPath(), ballastSize)
-	if errors.Is(err, bodies.ErrNotRegular) || errors.Is(err, bodies.ErrNotOwn) || errors.Is(err, bodies.ErrExchanged) {
+	if errors.Is(err, bodies.ErrNotRegular) || errors.Is(err, bodies.ErrNotOwn) ||
+		errors.Is(err, bodies.ErrExchanged) {
 		return err
 	}
 	if err != nil {
@@ -78,7 +79,11 @@ func (d *Store) refusal() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.refusing == nil {
-		return &spool.RefusedError{Reason: spool.ReasonWrite, RetryAfter: bodies.RetryAfter, Err: errors.New("the index has just failed")}
+		return &spool.RefusedError{
+			Reason:     spool.ReasonWrite,
+			RetryAfter: bodies.RetryAfter,
+			Err:        errors.New("the index has just failed"),
+		}
 	}
 	return d.refusing
 }
@@ -125,7 +130,11 @@ func (w *writer) recover() {
 	err := w.store.probe()
 	if err == nil {
 		err = w.store.index.Update(func(t *index.Tx) error {
-			return t.Put(index.State, []byte("probe"), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
+			return t.Put(
+				index.State,
+				[]byte("probe"),
+				binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())),
+			)
 		})
 		if err != nil {
 			w.indexFailed(nil, err)

@@ -34,7 +34,14 @@ func (r *Restoration) Add(m *index.Entry, bucket index.Bucket, w spool.BodyWrite
 		body.Discard()
 		return err
 	}
-	a := &acceptance{msg: m, body: body, where: where, record: index.AppendRecord(nil, m), restored: true, bucket: bucket}
+	a := &acceptance{
+		msg:      m,
+		body:     body,
+		where:    where,
+		record:   index.AppendRecord(nil, m),
+		restored: true,
+		bucket:   bucket,
+	}
 	op := &operation{accept: a, done: make(chan error, 1)}
 	if !r.d.ops.push(op, true) {
 		body.Discard()
@@ -94,7 +101,11 @@ func (a *acceptance) restore(c *change) error {
 }
 
 // RestorePrints puts fingerprints into a store that has none, as far as they are wanted.
-func (d *Store) RestorePrints(ctx context.Context, wanted func(index.Print) bool, prints []index.Print) error {
+func (d *Store) RestorePrints(
+	ctx context.Context,
+	wanted func(index.Print) bool,
+	prints []index.Print,
+) error {
 	for chunk := range slices.Chunk(prints, 4*maxGroup) {
 		err := d.perform(ctx, func(c *change) error {
 			for _, p := range chunk {
@@ -105,7 +116,11 @@ func (d *Store) RestorePrints(ctx context.Context, wanted func(index.Print) bool
 					return err
 				}
 			}
-			return c.Put(index.State, index.PrintSequence, binary.BigEndian.AppendUint64(nil, c.printSequence))
+			return c.Put(
+				index.State,
+				index.PrintSequence,
+				binary.BigEndian.AppendUint64(nil, c.printSequence),
+			)
 		})
 		if err != nil {
 			return err

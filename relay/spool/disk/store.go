@@ -24,7 +24,7 @@ const (
 	defaultDedupeWindow    = 24 * time.Hour
 )
 
-// DiskOptions configures [OpenDisk].
+// Options configure [Open].
 type Options struct {
 	// MaxSize is how many bytes the store may take up on disk. 0: no limit.
 	MaxSize int64
@@ -47,7 +47,7 @@ type Options struct {
 	fsys        bodies.FileSystem
 }
 
-// Disk is the [Store] on one file system, for one process. Its design is in the package
+// Store is the [spool.Store] on one file system, for one process. Its design is in the package
 // documentation.
 type Store struct {
 	options Options
@@ -83,7 +83,7 @@ type Store struct {
 	done   chan struct{} // closed when the writer has ended
 }
 
-// OpenDisk opens the store in a directory, and creates it if there is nothing. The
+// Open opens the store in a directory, and creates it if there is nothing. The
 // errors that an operator meets are ErrLocked and ErrForeign, with the path in
 // the text.
 func Open(path string, options Options) (*Store, error) {
@@ -175,7 +175,11 @@ func (d *Store) unavailable() error {
 	case <-d.done:
 		return spool.ErrClosed
 	default:
-		return &spool.RefusedError{Reason: spool.ReasonWrite, RetryAfter: bodies.RetryAfter, Err: errNoIndex}
+		return &spool.RefusedError{
+			Reason:     spool.ReasonWrite,
+			RetryAfter: bodies.RetryAfter,
+			Err:        errNoIndex,
+		}
 	}
 }
 

@@ -14,6 +14,6 @@
 //	location.go  where a body is
 //
 // One goroutine, the engine's writer, appends to segments and publishes what the index says of
-// them. Anybody may read, at any time. The lock of [Segments] is held over no write and no sync of a
-// body, but over the creation of a segment.
+// them. Anybody may read, at any time. The lock of [Segments] is held over no write and no sync of
+// a body, but over the creation of a segment.
 package bodies

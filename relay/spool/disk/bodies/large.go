@@ -96,7 +96,13 @@ func (b *Large) open(where Location) (spool.Body, error) {
 	}
 	size, err := f.Size()
 	if err == nil && size != where.Size {
-		err = fmt.Errorf("%s: %w: %d bytes long instead of %d", b.path(where.File), spool.ErrDamaged, size, where.Size)
+		err = fmt.Errorf(
+			"%s: %w: %d bytes long instead of %d",
+			b.path(where.File),
+			spool.ErrDamaged,
+			size,
+			where.Size,
+		)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

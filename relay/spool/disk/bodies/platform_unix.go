@@ -57,7 +57,11 @@ func checkOwner(info fs.FileInfo) error {
 			"give it to that user (chown), or use a directory of its own", ErrNotOwn, owner, self)
 	}
 	if info.Mode().Perm()&0o002 != 0 {
-		return fmt.Errorf("%w: every user can write to it (mode %v); close it to others (chmod o-w)", ErrNotOwn, info.Mode())
+		return fmt.Errorf(
+			"%w: every user can write to it (mode %v); close it to others (chmod o-w)",
+			ErrNotOwn,
+			info.Mode(),
+		)
 	}
 	return nil
 }

@@ -28,7 +28,11 @@ func (s *Segments) Read(where Location) (*SmallBody, error) {
 	_, err = segment.f.ReadAt(b, where.Offset)
 	switch {
 	case errors.Is(err, io.EOF):
-		err = fmt.Errorf("%s: %w: it ends at the wrong place", SegmentName(where.Segment), spool.ErrDamaged)
+		err = fmt.Errorf(
+			"%s: %w: it ends at the wrong place",
+			SegmentName(where.Segment),
+			spool.ErrDamaged,
+		)
 	case err == nil && crc32.Checksum(b, castagnoli) != where.CRC:
 		err = fmt.Errorf("%s: %w: wrong checksum", SegmentName(where.Segment), spool.ErrDamaged)
 	}
@@ -57,7 +61,11 @@ func (s *Segments) Owner(where Location) (id [16]byte, ok bool) {
 
 // Walk calls fn for every body in a segment, in order, until fn returns an
 // error. A header that is not one ends the walk with ErrDamaged.
-func (s *Segments) Walk(number uint32, size int64, fn func(route uint32, id [16]byte, where Location) error) error {
+func (s *Segments) Walk(
+	number uint32,
+	size int64,
+	fn func(route uint32, id [16]byte, where Location) error,
+) error {
 	segment, err := s.acquire(number)
 	if err != nil {
 		return err
@@ -94,29 +102,35 @@ func SearchSegment(f File, fn func(route uint32, id [16]byte, body []byte) error
 		return err
 	}
 	mark := binary.BigEndian.AppendUint32(nil, segmentMark)
-	return EachWindow(f, 0, size, segmentHeader+MaxSmall, func(b []byte, _ int64, enough int) (int, error) {
-		at := 0
-		for at < enough {
-			next := bytes.Index(b[at:], mark)
-			if next < 0 {
-				return max(at, len(b)-len(mark)+1), nil
+	return EachWindow(
+		f,
+		0,
+		size,
+		segmentHeader+MaxSmall,
+		func(b []byte, _ int64, enough int) (int, error) {
+			at := 0
+			for at < enough {
+				next := bytes.Index(b[at:], mark)
+				if next < 0 {
+					return max(at, len(b)-len(mark)+1), nil
+				}
+				at += next
+				if at >= enough {
+					break
+				}
+				body, ok := segmentBodyAt(b[at:])
+				if !ok {
+					at++
+					continue
+				}
+				if err := fn(binary.BigEndian.Uint32(b[at+12:]), [16]byte(b[at+16:]), body); err != nil {
+					return 0, err
+				}
+				at += segmentHeader + len(body)
 			}
-			at += next
-			if at >= enough {
-				break
-			}
-			body, ok := segmentBodyAt(b[at:])
-			if !ok {
-				at++
-				continue
-			}
-			if err := fn(binary.BigEndian.Uint32(b[at+12:]), [16]byte(b[at+16:]), body); err != nil {
-				return 0, err
-			}
-			at += segmentHeader + len(body)
-		}
-		return at, nil
-	})
+			return at, nil
+		},
+	)
 }
 
 // segmentBodyAt returns the body whose header is at the beginning of b, if it is whole.
@@ -154,7 +168,8 @@ func (s *Segments) release(segment *segmentFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	segment.readers--
-	if !segment.removed && segment != s.active && len(s.files) > maxOpenSegments && segment.readers == 0 {
+	if !segment.removed && segment != s.active && len(s.files) > maxOpenSegments &&
+		segment.readers == 0 {
 		delete(s.files, segment.number)
 		segment.removed = true
 	}

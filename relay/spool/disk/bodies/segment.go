@@ -171,7 +171,12 @@ func (s *Segments) write(active *segmentFile, entries []*Small) error {
 		buffer = binary.BigEndian.AppendUint32(buffer, e.Route)
 		buffer = append(buffer, e.ID[:]...)
 		buffer = append(buffer, e.Body...)
-		e.Where = Location{Segment: active.number, Offset: end + segmentHeader, Size: int64(len(e.Body)), CRC: e.CRC}
+		e.Where = Location{
+			Segment: active.number,
+			Offset:  end + segmentHeader,
+			Size:    int64(len(e.Body)),
+			CRC:     e.CRC,
+		}
 		end += segmentHeader + int64(len(e.Body))
 	}
 	s.buffer = buffer
@@ -236,7 +241,9 @@ func (s *Segments) Publish(changed map[uint32]Stats, removed []uint32) {
 	}
 	for _, number := range removed {
 		delete(s.stats, number)
-		_ = s.fsys.Remove(filepath.Join(s.dir, SegmentName(number))) // if it stays, the next open sweeps it
+		_ = s.fsys.Remove(
+			filepath.Join(s.dir, SegmentName(number)),
+		) // if it stays, the next open sweeps it
 		if open := s.files[number]; open != nil {
 			delete(s.files, number)
 			open.removed = true

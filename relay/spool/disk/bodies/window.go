@@ -7,7 +7,12 @@ import "io"
 // EachWindow reads a part of a file piece by piece. Pieces overlap by so much that whatever is
 // not longer begins in the first enough bytes of one and is there as a whole. fn returns how far
 // it came.
-func EachWindow(f io.ReaderAt, from, to int64, longest int, fn func(b []byte, at int64, enough int) (int, error)) error {
+func EachWindow(
+	f io.ReaderAt,
+	from, to int64,
+	longest int,
+	fn func(b []byte, at int64, enough int) (int, error),
+) error {
 	buffer := make([]byte, 1<<20+longest)
 	for from < to {
 		b := buffer[:min(int64(len(buffer)), to-from)]

@@ -18,7 +18,7 @@ const (
 	Due                    // route, time, id → order key: for each order key its first parked one
 	Dead                   // route, id → record
 	Died                   // route, time, id → nothing
-	Damaged                // route, id → record that could not be read, put aside by an earlier version
+	Damaged                // route, id → record that an earlier version could not read
 	Prints                 // sequence → fingerprint, id
 	Segments               // number → size and counts
 	Files                  // name of a body file → id

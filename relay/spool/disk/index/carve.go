@@ -13,19 +13,25 @@ const (
 // its checksum, and its key stands before it.
 func (s *Salvage) carve() {
 	for from, to := range s.unseen() {
-		_ = bodies.EachWindow(s.file, from, to, idKeySize+maxRecord, func(b []byte, base int64, enough int) (int, error) {
-			at := 0
-			for at < enough {
-				n := recordBehindKey(b[at:])
-				if n == 0 {
-					at++
-					continue
+		_ = bodies.EachWindow(
+			s.file,
+			from,
+			to,
+			idKeySize+maxRecord,
+			func(b []byte, base int64, enough int) (int, error) {
+				at := 0
+				for at < enough {
+					n := recordBehindKey(b[at:])
+					if n == 0 {
+						at++
+						continue
+					}
+					s.orphan(b[at:at+idKeySize], b[at+idKeySize:at+idKeySize+n], base+int64(at)+idKeySize)
+					at += idKeySize + n
 				}
-				s.orphan(b[at:at+idKeySize], b[at+idKeySize:at+idKeySize+n], base+int64(at)+idKeySize)
-				at += idKeySize + n
-			}
-			return at, nil
-		})
+				return at, nil
+			},
+		)
 	}
 }
 
@@ -63,8 +69,10 @@ func (s *Salvage) orphan(key, record []byte, at int64) {
 // recordBehindKey returns the length of the record at the beginning of b, behind the key of a
 // message. It is 0 if there is none.
 func recordBehindKey(b []byte) int {
-	if len(b) < idKeySize+recordFixed1 || b[idKeySize] != recordVersion && b[idKeySize] != recordVersion1 ||
-		b[routeKeySize+6]>>4 != 7 || b[routeKeySize+8]>>6 != 2 { // an id is a UUID of version 7
+	if len(b) < idKeySize+recordFixed1 ||
+		b[idKeySize] != recordVersion && b[idKeySize] != recordVersion1 ||
+		b[routeKeySize+6]>>4 != 7 ||
+		b[routeKeySize+8]>>6 != 2 { // an id is a UUID of version 7
 		return 0
 	}
 	b = b[idKeySize:]
@@ -114,7 +122,8 @@ func (s *Salvage) searchNames() {
 		take(p)
 		for i := range p.count { // a small bucket is within the element of its name
 			flags, key, value, ok := p.leaf(i)
-			if ok && flags == bucketElement && string(key) == Routes.String() && len(value) >= bucketHeader+pageHeader {
+			if ok && flags == bucketElement && string(key) == Routes.String() &&
+				len(value) >= bucketHeader+pageHeader {
 				if p := parsePage(value[bucketHeader:]); p.hasElements() {
 					take(p)
 				}

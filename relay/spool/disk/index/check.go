@@ -14,7 +14,13 @@ import (
 
 // DamagedError says that an index is damaged, where, and what to do.
 func DamagedError(path string, cause any) error {
-	return fmt.Errorf("%s: %w: %v; %s", path, spool.ErrDamaged, cause, recoverAdvice(filepath.Dir(path)))
+	return fmt.Errorf(
+		"%s: %w: %v; %s",
+		path,
+		spool.ErrDamaged,
+		cause,
+		recoverAdvice(filepath.Dir(path)),
+	)
 }
 
 func recoverAdvice(dir string) string {
@@ -156,7 +162,10 @@ func (c *indexCheck) entry(name string, key, value []byte, _ int64) error {
 		c.Unreadable++
 	case Order:
 		c.order.has += c.hash(key)
-		if prefix := key[:routeKeySize+8]; !bytes.Equal(prefix, c.oldOrder) { // the first of its order key
+		if prefix := key[:routeKeySize+8]; !bytes.Equal(
+			prefix,
+			c.oldOrder,
+		) { // the first of its order key
 			c.oldOrder = append(c.oldOrder[:0], prefix...)
 			c.due.wants += c.hash(key)
 		}
@@ -224,9 +233,19 @@ func (c *indexCheck) links() error {
 		return nil
 	}
 	for number, info := range c.stored {
-		if is, was := c.Tally.Routes[number], info.Counts; is.Pending != was.Pending || is.Parked != was.Parked || is.Dead != was.Dead {
-			return fmt.Errorf("routes: %q has %d pending (%d parked) and %d dead messages, but should have %d (%d) and %d",
-				info.Name, is.Pending, is.Parked, is.Dead, was.Pending, was.Parked, was.Dead)
+		if is, was := c.Tally.Routes[number], info.Counts; is.Pending != was.Pending ||
+			is.Parked != was.Parked ||
+			is.Dead != was.Dead {
+			return fmt.Errorf(
+				"routes: %q has %d pending (%d parked) and %d dead messages, but should have %d (%d) and %d",
+				info.Name,
+				is.Pending,
+				is.Parked,
+				is.Dead,
+				was.Pending,
+				was.Parked,
+				was.Dead,
+			)
 		}
 	}
 	for b, l := range map[Bucket]link{Order: c.order, Due: c.due, Files: c.files} {

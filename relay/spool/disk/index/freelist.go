@@ -24,7 +24,11 @@ func (t *tree) freelist(id uint64) error {
 		}
 		t.seen.add(i)
 	}
-	list := io.NewSectionReader(t.file, int64(id)*int64(t.pageSize)+pageHeader, (int64(p.more)+1)*int64(t.pageSize)-pageHeader)
+	list := io.NewSectionReader(
+		t.file,
+		int64(id)*int64(t.pageSize)+pageHeader,
+		(int64(p.more)+1)*int64(t.pageSize)-pageHeader,
+	)
 	r := newNumberReader(list)
 	count := uint64(p.count)
 	if count == 0xffff { // the true number is the first one

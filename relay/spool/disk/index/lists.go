@@ -61,7 +61,11 @@ func (t *Tx) putDue(route uint32, order uint64) error {
 		return nil
 	}
 	record := t.Get(Parked, IDKey(route, first))
-	return t.Put(Due, timeKey(route, Record(record).nextAttempt(), first), binary.BigEndian.AppendUint64(nil, order))
+	return t.Put(
+		Due,
+		timeKey(route, Record(record).nextAttempt(), first),
+		binary.BigEndian.AppendUint64(nil, order),
+	)
 }
 
 // deleteDue removes a parked message from Due, if it is there.

@@ -88,7 +88,11 @@ func (p page) hasElements() bool { return pageHeader+p.count*pageElement <= len(
 func (p page) leaf(i int) (flags uint32, key, value []byte, ok bool) {
 	at := pageHeader + i*pageElement
 	e := p.b[at:]
-	offset, keySize := uint64(binary.NativeEndian.Uint32(e[4:])), uint64(binary.NativeEndian.Uint32(e[8:]))
+	offset, keySize := uint64(
+		binary.NativeEndian.Uint32(e[4:]),
+	), uint64(
+		binary.NativeEndian.Uint32(e[8:]),
+	)
 	key, ok = p.part(at, offset, keySize)
 	if !ok || keySize == 0 {
 		return 0, nil, nil, false
@@ -101,13 +105,23 @@ func (p page) leaf(i int) (flags uint32, key, value []byte, ok bool) {
 func (p page) valueAt(i int) int64 {
 	at := pageHeader + i*pageElement
 	e := p.b[at:]
-	return p.at + int64(at) + int64(binary.NativeEndian.Uint32(e[4:])) + int64(binary.NativeEndian.Uint32(e[8:]))
+	return p.at + int64(
+		at,
+	) + int64(
+		binary.NativeEndian.Uint32(e[4:]),
+	) + int64(
+		binary.NativeEndian.Uint32(e[8:]),
+	)
 }
 
 // branch returns an element of a branch page.
 func (p page) branch(i int) (child uint64, key []byte, ok bool) {
 	at := pageHeader + i*pageElement
 	e := p.b[at:]
-	key, ok = p.part(at, uint64(binary.NativeEndian.Uint32(e)), uint64(binary.NativeEndian.Uint32(e[4:])))
+	key, ok = p.part(
+		at,
+		uint64(binary.NativeEndian.Uint32(e)),
+		uint64(binary.NativeEndian.Uint32(e[4:])),
+	)
 	return binary.NativeEndian.Uint64(e[8:]), key, ok && len(key) > 0
 }

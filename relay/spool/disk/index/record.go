@@ -156,7 +156,8 @@ func recordTexts(b []byte) int {
 
 // Intact reports whether a record is one, and is what was written.
 func (b Record) Intact() bool {
-	return recordTexts(b) > 0 && b.Location().Size >= 0 && binary.BigEndian.Uint32(b[1:]) == crc32.Checksum(b[5:], recordSums)
+	return recordTexts(b) > 0 && b.Location().Size >= 0 &&
+		binary.BigEndian.Uint32(b[1:]) == crc32.Checksum(b[5:], recordSums)
 }
 
 // The following read one field of a record without decoding the rest. Of a record that is

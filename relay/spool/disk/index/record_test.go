@@ -16,11 +16,16 @@ import (
 func sampleMessage() *Entry {
 	at := time.Unix(1_800_000_000, 123).Local()
 	return &Entry{Message: spool.Message{
-		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at, ScheduledFrom: at.Add(time.Second),
-		NextAttemptAt: at.Add(time.Minute), DiedAt: at.Add(time.Hour), Attempts: 7, LastError: "no", Size: 1 << 33,
+		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at,
+		ScheduledFrom: at.Add(time.Second),
+		NextAttemptAt: at.Add(
+			time.Minute,
+		), DiedAt: at.Add(time.Hour), Attempts: 7, LastError: "no", Size: 1 << 33,
 		OrderKey: 1<<63 + 5, Destination: 1<<40 + 7, User: "dégé",
 		Header: http.Header{"Content-Type": {"application/json"}, "X-Many": {"a", "", "c"}, "X-None": {}},
-	}, Where: bodies.Location{Segment: 9, Offset: 1 << 40, File: [16]byte{1, 2, 3}, Size: 1 << 33, CRC: 77}}
+	}, Where: bodies.Location{
+		Segment: 9, Offset: 1 << 40, File: [16]byte{1, 2, 3}, Size: 1 << 33, CRC: 77,
+	}}
 }
 
 func TestRecordsComeBackAsTheyWere(t *testing.T) {
@@ -70,7 +75,18 @@ func FuzzParseRecord(f *testing.F) {
 			b[0] = recordVersion
 			sealRecord(b)
 		}
-		_, _, _, _ = Record(b).OrderKey(), Record(b).Location(), Record(b).nextAttempt(), Record(b).DiedAt()
+		_, _, _, _ = Record(
+			b,
+		).OrderKey(),
+			Record(
+				b,
+			).Location(),
+			Record(
+				b,
+			).nextAttempt(),
+			Record(
+				b,
+			).DiedAt()
 		m, err := ParseRecord(b)
 		if err != nil {
 			require.ErrorIs(t, err, errRecord)
@@ -98,7 +114,10 @@ func TestADamagedRecordIsFound(t *testing.T) {
 
 // An inbox that was written before messages had a user is read on.
 func TestARecordOfTheFirstVersionIsRead(t *testing.T) {
-	record, err := base64.StdEncoding.DecodeString("AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVudC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
+	record, err := base64.StdEncoding.DecodeString("" +
+		"AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAA" +
+		"AAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVu" +
+		"dC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
 	require.NoError(t, err)
 	m := sampleMessage()
 	m.User, m.Destination = "", 0

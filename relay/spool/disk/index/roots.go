@@ -53,7 +53,8 @@ func parseRoot(b []byte) (rootPage, error) {
 	if !isPageSize(r.pageSize) {
 		return rootPage{}, fmt.Errorf("a page size of %d", r.pageSize)
 	}
-	if r.pages < 4 || r.pages > maxPages || r.root < 2 || r.root >= r.pages || r.freelist != noFreelist && (r.freelist < 2 || r.freelist >= r.pages) {
+	if r.pages < 4 || r.pages > maxPages || r.root < 2 || r.root >= r.pages ||
+		r.freelist != noFreelist && (r.freelist < 2 || r.freelist >= r.pages) {
 		return rootPage{}, errors.New("numbers that cannot be")
 	}
 	return r, nil
@@ -77,7 +78,11 @@ func readRoots(f io.ReaderAt) (roots [2]rootPage, errs [2]error, pageSize int) {
 		pageSize = roots[0].pageSize
 		roots[1], errs[1] = read(int64(pageSize))
 		if errs[1] == nil && roots[1].pageSize != pageSize {
-			errs[1] = fmt.Errorf("a page size of %d, which is %d in the other root", roots[1].pageSize, pageSize)
+			errs[1] = fmt.Errorf(
+				"a page size of %d, which is %d in the other root",
+				roots[1].pageSize,
+				pageSize,
+			)
 		}
 		return roots, errs, pageSize
 	}

@@ -139,7 +139,13 @@ func (s *Salvage) entry(name string, key, value []byte, at int64) error {
 		info := ParseRouteInfo(string(key), value)
 		s.names[info.Number], s.Totals[info.Number] = info.Name, info.Counts
 	case Prints:
-		s.Prints = append(s.Prints, Print{spool.Fingerprint(value[:len(spool.Fingerprint{})]), spool.ID(value[len(spool.Fingerprint{}):])})
+		s.Prints = append(
+			s.Prints,
+			Print{
+				spool.Fingerprint(value[:len(spool.Fingerprint{})]),
+				spool.ID(value[len(spool.Fingerprint{}):]),
+			},
+		)
 	case State:
 		if string(key) == string(LastID) && len(value) == len(spool.ID{}) {
 			s.lastID = spool.ID(value)
@@ -156,7 +162,8 @@ func (s *Salvage) add(m Found) {
 		s.Messages = append(s.Messages, m)
 		return
 	}
-	if old := s.Messages[i]; !old.Orphan && s.isWhole(&old) || !s.isWhole(&m) || s.isWhole(&old) && s.age(&old) >= s.age(&m) {
+	if old := s.Messages[i]; !old.Orphan && s.isWhole(&old) || !s.isWhole(&m) ||
+		s.isWhole(&old) && s.age(&old) >= s.age(&m) {
 		return
 	}
 	s.Messages[i] = m

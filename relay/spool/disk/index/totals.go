@@ -32,7 +32,8 @@ type routeTotals struct {
 
 func (i *RouteInfo) Encode() []byte {
 	b := binary.BigEndian.AppendUint32(nil, i.Number)
-	for _, n := range [...]int64{i.Counts.Pending, i.Counts.PendingBytes, i.Counts.Dead, i.Counts.DeadBytes, i.Counts.Parked} {
+	c := i.Counts
+	for _, n := range [...]int64{c.Pending, c.PendingBytes, c.Dead, c.DeadBytes, c.Parked} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
 	return b
@@ -40,7 +41,8 @@ func (i *RouteInfo) Encode() []byte {
 
 func ParseRouteInfo(name string, b []byte) *RouteInfo {
 	i := &RouteInfo{Name: name, Number: Uint32(b)}
-	for k, n := range [...]*int64{&i.Counts.Pending, &i.Counts.PendingBytes, &i.Counts.Dead, &i.Counts.DeadBytes, &i.Counts.Parked} {
+	c := &i.Counts
+	for k, n := range [...]*int64{&c.Pending, &c.PendingBytes, &c.Dead, &c.DeadBytes, &c.Parked} {
 		if at := 4 + 8*k; at+8 <= len(b) {
 			*n = int64(Uint64(b[at:]))
 		}
@@ -58,5 +60,9 @@ func ParseSegmentStats(b []byte) bodies.Stats {
 	if len(b) < 24 {
 		return bodies.Stats{}
 	}
-	return bodies.Stats{Size: int64(Uint64(b)), Live: int64(Uint64(b[8:])), LiveBytes: int64(Uint64(b[16:]))}
+	return bodies.Stats{
+		Size:      int64(Uint64(b)),
+		Live:      int64(Uint64(b[8:])),
+		LiveBytes: int64(Uint64(b[16:])),
+	}
 }

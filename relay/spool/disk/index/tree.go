@@ -34,7 +34,8 @@ type tree struct {
 type keyRange struct{ from, to []byte }
 
 func (r keyRange) contains(key []byte) bool {
-	return (r.from == nil || bytes.Compare(key, r.from) >= 0) && (r.to == nil || bytes.Compare(key, r.to) < 0)
+	return (r.from == nil || bytes.Compare(key, r.from) >= 0) &&
+		(r.to == nil || bytes.Compare(key, r.to) < 0)
 }
 
 // pageSet is a set of page ids.
@@ -53,7 +54,13 @@ func (s pageSet) remove(id uint64, more uint32) {
 }
 
 func newTree(file io.ReaderAt, root rootPage) *tree {
-	t := &tree{file: file, pageSize: root.pageSize, pages: root.pages, seen: newPageSet(root.pages), deepest: bucketLevel}
+	t := &tree{
+		file:     file,
+		pageSize: root.pageSize,
+		pages:    root.pages,
+		seen:     newPageSet(root.pages),
+		deepest:  bucketLevel,
+	}
 	t.seen.add(0)
 	t.seen.add(1)
 	return t
@@ -120,19 +127,25 @@ func (t *tree) fill(b []byte, id uint64) error {
 
 // walk goes through everything below the root, whose entries are the buckets.
 func (t *tree) walk(root uint64) error {
-	_, err := t.subtree("", root, 0, keyRange{}, func(flags uint32, key, value []byte, at int64) error {
-		if flags != bucketElement {
-			return errors.New("something that is not a bucket")
-		}
-		name := string(key)
-		if err := t.bucket(name, value, at); err != nil {
-			if t.lost == nil {
-				return fmt.Errorf("%s: %w", name, err)
+	_, err := t.subtree(
+		"",
+		root,
+		0,
+		keyRange{},
+		func(flags uint32, key, value []byte, at int64) error {
+			if flags != bucketElement {
+				return errors.New("something that is not a bucket")
 			}
-			t.lost(name, keyRange{}, err)
-		}
-		return nil
-	})
+			name := string(key)
+			if err := t.bucket(name, value, at); err != nil {
+				if t.lost == nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				t.lost(name, keyRange{}, err)
+			}
+			return nil
+		},
+	)
 	return err
 }
 
@@ -170,7 +183,13 @@ type entryFunc func(flags uint32, key, value []byte, at int64) error
 
 // subtree goes through a page whose keys are within a range. It returns the last of its keys,
 // which is valid until the next page of its level is read.
-func (t *tree) subtree(bucket string, id uint64, level int, keys keyRange, entry entryFunc) ([]byte, error) {
+func (t *tree) subtree(
+	bucket string,
+	id uint64,
+	level int,
+	keys keyRange,
+	entry entryFunc,
+) ([]byte, error) {
 	p, err := t.read(id, level)
 	if err == nil {
 		switch p.kind {
@@ -200,7 +219,13 @@ func (t *tree) damaged(bucket string, keys keyRange, err error) error {
 	return nil
 }
 
-func (t *tree) branch(bucket string, p page, level int, keys keyRange, entry entryFunc) ([]byte, error) {
+func (t *tree) branch(
+	bucket string,
+	p page,
+	level int,
+	keys keyRange,
+	entry entryFunc,
+) ([]byte, error) {
 	if err := t.checkBranch(p, keys); err != nil {
 		return nil, t.damaged(bucket, keys, err)
 	}

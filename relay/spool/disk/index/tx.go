@@ -60,7 +60,8 @@ func (t *Tx) ScanBack(b Bucket, prefix []byte, fn func(key, value []byte) bool) 
 	if beyond, _ := cursor.Seek(end); beyond == nil { // no key is as long
 		before = cursor.Last
 	}
-	for key, value := before(); key != nil && bytes.HasPrefix(key, prefix); key, value = cursor.Prev() {
+	key, value := before()
+	for ; key != nil && bytes.HasPrefix(key, prefix); key, value = cursor.Prev() {
 		if !fn(key, value) {
 			return
 		}

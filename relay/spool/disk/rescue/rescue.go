@@ -79,10 +79,18 @@ func Recover(ctx context.Context, from, into string) (*Recovery, error) {
 			return nil, errors.Join(fmt.Errorf("%s is there already: move it away", path), err)
 		}
 	}
-	r := &rescue{fsys: &bodies.OS{AnyOwner: true}, from: from, Recovery: Recovery{Into: into, Lost: []Loss{}, Damage: []string{}}}
+	r := &rescue{
+		fsys:     &bodies.OS{AnyOwner: true},
+		from:     from,
+		Recovery: Recovery{Into: into, Lost: []Loss{}, Damage: []string{}},
+	}
 	if err := r.run(ctx); err != nil {
 		// What there is of the copy is no use to anybody.
-		return nil, errors.Join(fmt.Errorf("recover %s: %w", from, err), os.RemoveAll(into), os.RemoveAll(bodiesBeside(into)))
+		return nil, errors.Join(
+			fmt.Errorf("recover %s: %w", from, err),
+			os.RemoveAll(into),
+			os.RemoveAll(bodiesBeside(into)),
+		)
 	}
 	return &r.Recovery, nil
 }
@@ -158,7 +166,10 @@ func (r *rescue) lock() (unlock func(), err error) {
 		return func() {}, nil //nolint:nilerr // it may be what is damaged
 	}
 	if err := bodies.LockFile(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: stop that Caddy, or take this inbox out of its configuration", err), f.Close())
+		return nil, errors.Join(
+			fmt.Errorf("%w: stop that Caddy, or take this inbox out of its configuration", err),
+			f.Close(),
+		)
 	}
 	return func() { _ = f.Close() }, nil
 }
@@ -237,7 +248,15 @@ func (r *rescue) copyMessage(d *disk.Store, restoring *disk.Restoration, found *
 }
 
 func (r *rescue) lose(found *index.Found, requestID string, cause error) {
-	r.Lost = append(r.Lost, Loss{ID: found.ID, Route: r.salvage.RouteName(found.Route), RequestID: requestID, Reason: cause.Error()})
+	r.Lost = append(
+		r.Lost,
+		Loss{
+			ID:        found.ID,
+			Route:     r.salvage.RouteName(found.Route),
+			RequestID: requestID,
+			Reason:    cause.Error(),
+		},
+	)
 }
 
 // body opens the body of a message in the old inbox.

@@ -129,7 +129,14 @@ func TestRecoverSavesWhatIsWhole(t *testing.T) {
 			what := fmt.Sprintf("%s in page %d", name, page)
 			dir := filepath.Join(disktest.TempDir(t), "inbox")
 			disktest.Copy(t, whole, dir)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, index.FileName), disktest.Damages[name](rng, append([]byte(nil), raw...), page), bodies.FilePerm))
+			require.NoError(
+				t,
+				os.WriteFile(
+					filepath.Join(dir, index.FileName),
+					disktest.Damages[name](rng, append([]byte(nil), raw...), page),
+					bodies.FilePerm,
+				),
+			)
 			r, err := Recover(context.Background(), dir, dir+".recovered")
 			require.NoError(t, err, what)
 			d, err := disk.Open(r.Into, disk.Options{})
@@ -138,7 +145,8 @@ func TestRecoverSavesWhatIsWhole(t *testing.T) {
 			for id, body := range got {
 				if old, known := want[id]; known {
 					require.Equal(t, old, body, what)
-				} else if page > 1 && len(body) <= bodies.MaxSmall { // the older root is of when the last ones were not delivered
+				} else if page > 1 && len(body) <= bodies.MaxSmall {
+					// The older root is of when the last ones were not delivered.
 					require.Positive(t, r.Uncertain, what)
 				}
 			}
@@ -194,7 +202,8 @@ func TestRecoverOfAWholeInboxIsACopy(t *testing.T) {
 
 func TestRecoverSurvivesAnyBytes(t *testing.T) {
 	for name, raw := range map[string][]byte{
-		"nothing": {}, "text": []byte("hello"), "zeros": make([]byte, 100_000), "records of nonsense": nonsenseRecords(),
+		"nothing": {}, "text": []byte("hello"), "zeros": make([]byte, 100_000),
+		"records of nonsense": nonsenseRecords(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := disktest.TempDir(t)
@@ -205,7 +214,14 @@ func TestRecoverSurvivesAnyBytes(t *testing.T) {
 			for i := 0; i+4 < len(bytes); i += 1000 {
 				copy(bytes[i:], "\xdb\x0d\x1e\x55") // as before a body
 			}
-			require.NoError(t, os.WriteFile(filepath.Join(dir, bodies.SegmentDir, bodies.SegmentName(1)), bytes, bodies.FilePerm))
+			require.NoError(
+				t,
+				os.WriteFile(
+					filepath.Join(dir, bodies.SegmentDir, bodies.SegmentName(1)),
+					bytes,
+					bodies.FilePerm,
+				),
+			)
 			r, err := Recover(context.Background(), dir, filepath.Join(disktest.TempDir(t), "new"))
 			require.NoError(t, err)
 			require.Zero(t, r.Pending+r.Dead+r.Bodies)
@@ -219,7 +235,9 @@ func nonsenseRecords() []byte {
 	var b []byte
 	var ids spool.IDSource
 	for i := range 50 {
-		m := &index.Entry{Message: spool.Message{Method: "POST", URI: "/hook", RequestID: "x", ReceivedAt: time.Now()}}
+		m := &index.Entry{
+			Message: spool.Message{Method: "POST", URI: "/hook", RequestID: "x", ReceivedAt: time.Now()},
+		}
 		m.Where = bodies.Location{Segment: uint32(i % 3), Offset: int64(i) << 40, Size: int64(i) << 20}
 		b = append(b, index.IDKey(uint32(i), ids.Next(time.Now()))...)
 		b = index.AppendRecord(b, m)
@@ -239,7 +257,14 @@ func FuzzRecover(f *testing.F) {
 		}
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, bodies.SegmentDir), bodies.DirPerm))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, index.FileName), raw, bodies.FilePerm))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, bodies.SegmentDir, bodies.SegmentName(1)), segment, bodies.FilePerm))
+		require.NoError(
+			t,
+			os.WriteFile(
+				filepath.Join(dir, bodies.SegmentDir, bodies.SegmentName(1)),
+				segment,
+				bodies.FilePerm,
+			),
+		)
 		_, err := Recover(context.Background(), dir, into)
 		require.NoError(t, err)
 	})

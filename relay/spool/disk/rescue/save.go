@@ -27,7 +27,11 @@ func (r *rescue) saveBodies(ctx context.Context) error {
 			}
 			r.BodiesIn = dir
 		}
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, bodies.FilePerm)
+		f, err := os.OpenFile(
+			filepath.Join(dir, name),
+			os.O_WRONLY|os.O_CREATE|os.O_EXCL,
+			bodies.FilePerm,
+		)
 		if errors.Is(err, fs.ErrExist) {
 			return nil // a copy of it from before its segment was cleared
 		}
@@ -94,7 +98,10 @@ func (r *rescue) saveBodies(ctx context.Context) error {
 }
 
 // eachSegmentBody calls fn for every whole body in a segment, wherever it begins.
-func (r *rescue) eachSegmentBody(name string, fn func(route uint32, id [16]byte, body []byte) error) error {
+func (r *rescue) eachSegmentBody(
+	name string,
+	fn func(route uint32, id [16]byte, body []byte) error,
+) error {
 	f, err := r.fsys.OpenFile(filepath.Join(r.from, bodies.SegmentDir, name), os.O_RDONLY)
 	if err != nil {
 		r.note("%v", err)

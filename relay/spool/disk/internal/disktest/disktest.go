@@ -54,7 +54,13 @@ func Keep(t testing.TB, d spool.Store, text string) spool.Receipt {
 	_, err = body.Write([]byte(text))
 	require.NoError(t, err)
 	now := time.Now()
-	msg := &spool.Message{State: spool.Pending, Route: "r", OrderKey: KeyOf(text), ReceivedAt: now, ScheduledFrom: now}
+	msg := &spool.Message{
+		State:         spool.Pending,
+		Route:         "r",
+		OrderKey:      KeyOf(text),
+		ReceivedAt:    now,
+		ScheduledFrom: now,
+	}
 	receipt, err := d.Accept(context.Background(), msg, sha256.Sum256([]byte(text)), time.Hour, body)
 	require.NoError(t, err)
 	return receipt
@@ -63,7 +69,12 @@ func Keep(t testing.TB, d spool.Store, text string) spool.Receipt {
 // Fill makes an inbox in which every bucket has entries, some of them over several pages, and
 // returns how many messages are in it. It is left as a process leaves it that is killed, if so
 // asked: without the list of free pages.
-func Fill(t testing.TB, dir string, open func(dir string) (spool.Store, error), killed bool) (count int) {
+func Fill(
+	t testing.TB,
+	dir string,
+	open func(dir string) (spool.Store, error),
+	killed bool,
+) (count int) {
 	t.Helper()
 	ctx := context.Background()
 	d, err := open(dir)
@@ -72,11 +83,17 @@ func Fill(t testing.TB, dir string, open func(dir string) (spool.Store, error), 
 		Keep(t, d, fmt.Sprint("message ", i))
 	}
 	Keep(t, d, strings.Repeat("large", 64<<10))
-	leased, _, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 50})
+	leased, _, err := d.Lease(
+		context.Background(),
+		spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 50},
+	)
 	require.NoError(t, err)
 	require.Len(t, leased, 50)
 	for i, lease := range leased {
-		d.Settle(lease, spool.Settlement{Verdict: spool.Verdict(i % 3), At: time.Now().Add(time.Hour), LastError: "x"})
+		d.Settle(
+			lease,
+			spool.Settlement{Verdict: spool.Verdict(i % 3), At: time.Now().Add(time.Hour), LastError: "x"},
+		)
 	}
 	require.NoError(t, d.Flush(ctx))
 	count = len(Everything(t, d))
@@ -205,7 +222,12 @@ func TryKeep(d spool.Store, text string) error {
 		body.Discard()
 		return err
 	}
-	msg := &spool.Message{Route: "r", OrderKey: KeyOf(text), ReceivedAt: time.Now(), ScheduledFrom: time.Now()}
+	msg := &spool.Message{
+		Route:         "r",
+		OrderKey:      KeyOf(text),
+		ReceivedAt:    time.Now(),
+		ScheduledFrom: time.Now(),
+	}
 	_, err = d.Accept(context.Background(), msg, spool.Fingerprint{}, 0, body)
 	return err
 }
