@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
-// The dashboard and the alert rules in deploy/ are held to the metrics that
-// there are, and to the document that they send people to.
+// The dashboard and the alert rules in deploy/ name only metrics that there are, and sections of
+// the document that there are.
 
 const (
 	alertRules = "deploy/alerts.yml"
@@ -72,8 +72,8 @@ var (
 // two, and the third belongs to the buckets of a histogram.
 var ofScraping = []string{"instance", "job", "le"}
 
-// requireKnownMetrics holds PromQL, or a text with some, to the registered metrics
-// and their labels.
+// requireKnownMetrics requires that PromQL, or a text with some in it, names only registered
+// metrics and their labels.
 func requireKnownMetrics(t *testing.T, text string) {
 	t.Helper()
 	labels := make(map[string][]string)
@@ -101,7 +101,7 @@ func requireKnownMetrics(t *testing.T, text string) {
 
 var valuesOf = regexp.MustCompile(`\breason(?:=~|!~)"([^"]*)"`)
 
-// A misspelt value matches nothing, and says nothing of it.
+// In PromQL, a misspelt value of a label matches nothing, without an error.
 func TestReasonsAreThoseOfStreams(t *testing.T) {
 	reasons := []string{stream.EndClosed, stream.EndDropped, stream.EndSilent, stream.EndStalled,
 		stream.EndViolation,
@@ -135,8 +135,7 @@ func TestTheAlertRulesHaveOnlyMetricsThatThereAre(t *testing.T) {
 	}
 }
 
-// Whoever is woken up finds a section that says what to do, and each section
-// says which alerts it is for.
+// Each alert has a section that says what to do, and each section says which alerts it is for.
 func TestEveryAlertHasItsSection(t *testing.T) {
 	const runbook = "https://github.com/caddy-deepgram/deepgram-callback/blob/main/"
 	texts := documents(t)
@@ -155,7 +154,7 @@ func TestEveryAlertHasItsSection(t *testing.T) {
 	}
 }
 
-// promtool is Prometheus's own checker.
+// promtool is Prometheus's own tool for checking rules.
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")

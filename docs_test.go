@@ -33,11 +33,10 @@ import (
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
-// The documents are held to what they say: every ```caddyfile and ```json fence
-// is a whole configuration that Caddy takes, the tables of options have every
-// option and no other, and links to files lead somewhere.
+// What the documents say is tested: every ```caddyfile and ```json fence is a whole configuration
+// that Caddy takes, the tables of options have every option and no other, and links lead somewhere.
 
-// The pages that a test reads a table of.
+// The pages with a table that a test reads.
 const (
 	optionsPage = "docs/options.md"
 	metricsPage = "docs/operations.md"
@@ -45,7 +44,7 @@ const (
 
 func TestMain(m *testing.M) { caddytest.Main(m) }
 
-// documents are the files with words for users, by their path.
+// documents are all Markdown files, by their path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	texts := make(map[string]string)
@@ -86,8 +85,8 @@ var (
 	certificateFile = regexp.MustCompile(`/etc/[\w./-]+\.pem`)
 )
 
-// furnish gives a configuration what it expects of the machine that it is
-// written for: variables, secrets in files, certificates.
+// furnish makes what a configuration expects of the machine that it is for: environment variables,
+// files with secrets, certificates.
 func furnish(t *testing.T, config string) string {
 	t.Helper()
 	for _, match := range fromEnvironment.FindAllStringSubmatch(config, -1) {
@@ -116,7 +115,7 @@ func furnish(t *testing.T, config string) string {
 	})
 }
 
-// adapt makes JSON of a Caddyfile that has nothing to be warned of.
+// adapt turns a Caddyfile into JSON, and requires that there are no warnings.
 func adapt(t *testing.T, config string) []byte {
 	t.Helper()
 	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config),
@@ -165,7 +164,7 @@ func TestEveryQuotedJSONIsWholeAndValid(t *testing.T) {
 	require.NotEmpty(t, fences(documents(t)["docs/json.md"], "json"))
 }
 
-// exampleFiles are the Caddyfiles that stand in files of their own.
+// exampleFiles are the Caddyfiles that are files of their own.
 func exampleFiles(t *testing.T) map[string]string {
 	t.Helper()
 	texts := make(map[string]string)
@@ -189,7 +188,7 @@ func TestEveryExampleCaddyfileIsValid(t *testing.T) {
 	}
 }
 
-// An option as a table has it.
+// option is an option, as a row of a table has it.
 type option struct {
 	block   string // the subdirective whose block it stands in; none for the directive's own
 	name    string
@@ -230,7 +229,7 @@ func documentedOptions(t *testing.T) []option {
 	return options
 }
 
-// optionsByBlock sorts them as caddyfile.Options does.
+// optionsByBlock groups the names of options as caddyfile.Options does.
 func optionsByBlock(options []option) map[string][]string {
 	names := make(map[string][]string)
 	for _, option := range options {
@@ -325,7 +324,7 @@ func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 
 func TestXcaddyMdListsTheModules(t *testing.T) {
 	modules := slices.DeleteFunc(caddy.Modules(), func(id string) bool {
-		// imported here, not by the gateway
+		// The simulator is imported by this test, and not by the gateway.
 		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator")
 	})
 	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))),
@@ -348,19 +347,18 @@ func TestTheTestedVersionsAreThoseOfGoMod(t *testing.T) {
 	}
 }
 
-// A metric as it is registered, or as a table has it.
+// metric is a metric, as it is registered or as a row of a table has it.
 type metric struct {
 	name   string
 	labels []string
 }
 
-// described is how a description of a metric writes itself; nothing else of it
-// is exported.
+// described matches how a prometheus.Desc prints itself, which is all that it exports.
 var described = regexp.MustCompile(
 	`fqName: "caddy_deepgram_callback_(\w+)".* variableLabels: \{([^}]*)\}`,
 )
 
-// registeredMetrics are those of the module.
+// registeredMetrics are the metrics that the module registers.
 func registeredMetrics(t *testing.T) []metric {
 	t.Helper()
 	descriptions := make(chan *prometheus.Desc)
@@ -401,14 +399,14 @@ func TestTheTableHasEveryMetricWithItsLabels(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
-// anchor is how a heading is linked to.
+// anchor is the fragment by which a link names a heading.
 func anchor(heading string) string {
 	heading = strings.ToLower(strings.TrimSpace(strings.TrimLeft(heading, "#")))
 	heading = regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(heading, "")
 	return strings.ReplaceAll(heading, " ", "-")
 }
 
-// anchorsOf are those of a document's headings.
+// anchorsOf are the anchors of a document's headings.
 func anchorsOf(text string) []string {
 	var anchors []string
 	for line := range strings.Lines(fence.ReplaceAllString(text, "")) {

@@ -19,12 +19,11 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
 )
 
-// Caddy answers 200 with nothing in it where no route matches, and Deepgram
-// takes that for a delivery. So every Caddyfile that people copy has to have an
-// answer of its own for every host that can get through, and every path.
+// Caddy answers an empty 200 where no route matches, and Deepgram takes that for a delivery. So
+// every Caddyfile that people copy has to answer by itself for every host and every path that a
+// request can have.
 
-// caddyfiles are those of the documents and those in files of their own, by where
-// they stand.
+// caddyfiles are all Caddyfiles in documents and in files of their own, by where they are.
 func caddyfiles(t *testing.T) map[string]string {
 	t.Helper()
 	all := exampleFiles(t)
@@ -36,8 +35,8 @@ func caddyfiles(t *testing.T) map[string]string {
 	return all
 }
 
-// receivers are the servers of a configuration that have the directive's handler,
-// provisioned, but not listening.
+// receivers are the servers of a configuration that have a deepgram_callback handler. They are
+// provisioned, and do not listen.
 func receivers(t *testing.T, config []byte) map[string]*caddyhttp.Server {
 	t.Helper()
 	parsed := new(caddy.Config)
@@ -63,7 +62,7 @@ func receivers(t *testing.T, config []byte) map[string]*caddyhttp.Server {
 	return servers
 }
 
-// hostsOf are those that a server's routes ask for.
+// hostsOf are the hosts that a server's routes match.
 func hostsOf(server *caddyhttp.Server) []string {
 	var hosts []string
 	for _, route := range server.Routes {
@@ -78,8 +77,7 @@ func hostsOf(server *caddyhttp.Server) []string {
 	return hosts
 }
 
-// unanswered are the hosts with which a request to a path that nobody has
-// thought of gets an empty 200.
+// unanswered are the hosts for which a request to an unexpected path gets an empty 200.
 func unanswered(t *testing.T, server *caddyhttp.Server) []string {
 	t.Helper()
 	hosts := hostsOf(server)
@@ -120,7 +118,7 @@ func TestNoCaddyfileLeavesACallbackToCaddysEmpty200(t *testing.T) {
 	require.Greater(t, checked, 10)
 }
 
-// The test above can fail.
+// The test above does find Caddyfiles that do not answer.
 func TestAnEmpty200IsFound(t *testing.T) {
 	for name, test := range map[string]struct {
 		caddyfile string

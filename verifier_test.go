@@ -17,14 +17,15 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// verifierCall says for each delivery whether the quoted verifier takes it.
+// verifierCall is a program that prints, for each delivery, whether the verifier in the documents
+// takes it.
 const verifierCall = `
 import { readFileSync } from "node:fs";
 const deliveries = JSON.parse(readFileSync(0, "utf8"));
 console.log(JSON.stringify(deliveries.map((d) => verify(d.secret, d.headers, Buffer.from(d.body, "base64")))));
 `
 
-// A signed delivery as a service sees it.
+// signedDelivery is a signed delivery, as a service gets it.
 type signedDelivery struct {
 	Secret  string            `json:"secret"`
 	Headers map[string]string `json:"headers"`

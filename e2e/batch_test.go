@@ -13,8 +13,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
-// presigned is a query whose every byte counts: one changed, and the storage
-// answers 403.
+// presigned is a signed query: if one of its bytes changes, the storage answers 403.
 const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
 	"&X-Amz-Date=20261122T000000Z&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0"
 
@@ -84,7 +83,7 @@ func TestAnalysedTextArrivesAsItWasSent(t *testing.T) {
 	require.Contains(t, got.decoded(t)["results"], "summary")
 }
 
-// A secret in the body cannot let in what is not JSON.
+// What is not JSON cannot carry a callback secret.
 func TestCallbackSecretRefusesAudio(t *testing.T) {
 	s := newService(t)
 	l := start(t, setup{
@@ -100,8 +99,8 @@ func TestCallbackSecretRefusesAudio(t *testing.T) {
 	require.Zero(t, s.connections.Load())
 }
 
-// The service's answer is the sender's answer, so the sender's retries carry a
-// callback through. A redirect is a failure: nobody follows it.
+// The sender gets the service's answer, so its retries bring a callback through. A redirect is a
+// failure, which nobody follows.
 func TestRetriesCarryACallbackThrough(t *testing.T) {
 	for name, answers := range map[string][]int{
 		"three failures": {503, 500, 400, 200},
@@ -191,7 +190,7 @@ func TestDuplicateArrivesTwice(t *testing.T) {
 	require.Equal(t, first.target, second.target)
 }
 
-// No time limit of the gateway's is for a whole body.
+// The gateway has no time limit for a whole body.
 func TestSlowUploadArrivesWhole(t *testing.T) {
 	for name, gateway := range map[string]string{
 		"streaming through":  plainAuth,

@@ -7,10 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The password of this hash is "correct horse"; its cost is the least there is.
+// hashedAuth has the hash of "correct horse", at the lowest cost.
 const hashedAuth = "basic_auth {\ndeepgram $2a$04$5grEWANqxjEPf3GUwGP6feXo64hsfDUQ4lAt95.4jYAM7f1vNrJPa\n}\n"
 
-// attempt is a callback URL's credentials and what else a request may carry.
+// attempt is what a request carries as credentials, and the status that it has to get.
 type attempt struct {
 	userinfo, query string
 	submit          []string // parameters of the request
@@ -120,7 +120,7 @@ var credentials = []struct {
 func TestOnlyTheRightCredentialsReachTheService(t *testing.T) {
 	for _, test := range credentials {
 		t.Run(test.name, func(t *testing.T) {
-			// Both kinds of sender, in front of the same gateway.
+			// One sender sends dg-token and the other does not. Both call the same gateway.
 			s, wire := newService(t), newTap(t)
 			l := start(t, setup{upstream: s.addr, gateway: test.gateway, tap: wire, simulator: quick})
 			tryAll(t, l, s, test.attempts, false)
@@ -158,7 +158,7 @@ func tryAll(t *testing.T, l *loop, s *service, attempts map[string]attempt, noTo
 	}
 }
 
-// A query secret is the gateway's business: the service gets the URL without.
+// The service gets the URL without the query secret.
 func TestQuerySecretDoesNotReachTheService(t *testing.T) {
 	s := newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: "query_secret key q-s3cret-0123456789"})
@@ -178,7 +178,7 @@ func TestOtherPortsAreRefused(t *testing.T) {
 	require.Zero(t, s.connections.Load())
 }
 
-// Whoever is refused learns it in the handshake, and the speaker from its own.
+// A stream that is refused is refused in its handshake, and so is the speaker's.
 func TestStreamWithoutTheRightCredentialsIsNeverOpened(t *testing.T) {
 	for _, test := range []struct {
 		name, gateway string
@@ -193,7 +193,7 @@ func TestStreamWithoutTheRightCredentialsIsNeverOpened(t *testing.T) {
 			attempt{userinfo: login, query: "&key=x"}},
 		{"none of two right", plainAuth + "query_secret key q-s3cret-0123456789\nrequire any",
 			attempt{userinfo: wrong, query: "&key=x"}},
-		// It could only come in the messages, after the handshake.
+		// The secret could come only in the messages, after the handshake.
 		{"only a callback secret", "callback_secret s3cret-0123456789",
 			attempt{submit: secret("s3cret-0123456789")}},
 	} {

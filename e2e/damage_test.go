@@ -41,8 +41,8 @@ func killedInbox(t *testing.T, callbacks int) (dir string) {
 	return dir
 }
 
-// Whatever has become of an inbox's index, a reload onto it is refused and ends neither what runs nor
-// the process.
+// However an inbox's index is damaged, a reload that opens it is refused, and neither the running
+// configuration nor the process ends.
 func TestAReloadOntoADamagedInboxIsRefused(t *testing.T) {
 	s, late := newService(t), newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth})

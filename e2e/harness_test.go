@@ -48,15 +48,15 @@ const (
 	// patience is how long a test waits for what has to happen.
 	patience = caddytest.Patience
 
-	// atOnce is sooner than any time limit that would bring the end of a
-	// stream by itself: the simulator gives up a speaker that says nothing
-	// after 10 s, the gateway pings a silent end after 20 s.
+	// atOnce is shorter than any time limit that would end a stream by itself: the simulator
+	// closes the stream of a silent speaker after 10 s, and the gateway pings a silent end
+	// after 20 s.
 	atOnce = 8 * time.Second
 )
 
 func deadline() time.Time { return time.Now().Add(patience) }
 
-// What the requests of these tests carry, and what callbacks tell of it.
+// The API key of the requests in these tests, and its identifier in their callbacks.
 const (
 	apiKey   = "an-api-key"
 	apiKeyID = "0f3c2c2e-5a8d-4a39-8d9b-0d3fbb8a7b11"
@@ -66,10 +66,10 @@ const (
 	login     = "deepgram:" + password + "@"
 )
 
-// quick are the simulator's times for tests of what fails.
+// quick are options of the simulator with which retries come at once.
 const quick = "retries 3\nretry_delay 1ms\n"
 
-// setup is what differs between loops.
+// setup says what a loop is made of.
 type setup struct {
 	upstream  string // the service's address; in the gateway's block it may be named instead
 	gateway   string // the block of deepgram_callback
@@ -81,7 +81,7 @@ type setup struct {
 	apart     string // gateway or simulator: what runs in a process of its own
 }
 
-// A loop is a simulator and a gateway.
+// A loop is a simulator that calls a gateway.
 type loop struct {
 	t         testing.TB
 	setup     setup
@@ -91,7 +91,7 @@ type loop struct {
 	logs      []caddytest.Log
 }
 
-// start runs a loop until the test ends. Nothing of it may be left then.
+// start runs a loop until the test ends, when no stream may be left.
 func start(t testing.TB, s setup) *loop {
 	t.Helper()
 	existing := goleak.IgnoreCurrent()
@@ -112,8 +112,8 @@ func start(t testing.TB, s setup) *loop {
 	return l
 }
 
-// configure begins a loop on free ports, and returns what of it is for the Caddy
-// in this process.
+// configure makes a loop on free ports, and returns the sites that are for the Caddy in this
+// process.
 func (l *loop) configure() []byte {
 	free := freeAddrs(l.t, 2)
 	l.gateway, l.simulator = free[0], free[1]
@@ -172,7 +172,7 @@ func (l *loop) adapt(sites ...string) []byte {
 	l.logs = append(l.logs, log)
 	config := caddytest.Adapt(l.t, caddytest.Globals(log.Option(""))+strings.Join(sites, ""))
 	if l.setup.tls != nil {
-		// The Caddyfile has no word for it.
+		// The Caddyfile has no option for this.
 		trust := fmt.Sprintf(`"handler":"deepgram_simulator","root_ca_pem_files":[%q]`,
 			l.setup.tls.certFile)
 		config = bytes.Replace(config, []byte(`"handler":"deepgram_simulator"`), []byte(trust), 1)
@@ -180,7 +180,7 @@ func (l *loop) adapt(sites ...string) []byte {
 	return config
 }
 
-// called is the address in callback URLs.
+// called is the host and port in callback URLs.
 func (l *loop) called() string {
 	if l.setup.tap != nil {
 		return l.setup.tap.Addr().String()
@@ -200,7 +200,7 @@ func (l *loop) startProcess(site, addr string) *caddytest.Process {
 	return p
 }
 
-// lines are those of the loop's logs with a message and with the given fields.
+// lines are the lines of the loop's logs with this message and these fields.
 func (l *loop) lines(message string, fields map[string]any) []map[string]any {
 	l.t.Helper()
 	var found []map[string]any
@@ -255,7 +255,7 @@ func (l *loop) attempts(id string) (statuses []int, delivered bool) {
 	return statuses, delivered
 }
 
-// client makes a connection for each request, so that none is left over.
+// client closes its connections after each request, so that none is left at the end of a test.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 
 // post sends a request to the simulator, which must take it. query holds pairs
@@ -285,7 +285,7 @@ func (l *loop) transcribe(seconds float64, query ...string) (id string) {
 	return id
 }
 
-// rawAudio are the parameters of sound.
+// rawAudio are the query parameters for sound.
 var rawAudio = []string{"encoding", "linear16", "sample_rate", "8000", "punctuate", "true"}
 
 // sound is so many seconds of raw audio.
@@ -299,7 +299,7 @@ func pairs(query []string) url.Values {
 	return values
 }
 
-// A service stands behind the gateway. It takes callbacks of every kind.
+// A service is the one behind the gateway. It takes callbacks of every kind.
 type service struct {
 	*httptest.Server
 	addr        string
@@ -308,7 +308,7 @@ type service struct {
 	connections atomic.Int64
 }
 
-// A request is one by HTTP, as it came.
+// A request is an HTTP request that came to a service.
 type request struct {
 	method string
 	target string
@@ -324,14 +324,14 @@ func (r request) decoded(t testing.TB) map[string]any {
 	return body
 }
 
-// accepted is a WebSocket and its handshake.
+// accepted is a WebSocket that came to a service, and its handshake.
 type accepted struct {
 	*websocket.Conn
 	request
 }
 
-// newService runs a service that answers with the given statuses in turn, the
-// last one again and again; with 200 if there is none.
+// newService runs a service that answers with the given statuses, one after the other, and then
+// always with the last one; without any, with 200.
 func newService(t testing.TB, statuses ...int) *service {
 	t.Helper()
 	s := unstartedService(t, statuses...)
@@ -340,7 +340,7 @@ func newService(t testing.TB, statuses ...int) *service {
 	return s
 }
 
-// newTLSService is newService by TLS.
+// newTLSService is newService with TLS.
 func newTLSService(t testing.TB, a *authority) *service {
 	t.Helper()
 	s := unstartedService(t)
@@ -386,7 +386,7 @@ func unstartedService(t testing.TB, statuses ...int) *service {
 	return s
 }
 
-// take waits for what comes next.
+// take waits for the next value.
 func take[T any](t testing.TB, from <-chan T) T {
 	t.Helper()
 	select {
@@ -445,7 +445,7 @@ func newTap(t testing.TB) *tap {
 	return w
 }
 
-// carry joins one connection to the gateway, with its end in each direction.
+// carry forwards one connection to the gateway, and the end of each direction too.
 func (w *tap) carry(simulator net.Conn) {
 	defer func() { _ = simulator.Close() }()
 	gateway, err := net.Dial("tcp", *w.to.Load())
@@ -513,7 +513,7 @@ func (w *tap) cut() {
 	w.conns = nil
 }
 
-// reset ends a connection without taking leave.
+// reset ends a connection by a RST.
 func reset(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -521,7 +521,7 @@ func reset(conn net.Conn) {
 	_ = conn.Close()
 }
 
-// A stream is a live one with both its ends.
+// A stream is a live stream, with the speaker's connection and the backend's.
 type stream struct {
 	id      string
 	speaker *websocket.Conn
@@ -561,7 +561,7 @@ func say(t testing.TB, speaker *websocket.Conn, seconds float64) {
 	}
 }
 
-// sayUntilTheEnd is say for a stream that may end in between.
+// sayUntilTheEnd is say for a stream that may end meanwhile.
 func sayUntilTheEnd(speaker *websocket.Conn, seconds float64) {
 	for piece := range slices.Chunk(sound(seconds), 3200) {
 		if speaker.WriteMessage(websocket.BinaryMessage, piece) != nil {
@@ -575,7 +575,7 @@ func finish(t testing.TB, speaker *websocket.Conn) {
 	require.NoError(t, speaker.WriteMessage(websocket.TextMessage, []byte(`{"type":"CloseStream"}`)))
 }
 
-// heard is what came over a WebSocket, and how it ended.
+// heard is what has come over a WebSocket, and how it has ended.
 type heard struct {
 	messages []map[string]any
 	code     int // 1006 where no Close frame came
@@ -626,7 +626,7 @@ func types(messages []map[string]any) []string {
 	return names
 }
 
-// withoutIDs leaves out what differs between two streams of the same audio.
+// withoutIDs removes from messages what differs between two streams of the same audio.
 func withoutIDs(messages []map[string]any) []map[string]any {
 	var same []map[string]any
 	for _, message := range messages {
@@ -655,7 +655,7 @@ func (l *loop) expected(seconds float64, query ...string) []map[string]any {
 	return withoutIDs(h.messages)
 }
 
-// An authority is a certificate for 127.0.0.1 that vouches for itself.
+// An authority is a self-signed certificate for 127.0.0.1.
 type authority struct {
 	certFile, keyFile string
 	certificate       tls.Certificate
@@ -691,5 +691,5 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-// directive has a site use the certificate.
+// directive is the directive by which a site uses the certificate.
 func (a *authority) directive() string { return "tls " + a.certFile + " " + a.keyFile }

@@ -14,9 +14,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 )
 
-// A stream has four ends: the speaker, the sender (the simulator), the gateway
-// and the backend. Whichever ends it, and however, every other one is told at
-// once, and nothing stays open.
+// A stream has four ends: the speaker, the sender (the simulator), the gateway and the backend.
+// Whichever of them ends it, in whatever way, the others are told at once, and nothing stays open.
 
 func sendClose(code int, reason string) func(*websocket.Conn) {
 	return func(conn *websocket.Conn) {
@@ -31,7 +30,7 @@ func resetConn(conn *websocket.Conn) { reset(conn.NetConn()) }
 
 func halfClose(conn *websocket.Conn) { _ = conn.NetConn().(*net.TCPConn).CloseWrite() }
 
-// begin opens a stream of which some messages have arrived.
+// begin opens a stream, and waits until some messages have arrived.
 func begin(t *testing.T, l *loop, s *service) *stream {
 	t.Helper()
 	live := l.open(s, "ws")
@@ -51,8 +50,8 @@ func (l *loop) requireNothingLive() {
 		atOnce, time.Millisecond)
 }
 
-// The vendor documents the kill for a callback that drops; of a speaker that
-// drops it still transcribes what came.
+// The vendor documents that a callback which drops kills the stream. When the speaker drops, what
+// came before is still transcribed.
 func TestSpeakerEndsTheStream(t *testing.T) {
 	for name, end := range map[string]func(*websocket.Conn){
 		"close frame": sendClose(1000, "bye"),
@@ -117,8 +116,8 @@ func TestBackendEndsTheStream(t *testing.T) {
 	}
 }
 
-// closeFrame is a Close frame of a server (RFC 6455, section 5.5.1). The code
-// zero is none.
+// closeFrame is a Close frame of a server (RFC 6455, section 5.5.1), without a code if that is
+// zero.
 func closeFrame(code int, text string) []byte {
 	if code == 0 {
 		return []byte{0x88, 0}
@@ -154,8 +153,8 @@ func TestCutWireEndsTheStream(t *testing.T) {
 	l.requireNothingLive()
 }
 
-// Where a process ends, the three others are told; where it had time to, by a
-// Close frame of its own.
+// When one process ends, the other ends are told; if it has had the time, by a Close frame of its
+// own.
 func TestEndOfAProcessEndsTheStream(t *testing.T) {
 	for name, test := range map[string]struct {
 		process   string
@@ -197,7 +196,7 @@ func TestEndOfAProcessEndsTheStream(t *testing.T) {
 	}
 }
 
-// What breaks a rule of the gateway's ends the stream with the code for it.
+// A message that breaks a rule of the gateway ends the stream with the close code for that.
 func TestGatewayEndsAStreamThatBreaksItsRules(t *testing.T) {
 	s, wire := newService(t), newTap(t)
 	l := start(t, setup{

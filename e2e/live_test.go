@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/bodytest"
 )
 
-// everything asks for every kind of message.
+// everything are query parameters that ask for every kind of message.
 var everything = []string{"interim_results", "true", "vad_events", "true",
 	"utterance_end_ms", "1000",
 	"extra", "callback_secret:s3cret-0123456789"}
@@ -50,9 +50,8 @@ func TestStreamByPostArrivesInOrder(t *testing.T) {
 	require.Empty(t, s.requests)
 }
 
-// UtteranceEnd and SpeechStarted carry nothing of what a request was submitted
-// with: where the secret in the body is asked for, they stay outside. Where
-// another credential is enough, they come through.
+// UtteranceEnd and SpeechStarted carry no `extra`, and so no callback secret. They are refused
+// where that is required, and come through where another credential suffices.
 func TestCallbackSecretAndMessagesWithoutIt(t *testing.T) {
 	withSecret := func(kind string) bool { return kind == "Results" || kind == "Metadata" }
 	for name, test := range map[string]struct {
@@ -155,8 +154,8 @@ func TestStreamByWebSocketArrivesWholeAndInOrder(t *testing.T) {
 	}
 }
 
-// A stream is let in by its handshake, but its messages wait until one of them
-// has shown the secret.
+// The handshake lets a stream in, but its messages wait until one of them has carried the callback
+// secret.
 func TestStreamWithAWrongCallbackSecretGivesTheBackendNothing(t *testing.T) {
 	s, wire := newService(t), newTap(t)
 	l := start(t, setup{
@@ -220,7 +219,7 @@ func TestStreamsAreNeverShared(t *testing.T) {
 	require.EqualValues(t, streams, s.connections.Load())
 }
 
-// A reload changes the rules for what comes next, and nothing for what is live.
+// A reload changes the rules for new streams, and nothing for live ones.
 func TestReloadLeavesStreamsAlone(t *testing.T) {
 	s, other := newService(t), newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth})
@@ -255,8 +254,7 @@ func TestDuplicatesOfAStreamByPostArriveTwice(t *testing.T) {
 	require.Empty(t, s.requests)
 }
 
-// A sender that forgets to close leaves the pair as it is, until the backend
-// has had enough.
+// If a sender does not close its stream, that lives on until the backend closes it.
 func TestNeverCloseIsEndedByTheBackend(t *testing.T) {
 	s := newService(t)
 	l := start(t, setup{upstream: s.addr, gateway: plainAuth, simulator: "fault never_close"})
@@ -270,7 +268,7 @@ func TestNeverCloseIsEndedByTheBackend(t *testing.T) {
 		kind = message["type"].(string)
 	}
 
-	// All of it is there still: a ping goes to the sender and back.
+	// The stream still lives: a ping goes to the sender, and its pong comes back.
 	pong := make(chan string, 1)
 	live.backend.SetPongHandler(func(text string) error { pong <- text; return nil })
 	require.NoError(t, live.backend.WriteControl(websocket.PingMessage, []byte("there?"), deadline()))

@@ -10,24 +10,24 @@ import (
 )
 
 // adminEndpoint is where an admin endpoint listens for TCP connections: at a
-// port, of loopback alone or of more than that. The zero value listens nowhere.
+// port, on loopback alone or on more addresses. The zero value listens nowhere.
 //
-// Endpoints on unix sockets cannot be called. Of one on an inherited file
-// descriptor (`fd/3`) only the system knows the address, so it is not
-// recognised. The endpoint for remote administration is not in here: it takes
-// nobody without a client certificate, and a callback has none.
+// No callback URL can lead to an endpoint on a Unix socket. The address of one on
+// an inherited file descriptor (`fd/3`) is known only to the system, so it is not
+// recognised. The endpoint for remote administration does not matter: it asks for
+// a client certificate, and a callback has none.
 type adminEndpoint struct {
 	port     uint16
 	loopback bool
 }
 
-// defaultAdminEndpoint is where Caddy listens that was told nothing, be it this
-// one or another on the same machine.
+// defaultAdminEndpoint is where a Caddy listens whose configuration does not say,
+// be it this one or another on the same machine.
 func defaultAdminEndpoint() adminEndpoint { return parseAdminEndpoint("") }
 
 // newAdminEndpoint returns the admin endpoint of a context's configuration.
-// Caddy shows this part of a configuration to no module, so it is read by
-// reflection; a test fails where Caddy has changed what is read here.
+// Caddy does not export this part of a configuration, so it is read by
+// reflection; a test fails when Caddy has changed it.
 func newAdminEndpoint(ctx caddy.Context) adminEndpoint {
 	config := reflect.ValueOf(ctx).FieldByName("cfg")
 	if !config.IsValid() || config.Type() != reflect.TypeFor[*caddy.Config]() || config.IsNil() {
@@ -60,10 +60,10 @@ func parseAdminEndpoint(listen string) adminEndpoint {
 	}
 }
 
-// listensOn tells whether dialling an address may reach the endpoint. Where it
-// listens on more than loopback, the port is enough to tell: which addresses
-// lead to this machine is not known here.
+// listensOn reports whether dialling an address may reach the endpoint. Where that
+// listens on more than loopback, the port decides: which addresses lead to this
+// machine is not known here.
 func (e adminEndpoint) listensOn(addr netip.Addr, port uint16) bool {
 	return e.port != 0 && e.port == port &&
-		(!e.loopback || addr.IsLoopback() || addr.IsUnspecified()) // which connects to loopback
+		(!e.loopback || addr.IsLoopback() || addr.IsUnspecified()) // 0.0.0.0 leads to loopback
 }

@@ -1,7 +1,7 @@
 package simulator
 
-// How much was heard. Audio is counted and hashed as it comes and never kept,
-// but for the beginning, where a header may be.
+// How much was heard. Audio is counted and hashed as it comes. Only its beginning
+// is kept, where a header may be.
 
 import (
 	"crypto/sha256"
@@ -14,11 +14,12 @@ import (
 )
 
 const (
-	// maxHeader is how much of the beginning is looked through for a header.
+	// maxHeader is how many bytes of the beginning are searched for a header.
 	maxHeader = 64 << 10
 
-	// Of a format that the simulator does not read, the duration is estimated
-	// from the size, at 128 kbit/s: a usual rate of MP3 and AAC files.
+	// unknownBytesPerSec is the rate by which the duration of a format is
+	// estimated that the simulator does not read: 128 kbit/s, a usual rate of MP3
+	// and AAC files.
 	unknownBytesPerSec = 16000
 
 	// maxChannels is how many channels a result can have, as with the vendor.
@@ -29,7 +30,7 @@ const (
 var sampleBytes = map[string]float64{"linear16": 2, "linear32": 4, "mulaw": 1, "alaw": 1}
 
 // compressedBytesPerSec are usual rates of the other encodings that a request
-// can name. What they stand for is an estimate.
+// can name. Durations by these are estimates.
 var compressedBytesPerSec = map[string]float64{
 	"amr-nb": 1525, "amr-wb": 2981, "g729": 1000, "opus": 4000, "ogg-opus": 4000, "speex": 3000,
 	"flac": 64000,
@@ -41,13 +42,13 @@ type audioMeter struct {
 	size  int64
 	first byte
 	begin []byte
-	// bytesPerSec is zero as long as the format is not known.
+	// bytesPerSec is zero until the format is known.
 	bytesPerSec float64
 	wav         *wavHeader
 	channels    int
 }
 
-// audio is what was measured.
+// audio is the result of measuring.
 type audio struct {
 	sha256   string
 	seconds  float64
@@ -106,6 +107,7 @@ func (m *audioMeter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// recognise finds out the format, if enough of the beginning has come.
 func (m *audioMeter) recognise() {
 	header, ok, more := parseWAV(m.begin)
 	if more && len(m.begin) < maxHeader {
@@ -120,7 +122,7 @@ func (m *audioMeter) recognise() {
 	m.begin = nil
 }
 
-// seconds is how long the audio is up to here.
+// seconds is the duration of the audio so far.
 func (m *audioMeter) seconds() float64 {
 	switch {
 	case m.bytesPerSec == 0:
@@ -132,8 +134,8 @@ func (m *audioMeter) seconds() float64 {
 	}
 }
 
-// finish returns the measures when all audio was written. A beginning that
-// was too short to be recognised goes by its size.
+// finish returns the result after all audio was written. If that was too short to
+// recognise its format, the duration is estimated from the size.
 func (m *audioMeter) finish() audio {
 	if m.bytesPerSec == 0 {
 		m.bytesPerSec = unknownBytesPerSec
@@ -145,6 +147,6 @@ func (m *audioMeter) finish() audio {
 	}
 }
 
-// roundTo rounds to a fraction of one, so that sums of decimal fractions do
-// not show the binary ones behind them.
+// roundTo rounds to a fraction of one, so that sums of decimal fractions do not
+// show that they are binary ones.
 func roundTo(value, fraction float64) float64 { return math.Round(value*fraction) / fraction }

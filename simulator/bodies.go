@@ -1,7 +1,7 @@
 package simulator
 
-// The recordings that results are made of: the built-in folder, and the user's
-// own above it.
+// The recordings that results are made of: those of the user, and for what these
+// lack, those of the built-in folder.
 
 import (
 	"bytes"
@@ -24,15 +24,17 @@ import (
 //go:embed builtin
 var builtIn embed.FS
 
-// maxResults bounds the memory of a folder of recordings.
+// maxResults is how many bytes the recordings of a folder may have together, since
+// they are kept in memory.
 const maxResults = 256 << 20
 
-// bodies are recordings, by their use.
+// bodies are the recordings, by their use. Without prerecorded or stream, results are
+// made of the text; without speak, speech is silence.
 type bodies struct {
-	prerecorded [][]byte // none: made of the text
+	prerecorded [][]byte
 	read        [][]byte
-	speak       []speech          // none: silence
-	stream      []recordedMessage // none: made of the text
+	speak       []speech
+	stream      []recordedMessage
 	text        *story
 }
 
@@ -51,8 +53,8 @@ type recordedMessage struct {
 	due     float64
 }
 
-// loadBodies reads a file or a folder of recordings; what it lacks, and an empty
-// path lacks everything, is built in.
+// loadBodies reads a file or a folder of recordings, or none if path is empty. What
+// is lacking is taken from the built-in folder.
 func loadBodies(path string) (*bodies, error) {
 	b := new(bodies)
 	if path != "" {
@@ -101,7 +103,7 @@ func (b *bodies) loadFolder(folder fs.FS) (used int, err error) {
 	return b.load(folder, names...)
 }
 
-// load reads files and tells how many it used.
+// load reads files and returns how many it has used.
 func (b *bodies) load(folder fs.FS, names ...string) (used int, err error) {
 	room := int64(maxResults)
 	for _, name := range names {
@@ -122,7 +124,7 @@ func (b *bodies) load(folder fs.FS, names ...string) (used int, err error) {
 	return used, nil
 }
 
-// use tells by its name what a file is used for; nil is nothing.
+// use returns how a file is added to bodies, by its name; nil if it is not used.
 func use(path string) func(b *bodies, path string, content []byte) error {
 	name, extension := filepath.Base(path), filepath.Ext(path)
 	switch {
@@ -154,7 +156,7 @@ func readLimited(folder fs.FS, name string, limit int64) ([]byte, error) {
 	return content, err
 }
 
-// What is added has to be what patch works on.
+// The following methods check that patch can work on what they add.
 
 func (b *bodies) addPrerecorded(_ string, content []byte) error {
 	b.prerecorded = append(b.prerecorded, content)
@@ -187,7 +189,7 @@ func (b *bodies) addSpeech(path string, content []byte) error {
 	return nil
 }
 
-// addStream reads one message, several one after another, or an array.
+// addStream adds a message, several messages one after another, or an array of them.
 func (b *bodies) addStream(_ string, content []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	if trimmed := bytes.TrimLeft(content, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '[' {
@@ -239,8 +241,8 @@ func (b *bodies) addMessage(body map[string]json.RawMessage) error {
 	return nil
 }
 
-// choose picks one of several bodies by what was sent, so that the same input
-// always gets the same one.
+// choose picks one of several bodies by the hash of the input, so that the same
+// input always gets the same body.
 func choose[T any](of []T, sha256 string) T {
 	sum, err := hex.DecodeString(sha256)
 	if err != nil || len(sum) < 8 {

@@ -67,8 +67,8 @@ func TestOwnBodiesAreSent(t *testing.T) {
 		"what is not in the folder is built in")
 }
 
-// What is built in has the form of what users give: as a folder of theirs it
-// gives the same.
+// The built-in folder has the form of a user's folder: named by `results`, it gives the
+// same results.
 func TestTheBuiltInFolderIsOneLikeTheUsers(t *testing.T) {
 	builtin, theirs := serve(t, &Simulator{}), serve(t, &Simulator{Results: "builtin"})
 	for _, path := range []string{"/v1/listen", "/v1/read", "/v1/speak"} {
@@ -180,8 +180,7 @@ func TestBodiesThatCannotBeAreRefusedWhenLoaded(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// A user's file never makes the simulator panic, and what it lets through can
-// be played.
+// No file of a user's makes the simulator panic, and what it takes can be played.
 func FuzzStreamBodies(f *testing.F) {
 	f.Add([]byte(`{"type":"Results","start":0,"duration":1}{"type":"Metadata"}`))
 	f.Add([]byte(` [{"type":"UtteranceEnd"},` +

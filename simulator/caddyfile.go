@@ -21,7 +21,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // UnmarshalCaddyfile sets up the simulator from Caddyfile tokens. Syntax:
 //
 //	deepgram_simulator [<matcher>] {
-//		api_key <key> <key_id>        # repeatable; with none, any key is taken and its id is derived from it
+//		api_key <key> <key_id>        # repeatable; without any, every key is taken
 //		dg_token on | off             # default on
 //		ports <port...> | any         # of callback URLs; default 80 443 8080 8443
 //		allow <address or CIDR...>    # that it may call besides loopback

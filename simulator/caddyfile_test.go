@@ -53,8 +53,8 @@ func TestCaddyfileAdaptsAsItsGoldenSays(t *testing.T) {
 	}
 }
 
-// Whatever the tokens are, the grammar answers with a configuration that
-// survives JSON, or with an error that names a line.
+// Whatever the tokens are, the grammar makes a configuration of them that stays the same
+// through JSON, or an error that names a line.
 func FuzzUnmarshalCaddyfile(f *testing.F) {
 	files, err := filepath.Glob("testdata/caddyfile/*.caddyfiletest")
 	require.NoError(f, err)

@@ -20,11 +20,11 @@ type callbackURL struct {
 	authorization string
 }
 
-// webSocket tells whether results go there as messages of a WebSocket.
+// webSocket reports whether results go there as messages of a WebSocket.
 func (c *callbackURL) webSocket() bool { return c.url.Scheme == "ws" || c.url.Scheme == "wss" }
 
-// header returns what every handshake and every attempt carries. The key's
-// identifier is left out where it is empty.
+// header returns the header fields of every handshake and every attempt. Without an
+// identifier of the key, there is no dg-token.
 func (c *callbackURL) header(keyID string) http.Header {
 	header := http.Header{"User-Agent": {"deepgram-simulator"}}
 	if c.authorization != "" {
@@ -49,10 +49,9 @@ var (
 	defaultPort   = map[string]string{"http": "80", "ws": "80", "https": "443", "wss": "443"}
 )
 
-// parse reads the callback URL of a request: the kind of the request decides
-// about the schemes, the vendor about the ports. What it refuses is a 400. The
-// messages repeat nothing of the URL but its scheme, port and address, because
-// the rest can be secret.
+// parse reads the callback URL of a request. Which schemes it may have depends on the
+// kind of the request. The error is a refusal with 400. Its message repeats nothing of
+// the URL but scheme, port and address, because the rest can be secret.
 func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" || u.Opaque != "" {
@@ -78,8 +77,8 @@ func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 			number, strings.Trim(fmt.Sprint(p.ports), "[]"))
 	}
 
-	// A literal address can be refused at once. A name is resolved only when
-	// it is dialled, and checked then.
+	// An address can be refused at once. A name is resolved when it is dialled,
+	// and its address is checked then.
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
 		if err := p.addresses.check(netip.AddrPortFrom(addr, uint16(number))); err != nil {
 			return nil, refusal(http.StatusBadRequest, "Invalid callback URL: %v.", err)
@@ -97,7 +96,7 @@ func (p urlPolicy) parse(raw string, schemes []string) (*callbackURL, error) {
 	return target, nil
 }
 
-// method returns the method of a batch callback.
+// callbackMethod returns the method of a batch callback.
 func callbackMethod(query url.Values) (string, error) {
 	switch method := strings.ToUpper(query.Get("callback_method")); method {
 	case "", http.MethodPost:

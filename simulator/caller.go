@@ -1,7 +1,7 @@
 package simulator
 
-// Who may call: by the API key, and where none is configured, by where a web
-// page comes from.
+// Who may call: whoever has an API key; where none is configured, everybody but web
+// pages of other origins.
 
 import (
 	"crypto/sha256"
@@ -17,8 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// loadKeys fills keyIDs. Keys are looked up by their hash, so that the time it
-// takes tells nothing about them.
+// loadKeys fills keyIDs. Keys are looked up by their hash, so that the time this takes
+// tells nothing of them.
 func (s *Simulator) loadKeys(repl *caddy.Replacer) error {
 	s.keyIDs = make(map[[sha256.Size]byte]string, len(s.APIKeys))
 	for i, k := range s.APIKeys {
@@ -35,9 +35,9 @@ func (s *Simulator) loadKeys(repl *caddy.Replacer) error {
 	return nil
 }
 
-// authenticate returns the identifier of the request's API key, and whether
-// the key is accepted. SDKs differ in the case of the scheme; browsers, which
-// cannot set headers on a WebSocket, send scheme and key as subprotocols.
+// authenticate returns the identifier of the request's API key, and whether the key is
+// accepted. SDKs write the scheme in upper or lower case. Browsers, which cannot set
+// header fields of a WebSocket's handshake, send scheme and key as subprotocols.
 func (s *Simulator) authenticate(r *http.Request) (string, bool) {
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if scheme == "" {
@@ -56,18 +56,18 @@ func (s *Simulator) authenticate(r *http.Request) (string, bool) {
 	return id, ok
 }
 
-// fromForeignPage tells whether a web page of another origin has a browser send
-// the request. Without a configured key any page could have the simulator call
-// what listens on this machine, since browsers let every page open a WebSocket
-// anywhere. What is no browser sends no Origin, or that of its target.
+// fromForeignPage reports whether a browser sends the request for a web page of another
+// origin. Without a configured key, any page could make the simulator call servers on
+// this machine, since browsers let every page open a WebSocket to anywhere. Programs
+// that are no browsers send no Origin, or that of their target.
 func fromForeignPage(r *http.Request) bool {
 	for _, origin := range r.Header.Values("Origin") {
 		if !ownOrigin(origin, r) {
 			return true
 		}
 	}
-	// https://www.w3.org/TR/fetch-metadata/, which browsers send where they
-	// leave out the Origin.
+	// Browsers send this field, of https://www.w3.org/TR/fetch-metadata/, also where
+	// they send no Origin.
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":
 		return false
@@ -76,11 +76,11 @@ func fromForeignPage(r *http.Request) bool {
 	}
 }
 
-// ownOrigin tells whether an Origin (RFC 6454) is that of the simulator itself:
-// where the request goes to, under a name that is nobody else's. A page of
-// evil.example whose name is rebound to this machine has an Origin that equals
-// its Host, so a plain HTTP host must be one that no stranger's DNS can give
-// out. With TLS the certificate has proved the name.
+// ownOrigin reports whether an Origin (RFC 6454) is the simulator's own: that of the
+// request's target, under a name that nobody else can have. A page of evil.example,
+// a name that its owner rebinds to this machine, has an Origin that equals its Host. So
+// without TLS the name must be one that no stranger's DNS server can answer for. With
+// TLS, the certificate has proved the name.
 func ownOrigin(origin string, r *http.Request) bool {
 	scheme := "http"
 	if r.TLS != nil {
@@ -94,8 +94,8 @@ func ownOrigin(origin string, r *http.Request) bool {
 	if _, err := netip.ParseAddr(host); err == nil || r.TLS != nil {
 		return true
 	}
-	// Names without a dot are of the local network, and RFC 6761 keeps these
-	// two top-level domains out of the DNS.
+	// Names without a dot belong to the local network, and RFC 6761 reserves these
+	// two top-level domains.
 	return host != "" && !strings.Contains(host, ".") ||
 		strings.HasSuffix(host, ".localhost") || strings.HasSuffix(host, ".test")
 }

@@ -39,9 +39,9 @@ func TestKeyDecidesWhoMayCall(t *testing.T) {
 	requireError(t, request(open, ""), http.StatusUnauthorized, "INVALID_AUTH")
 }
 
-// A page can open a WebSocket from anywhere, post without asking (a form, or
-// fetch with no-cors), and after DNS rebinding be of the simulator's own origin
-// to the browser.
+// A page of any origin can open a WebSocket, and can post without the browser asking (by a
+// form, or fetch with no-cors). After DNS rebinding, the browser takes it for a page of the
+// simulator's own origin.
 func TestWebPagesOfOtherOriginsAreRefusedUnlessAKeyIsConfigured(t *testing.T) {
 	open := serve(t, &Simulator{})
 	closed := serve(t, &Simulator{APIKeys: []APIKey{{"a-key", "an-id"}}})
@@ -73,7 +73,7 @@ func TestWebPagesOfOtherOriginsAreRefusedUnlessAKeyIsConfigured(t *testing.T) {
 		{address, http.Header{"Origin": {"chrome-extension://abcdef"}}, false},
 		{address, http.Header{"Origin": {"%"}}, false},
 		{"", http.Header{"Origin": {"http://"}}, false},
-		// rebound
+		// The page's name was rebound to this machine.
 		{"evil.example:" + port, http.Header{"Origin": {"http://evil.example:" + port}}, false},
 		{"127.0.0.1.evil.example", http.Header{"Origin": {"http://127.0.0.1.evil.example"}}, false},
 		{"evil.example.", http.Header{"Origin": {"http://evil.example."}}, false},
@@ -115,7 +115,7 @@ func TestWithTLSAnyNameCanBeItsOwn(t *testing.T) {
 	require.True(t, fromForeignPage(req))
 }
 
-// Nothing is called for a page's WebSocket, however the callback is.
+// For a WebSocket of a foreign page no callback is made, of whatever kind.
 func TestAPagesWebSocketCallsNobody(t *testing.T) {
 	e := serve(t, &Simulator{})
 	batch, socket := newReceiver(t), newSocketReceiver(t)

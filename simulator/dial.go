@@ -1,6 +1,6 @@
 package simulator
 
-// Which addresses are dialled for callbacks, and how fast is sent to them.
+// Which addresses are dialled for callbacks, and how fast callbacks are sent to them.
 
 import (
 	"context"
@@ -16,26 +16,26 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// addressPolicy decides which addresses are dialled: loopback, and what the
-// configuration allows; but never Caddy's admin endpoint, where a callback
-// could stop Caddy or load another configuration.
+// addressPolicy decides which addresses are dialled: loopback, and those that the
+// configuration allows; but never Caddy's admin endpoint, where a callback could stop
+// Caddy or load another configuration.
 type addressPolicy struct {
 	allowed []netip.Prefix
 	admin   adminEndpoint // of the configuration that the policy belongs to
 }
 
-// errAddress is the error of dialling what must not be dialled. It stays true
-// when it is tried again.
+// errAddress is the error of dialling an address that must not be dialled. Trying
+// again is of no use.
 var errAddress = errors.New("address not allowed")
 
 func (p addressPolicy) check(target netip.AddrPort) error {
 	addr := target.Addr().Unmap().WithZone("")
 	allows := func(prefix netip.Prefix) bool { return prefix.Contains(addr) }
 	if !addr.IsLoopback() && !slices.ContainsFunc(p.allowed, allows) {
-		return fmt.Errorf("%w: the simulator may not call %s, which is neither loopback nor listed by `allow`",
-			errAddress, addr)
+		return fmt.Errorf("%w: the simulator may not call %s, "+
+			"which is neither loopback nor listed by `allow`", errAddress, addr)
 	}
-	// Callbacks survive a reload, which may have moved the endpoint.
+	// A callback may be sent after a reload, which may have moved the endpoint.
 	for _, admin := range []adminEndpoint{p.admin, newAdminEndpoint(caddy.ActiveContext()),
 		defaultAdminEndpoint()} {
 		if admin.listensOn(addr, target.Port()) {
@@ -46,9 +46,8 @@ func (p addressPolicy) check(target netip.AddrPort) error {
 	return nil
 }
 
-// control runs after resolution and before connecting, on the very address
-// that is connected to, so that no name and no second resolution gets around
-// the policy.
+// control checks the very address that is connected to, after names were resolved, so
+// that no name gets around the policy.
 func (p addressPolicy) control(_ context.Context, _, address string, _ syscall.RawConn) error {
 	resolved, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -88,8 +87,8 @@ func parsePrefix(value string) (netip.Prefix, error) {
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialer dials what the policy permits. A rate above zero limits how many
-// bytes per second its connections send.
+// dialer dials the addresses that the policy permits. If rate is not zero, its
+// connections send no more than so many bytes per second.
 func dialer(policy addressPolicy, timeout time.Duration, rate int64) dialFunc {
 	d := &net.Dialer{Timeout: timeout, ControlContext: policy.control}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -107,8 +106,8 @@ type slowConn struct {
 	rate int64
 }
 
-// slowStep is how often a slow connection sends a piece; it also bounds how
-// long a write goes on after the connection was closed.
+// slowStep is how often a slow connection sends a piece. A write ends so soon after
+// the connection was closed.
 const slowStep = 50 * time.Millisecond
 
 func (c *slowConn) Write(b []byte) (int, error) {

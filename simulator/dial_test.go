@@ -36,8 +36,8 @@ func TestOnlyLoopbackAndAllowedAddressesAreDialled(t *testing.T) {
 	}
 }
 
-// The address of the machine itself, but not its loopback one, is refused on
-// the way from the resolver to the socket.
+// An address of this machine that is not loopback is refused between the resolver and the
+// socket.
 func TestDialerChecksTheResolvedAddress(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestTheAdminEndpointIsNotDialledUnderAnyOfItsAddresses(t *testing.T) {
 	}
 }
 
-// What is read of Caddy's configuration by reflection is what Caddy has there.
+// What newAdminEndpoint reads by reflection is still there in Caddy's configuration.
 func TestTheAdminEndpointIsReadFromTheConfiguration(t *testing.T) {
 	for name, test := range map[string]struct {
 		admin *caddy.AdminConfig

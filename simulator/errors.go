@@ -27,8 +27,8 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.message }
 
-// refusal is an error whose code is the text of its status, which is what the
-// vendor does for errors of the request ("Bad Request").
+// refusal is an error whose code is the text of its status, such as "Bad Request", as
+// the vendor has it for errors of the request.
 func refusal(status int, format string, args ...any) *apiError {
 	return &apiError{
 		status:  status,
@@ -40,7 +40,8 @@ func refusal(status int, format string, args ...any) *apiError {
 var (
 	errInvalidAuth = &apiError{http.StatusUnauthorized, "INVALID_AUTH", "Invalid credentials."}
 	errForeignPage = refusal(http.StatusForbidden,
-		"Requests of web pages from other origins are refused, as the simulator has no api_key configured.")
+		"Requests of web pages from other origins are refused, "+
+			"as the simulator has no api_key configured.")
 	errNotAudio = refusal(http.StatusBadRequest,
 		"Bad Request: failed to process audio: corrupt or unsupported data")
 	errNotJSON = refusal(http.StatusBadRequest,
@@ -49,9 +50,9 @@ var (
 		"Too many requests. The simulator has too many callbacks pending; please try again later."}
 )
 
-// refuse answers with an error. What is no apiError is one of the simulator's
-// own, and the text of those may tell of its configuration, so it is returned
-// for the log alone.
+// refuse answers with an error. An error that is no apiError is the simulator's own: its
+// text may tell of the configuration, so it is not in the answer, but returned for the
+// log.
 func (c *call) refuse(w http.ResponseWriter, err error) error {
 	var tooLarge *http.MaxBytesError
 	var answer *apiError

@@ -46,7 +46,7 @@ func provision(t *testing.T, s *Simulator) (unload func()) {
 	return sync.OnceFunc(func() { require.NoError(t, s.Cleanup()) })
 }
 
-// builtInStory is what is said where the user has no text.
+// builtInStory is the built-in text.
 func builtInStory(t *testing.T) *story {
 	t.Helper()
 	b, err := loadBodies("")
@@ -63,8 +63,8 @@ type env struct {
 	logs *observer.ObservedLogs
 }
 
-// serve provisions a simulator that may call any port and does not wait, as
-// far as the test sets nothing else, and puts it behind a socket.
+// serve provisions a simulator and puts it behind a socket. Unless the test sets these, it
+// may call any port, and has no latency.
 func serve(t *testing.T, s *Simulator) *env {
 	t.Helper()
 	s.AnyPort = len(s.Ports) == 0
@@ -93,8 +93,8 @@ func serve(t *testing.T, s *Simulator) *env {
 	return &env{t: t, sim: s, url: server.URL, logs: logs}
 }
 
-// requireNoFieldTwice holds every log line to fields that are there once: in
-// JSON the second of a name hides the first.
+// requireNoFieldTwice requires that no log line has two fields of the same name: in JSON, the
+// second would hide the first.
 func requireNoFieldTwice(t *testing.T, logs *observer.ObservedLogs) {
 	t.Helper()
 	for _, entry := range logs.All() {
@@ -159,7 +159,7 @@ func pairs(query []string) url.Values {
 	return values
 }
 
-// wav returns a file of silence: 16 bit, so many channels and seconds.
+// wav returns a WAV file of silence, with 16 bits per sample and so many channels and seconds.
 func wav(channels, sampleRate int, seconds float64) []byte {
 	size := int(seconds*float64(sampleRate)) * channels * 2
 	return append(appendWAVHeader(nil, 1, channels, sampleRate, 16, size), make([]byte, size)...)

@@ -46,7 +46,7 @@ func TestPendingCallbackSurvivesAReload(t *testing.T) {
 	old.sim.outbox = nil // cleaned up already
 }
 
-// outboxesReferences tells whether an outbox is still in use.
+// outboxesReferences returns the keys of the outboxes that are in use.
 func outboxesReferences(t *testing.T) []any {
 	t.Helper()
 	var keys []any
@@ -122,8 +122,8 @@ func runCaddy(t *testing.T, config string) {
 	caddytest.Start(t, func() []byte { return caddytest.Adapt(t, config) })
 }
 
-// In a real Caddy, with the access log on, whose recorder stands between the
-// handler and the connection.
+// In a real Caddy with the access log, the recorder of that log stands between the handler and
+// the connection.
 func TestInsideCaddyWithAccessLog(t *testing.T) {
 	receiver := newReceiver(t)
 	for _, log := range []string{"", "log {\n output discard\n }"} {
@@ -161,8 +161,8 @@ func TestInsideCaddyWithAccessLog(t *testing.T) {
 	}
 }
 
-// Whatever leads to the admin endpoint, a callback does not: it would stop Caddy
-// here. Not every resolver knows each of these names, so none has to lead there.
+// No callback reaches the admin endpoint, where it would stop Caddy, under whatever name. Not every
+// resolver takes each of these names for this machine: then the callback is lost for that reason.
 func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
 	addresses := []string{"127.0.0.1", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "127.0.0.2"}
 	for listening, names := range map[string][]string{
@@ -199,8 +199,8 @@ func TestNoCallbackReachesTheAdminEndpoint(t *testing.T) {
 	}
 }
 
-// A callback that waits while a reload moves the endpoint does not go where it
-// is now.
+// A callback that waits while a reload moves the admin endpoint does not reach it at its new
+// address.
 func TestNoPendingCallbackReachesAnAdminEndpointThatMoved(t *testing.T) {
 	before, after := strconv.Itoa(caddytest.FreePort(t)), strconv.Itoa(caddytest.FreePort(t))
 	a := runWithAdmin(t, "127.0.0.1:"+before, "latency 500ms")
@@ -252,8 +252,8 @@ func awaitLost(t *testing.T, log caddytest.Log, lost int) string {
 	return log.Text(t)
 }
 
-// The filter of this package's README keeps credentials out of the access log,
-// and a line says once that it is needed.
+// The filter in the simulator's README keeps credentials out of the access log, and one log line
+// says that it is needed.
 func TestTheReadmesFilterKeepsCredentialsOutOfTheAccessLog(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 	"net/http"
 )
 
-// maxJSON bounds the JSON and text bodies of requests, which are kept in
+// maxJSON is how many bytes a request's body of JSON or text may have, which is kept in
 // memory.
 const maxJSON = 1 << 20
 
@@ -67,8 +67,8 @@ func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*ca
 	return &callback{kind: "prerecorded", contentType: "application/json", body: body}, err
 }
 
-// hear measures the audio of a request. What a URL names is not fetched: the
-// simulator calls nobody but callback URLs.
+// hear measures the audio of a request. Audio that is named by a URL is not fetched:
+// the simulator calls nothing but callback URLs.
 func (s *Simulator) hear(
 	w http.ResponseWriter, r *http.Request, c *call,
 ) (audio, []warning, error) {
@@ -86,7 +86,8 @@ func (s *Simulator) hear(
 		return heard, []warning{{
 			Parameter: "url",
 			Type:      "simulated",
-			Message:   "The simulator does not fetch audio: the duration is that of its text, and sha256 is that of the URL.",
+			Message: "The simulator does not fetch audio: the duration is that of its text, " +
+				"and sha256 is that of the URL.",
 		}}, nil
 	}
 
@@ -97,16 +98,16 @@ func (s *Simulator) hear(
 	if _, err := io.Copy(meter, http.MaxBytesReader(w, r.Body, s.maxBody)); err != nil {
 		return audio{}, nil, unreadable(err)
 	}
-	// A URL without the content type of JSON is the usual mistake here. The
-	// vendor answers it with this, and no format of audio begins with a brace.
+	// JSON without its content type is a usual mistake here, and no format of audio
+	// begins with a brace. The vendor answers it with this error.
 	if meter.size == 0 || meter.first == '{' && !c.query.Has("encoding") {
 		return audio{}, nil, errNotAudio
 	}
 	return meter.finish(), nil, nil
 }
 
-// reply is where a batch result goes: to target, or into the response where
-// target is nil.
+// reply is where a batch result goes: to a callback or, where target is nil, into the
+// response.
 type reply struct {
 	target *callbackURL
 	method string
@@ -125,7 +126,7 @@ func (s *Simulator) newReply(c *call) (reply, error) {
 	return reply{target: target, method: method}, err
 }
 
-// address completes a callback with where it goes and who asked for it.
+// address sets where a callback goes, and whose API key has asked for it.
 func (s *Simulator) address(cb *callback, c *call, to reply) {
 	cb.requestID, cb.target, cb.method = c.requestID, to.target, to.method
 	if s.dgTokens {
@@ -154,7 +155,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 	return nil
 }
 
-// unreadable is the answer to a body that did not come whole.
+// unreadable is the error for a body that could not be read to its end.
 func unreadable(err error) error {
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return err

@@ -25,8 +25,7 @@ import (
 
 var uuidShape = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-// result decodes strictly, so that a member that is missing in the types here
-// shows.
+// result decodes a result, and fails if that has a member that the types here have not.
 func result(t *testing.T, body []byte) listenResult {
 	t.Helper()
 	var decoded listenResult
@@ -143,8 +142,7 @@ func TestOptionsShapeTheResult(t *testing.T) {
 		r.Metadata.Extra)
 }
 
-// Real results of half an hour have 0.5 to 1 MB, and receivers' limits are
-// what they fail of.
+// Real results for half an hour have 0.5 to 1 MB, and often exceed a receiver's limit.
 func TestResultsHaveRealisticSizesAndABound(t *testing.T) {
 	size := func(hours float64, channels int) int {
 		o := options{punctuate: true, utterances: true, multichannel: true}
@@ -235,8 +233,8 @@ func TestErrorsHaveTheVendorsShape(t *testing.T) {
 	}
 }
 
-// Caddy's log of errors holds the request's URI, and so the credentials of the
-// callback in it: nothing that fails may get there.
+// No error reaches Caddy's log of errors: that shows the request's URI, with the callback's
+// credentials.
 func TestNoErrorReachesCaddysLog(t *testing.T) {
 	e := serve(t, &Simulator{}) // fails where ServeHTTP returns an error
 	e.sim.bodies.prerecorded = [][]byte{[]byte("no JSON")}
@@ -353,8 +351,8 @@ func TestSlowUploadTakesItsTime(t *testing.T) {
 		time.Duration(len(got.body))*time.Second/rate-slowStep)
 }
 
-// A name passes the submission, as only dialling resolves it, and is checked
-// there.
+// A callback URL with a name is accepted, and the address of that is checked when it is
+// dialled.
 func TestAddressBehindANameIsCheckedWhenDialled(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t)
@@ -434,8 +432,8 @@ func TestSpeakSendsAudio(t *testing.T) {
 	}
 }
 
-// What the vendor's SDKs read of an answer, from either endpoint, with and
-// without a callback: without one of these, one SDK or another fails.
+// The vendor's SDKs read these fields from the answers of both endpoints, with and without a
+// callback, and one SDK or another fails without them.
 func TestSpeakAnswersWithTheHeadersThatSDKsRead(t *testing.T) {
 	e := serve(t, &Simulator{})
 	receiver := newReceiver(t)

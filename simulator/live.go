@@ -1,10 +1,9 @@
 package simulator
 
-// GET /v1/listen: a live stream. A speaker sends audio by WebSocket; the
-// results go back to the speaker or, with a callback, to the callback server
-// alone. One incoming stream has one outgoing WebSocket, always: when either
-// ends, so does the other
-// (https://developers.deepgram.com/docs/callback#streaming-audio).
+// GET /v1/listen: a live stream. A speaker sends audio by WebSocket. The results go
+// back to the speaker or, with a callback, to the callback server alone. One
+// incoming stream has one outgoing WebSocket, and when either ends, so does the
+// other (https://developers.deepgram.com/docs/callback#streaming-audio).
 
 import (
 	"bufio"
@@ -28,10 +27,10 @@ const (
 	// (https://developers.deepgram.com/docs/audio-keep-alive).
 	streamIdleTimeout = 10 * time.Second
 
-	// closeTimeout is how long the other side's Close frame is waited for.
+	// closeTimeout is how long the other side may take to answer a Close frame.
 	closeTimeout = 2 * time.Second
 
-	// maxControl bounds a control message of the speaker's.
+	// maxControl is how many bytes a control message of the speaker may have.
 	maxControl = 64 << 10
 )
 
@@ -61,8 +60,8 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 		return c.refuse(w, errTooManyPending)
 	}
 	defer s.outbox.leave(pendingOverhead)
-	// The request's context ends with its configuration's server, the outbox'
-	// only with the last simulator.
+	// The request's context ends with the server of its configuration. That of the
+	// outbox ends with the last simulator.
 	ctx, cancel := context.WithCancelCause(s.outbox.ctx)
 	defer cancel(nil)
 
@@ -80,9 +79,9 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 		return c.refuse(w, err)
 	}
 	upgrader := websocket.Upgrader{
-		// Any page may open a stream, as with the vendor: the key decides.
+		// A page of any origin may open a stream, as with the vendor: the key decides.
 		CheckOrigin: func(*http.Request) bool { return true },
-		// Browsers send the key as a subprotocol and want one of theirs back.
+		// Browsers send the key as a subprotocol, and expect one of theirs in the answer.
 		Subprotocols: []string{"token", "bearer"},
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, section 4.4
@@ -91,7 +90,7 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 	}
 	conn, err := upgrader.Upgrade(hijacker{w}, r, http.Header{"Dg-Request-Id": {c.requestID}})
 	if err != nil {
-		// The answer is written already, as far as one could be.
+		// The upgrader has answered, as far as it could.
 		if l.callback != nil {
 			l.callback.close(websocket.CloseGoingAway, "")
 		}
@@ -101,8 +100,8 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 	return nil
 }
 
-// hijacker lets gorilla's upgrader work behind Caddy, whose response writers
-// can only be unwrapped.
+// hijacker is an http.Hijacker, as gorilla's upgrader needs one. Caddy's response
+// writers are none themselves, and only unwrap to one.
 type hijacker struct{ http.ResponseWriter }
 
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -129,18 +128,17 @@ type live struct {
 
 	speaker  *socket
 	callback *socket // nil unless the callback is a WebSocket
-	// send delivers a message to wherever the results go. Its errors are
-	// endings.
+	// send delivers a message to where the results go. Its errors are endings.
 	send func(ctx context.Context, body []byte) error
 
 	inputs chan input
-	over   chan struct{} // closed when inputs is not read any more
+	over   chan struct{} // closed when nobody reads inputs any more
 
 	messages, results int
 }
 
-// ending is how a stream ends: the close codes for its two sides, zero for one
-// that is gone already.
+// ending is how a stream ends: with these close codes for its two sides, of which zero is
+// for a side that is gone already.
 type ending struct {
 	reason   string
 	speaker  int
@@ -164,14 +162,13 @@ var (
 
 // input is what the speaker said.
 type input struct {
-	seconds  float64 // of audio up to here
+	seconds  float64 // the duration of the audio so far
 	finalize bool
-	end      *ending // nil as long as there can be more
+	end      *ending // nil if there can be more
 }
 
-// connect sets up where the results go, before the speaker's handshake is
-// answered: so a callback server that is dead is an honest answer to the
-// speaker.
+// connect sets up where the results go. It does so before the speaker's handshake is
+// answered, so that the speaker is told of a callback server that is dead.
 func (l *live) connect(ctx context.Context, s *Simulator, c *call, target *callbackURL) error {
 	cb := callback{kind: "stream", contentType: "application/json"}
 	switch {
@@ -202,7 +199,7 @@ func (l *live) connect(ctx context.Context, s *Simulator, c *call, target *callb
 		l.send = func(ctx context.Context, body []byte) error {
 			next := cb
 			next.body = body
-			// What the receiver answers is logged; it does not end the stream.
+			// A failed attempt is logged, and does not end the stream.
 			_ = s.sender.once(ctx, &next)
 			if ctx.Err() != nil {
 				return endShutdown
@@ -243,8 +240,8 @@ func (l *live) run(ctx context.Context, speaker *socket) {
 		zap.Float64("audio_seconds", l.heard().seconds), zap.Duration("duration", time.Since(start)))
 }
 
-// talk turns what the speaker says into messages until one of the ends of the
-// stream is gone, and tells how it ended.
+// talk turns what the speaker says into messages until the stream ends, and returns how
+// it has ended.
 func (l *live) talk(ctx context.Context) *ending {
 	var callbackEnded <-chan struct{}
 	if l.callback != nil {
@@ -273,8 +270,8 @@ func (l *live) talk(ctx context.Context) *ending {
 	}
 }
 
-// respond says what is due. At the end, whichever it is, that is everything
-// that is left.
+// respond sends the messages that are due after an input. At the end, of whatever kind,
+// these are all that are left.
 func (l *live) respond(ctx context.Context, in input) error {
 	emit := func(m message) error {
 		if err := l.send(ctx, m.body); err != nil {
@@ -310,8 +307,8 @@ func asEnding(err error) *ending {
 	return &ending{err.Error(), websocket.CloseInternalServerErr, websocket.CloseInternalServerErr}
 }
 
-// hangUp closes both sides at the same time, so that neither waits for how
-// slowly the other takes its leave.
+// hangUp closes both sides at the same time, so that neither has to wait while the other
+// is slow to close.
 func (l *live) hangUp(ctx context.Context, end *ending) {
 	var callback sync.WaitGroup
 	if l.callback != nil {
@@ -332,7 +329,7 @@ func (l *live) hangUpCallback(ctx context.Context, end *ending) {
 	l.callback.close(end.callback, "")
 }
 
-// listen reads what the speaker sends, for as long as there is a connection.
+// listen reads what the speaker sends, until the connection ends.
 func (l *live) listen() {
 	defer close(l.speaker.ended)
 	buffer := make([]byte, 32<<10)
@@ -352,14 +349,14 @@ func (l *live) listen() {
 			in.end = endSpeakerGone
 		}
 		if !l.push(in) || in.end != nil {
-			// Read on for the Close frame that answers ours.
+			// The speaker's answer to our Close frame is still to come.
 			l.speaker.discard()
 			return
 		}
 	}
 }
 
-// push hands an input on. It returns false when nobody wants any more.
+// push hands an input to talk. It returns false when that takes no more.
 func (l *live) push(in input) bool {
 	select {
 	case l.inputs <- in:
@@ -369,8 +366,8 @@ func (l *live) push(in input) bool {
 	}
 }
 
-// hear measures a message of audio. A large one is handed on in pieces, so
-// that results come, and the wait for audio begins anew, on the way.
+// hear measures a message of audio. A large one is handed on in pieces, so that results
+// come while it is read, and the time limit for more audio begins anew.
 func (l *live) hear(r io.Reader, buffer []byte) (input, error) {
 	empty := true
 	for {
@@ -382,7 +379,7 @@ func (l *live) hear(r io.Reader, buffer []byte) (input, error) {
 		empty = empty && n == 0
 		switch {
 		case err == io.EOF && empty:
-			// What closed a stream before there was CloseStream, and still does
+			// An empty message closed a stream before there was CloseStream, and still does
 			// (changelog of 2022-10-17).
 			return input{end: endComplete}, nil
 		case err == io.EOF:
@@ -404,7 +401,7 @@ func (l *live) control(r io.Reader) (input, error) {
 	var control struct {
 		Type string `json:"type"`
 	}
-	// What is no JSON has no type.
+	// A message that is not JSON has no type.
 	_ = json.Unmarshal(body, &control)
 	l.meterMu.Lock()
 	in := input{seconds: l.meter.seconds()}
@@ -421,18 +418,18 @@ func (l *live) control(r io.Reader) (input, error) {
 	return in, nil
 }
 
-// heard returns the measures of all audio that came.
+// heard returns the measures of all audio that has come.
 func (l *live) heard() audio {
 	l.meterMu.Lock()
 	defer l.meterMu.Unlock()
 	return l.meter.finish()
 }
 
-// socket is one side of a stream. Whoever reads it closes ended at the end.
+// socket is one side of a stream.
 type socket struct {
 	conn  *websocket.Conn
-	limit func(size int) time.Duration // of sending so many bytes
-	ended chan struct{}
+	limit func(size int) time.Duration // how long sending so many bytes may take
+	ended chan struct{}                // closed by whoever reads conn, when nothing more comes
 }
 
 func newSocket(conn *websocket.Conn, limit func(size int) time.Duration) *socket {
@@ -456,9 +453,9 @@ func (s *socket) discard() {
 	}
 }
 
-// close sends a Close frame, waits for the one that answers it, and closes the
-// connection. With the code zero it closes the connection at once. It returns
-// when nobody reads any more.
+// close sends a Close frame, waits for its answer for closeTimeout, and closes the
+// connection. With the code zero it closes the connection at once. It blocks until nobody
+// reads from the connection any more.
 func (s *socket) close(code int, reason string) {
 	if code != 0 {
 		frame := websocket.FormatCloseMessage(code, reason)

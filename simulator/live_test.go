@@ -34,8 +34,8 @@ func TestSpeakerHearsItsResults(t *testing.T) {
 	require.True(t, strings.HasPrefix(h.transcript(),
 		"This is a simulated transcript. Nobody listened to the audio, and nothing was"), h.transcript())
 
-	// The shapes are those of the vendor: nothing is missing, nothing else is
-	// there but `simulated`.
+	// The messages have the members of the vendor's: none is missing, and only `simulated` is
+	// added.
 	end := 0.0
 	for _, raw := range h.raw[:len(h.raw)-1] {
 		var r streamResults
@@ -113,7 +113,7 @@ func nextFinal(messages []map[string]any) map[string]any {
 	return nil
 }
 
-// What is heard depends on the audio, not on how it is cut into messages.
+// The results depend on the audio, and not on how it is cut into messages.
 func TestStreamIsDeterministic(t *testing.T) {
 	e := serve(t, &Simulator{})
 	listen := func(piece int) []map[string]any {
@@ -435,7 +435,7 @@ func TestVanishedSpeakerEndsTheCallbackProperly(t *testing.T) {
 func TestDropAfterFault(t *testing.T) {
 	_, speaker, callback, _ := bridge(t, &Simulator{Faults: Faults{DropAfter: 2}})
 	go func() {
-		// The connection may be gone before all is said.
+		// The connection may end before all audio is sent.
 		for range 100 {
 			if speaker.WriteMessage(websocket.BinaryMessage, make([]byte, 16000)) != nil {
 				return
@@ -477,8 +477,8 @@ func TestNeverCloseFaultLeavesTheCallbackOpen(t *testing.T) {
 	requireEnded(t, e, endComplete)
 }
 
-// A callback server that reads nothing stops the speaker instead of filling
-// the memory, and is given up after the time limit.
+// While a callback server reads nothing, the speaker is not read from either, and memory does not
+// grow. After the time limit the stream ends.
 func TestStalledCallbackIsLost(t *testing.T) {
 	e, speaker, callback, _ := bridge(t, &Simulator{Timeout: caddy.Duration(200 * time.Millisecond)},
 		"interim_results", "true")

@@ -1,7 +1,7 @@
 package simulator
 
-// The parameters of a request that change a result's shape. All others are
-// accepted and change nothing, as with the vendor.
+// The parameters of a request that change its result. All others are accepted and
+// change nothing, as with the vendor.
 
 import (
 	"net/http"
@@ -23,7 +23,7 @@ type options struct {
 	utterances   bool
 	multichannel bool
 
-	// of live streams
+	// These are for live streams.
 	interim      bool
 	vadEvents    bool
 	utteranceEnd float64 // in seconds; zero: no UtteranceEnd messages
@@ -74,7 +74,7 @@ func isOn(query url.Values, name string) bool {
 	return err == nil && on
 }
 
-// modelInfo describes the model, which is none.
+// modelInfo describes the model, as a simulated one.
 type modelInfo struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`

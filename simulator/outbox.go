@@ -1,7 +1,6 @@
 package simulator
 
-// What outlives a request, and also a configuration: pending callbacks and
-// live streams.
+// What outlives a request, and a configuration too: pending callbacks and live streams.
 
 import (
 	"context"
@@ -11,15 +10,15 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// maxPendingBytes bounds the memory of the callbacks that wait for their
-// delivery. Beyond it, requests with a callback are answered 429.
+// maxPendingBytes is how many bytes of memory the callbacks may take that wait for their
+// delivery. Beyond that, requests with a callback are answered 429.
 const maxPendingBytes = 256 << 20
 
-// pendingOverhead is what a pending callback costs besides its body.
+// pendingOverhead is how many bytes a pending callback costs besides its body.
 const pendingOverhead = 4 << 10
 
-// All simulators of a process share one outbox, so that a reload of the
-// configuration, which replaces every simulator, loses nothing.
+// outboxes holds the one outbox of all simulators in the process, so that a reload, which
+// replaces every simulator, loses nothing.
 var outboxes = caddy.NewUsagePool()
 
 const outboxKey = "deepgram_simulator"
@@ -34,10 +33,10 @@ type outbox struct {
 
 	mu      sync.Mutex
 	closed  bool
-	pending int64 // bytes
+	pending int64 // how many bytes are taken
 	work    sync.WaitGroup
 
-	// advice is given once, not with each reload.
+	// advice is for the warning about logs, which comes once and not with each reload.
 	advice sync.Once
 }
 
@@ -46,8 +45,8 @@ func newOutbox() *outbox {
 	return &outbox{ctx: ctx, cancel: cancel}
 }
 
-// later runs deliver in the background. It returns false where too much is
-// pending already, or the outbox is closed.
+// later runs deliver in the background. It returns false if too much is pending already,
+// or the outbox is closed.
 func (o *outbox) later(size int, deliver func(ctx context.Context)) bool {
 	cost := int64(size) + pendingOverhead
 	if !o.enter(cost) {
@@ -60,7 +59,8 @@ func (o *outbox) later(size int, deliver func(ctx context.Context)) bool {
 	return true
 }
 
-// enter accounts for work in the foreground or background; leave undoes it.
+// enter takes bytes for some work, for which leave must be called with as many when it is
+// done. It returns false under the same conditions as later.
 func (o *outbox) enter(cost int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -79,7 +79,7 @@ func (o *outbox) leave(cost int64) {
 	o.work.Done()
 }
 
-// Destruct cancels what is under way and waits for its end.
+// Destruct cancels what is under way, and blocks until it has ended.
 func (o *outbox) Destruct() error {
 	o.mu.Lock()
 	o.closed = true

@@ -1,7 +1,6 @@
 package simulator
 
-// What of a recording is made to fit its request. Everything else of it stays
-// as it is.
+// Making a recording fit its request. What does not depend on the request stays as it is.
 
 import (
 	"encoding/json"
@@ -9,7 +8,7 @@ import (
 	"fmt"
 )
 
-// ofRequest are the members of metadata that are the request's.
+// ofRequest are the members of metadata that depend on the request.
 func (o options) ofRequest(requestID string, notes []warning) map[string]any {
 	values := map[string]any{"request_id": requestID, "simulated": true}
 	if len(o.extra) > 0 {
@@ -24,7 +23,7 @@ func (o options) ofRequest(requestID string, notes []warning) map[string]any {
 	return values
 }
 
-// patch sets members of objects that are members of a result.
+// patch sets members of the named objects in a result.
 func patch(result []byte, objects map[string]map[string]any) ([]byte, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(result, &members); err != nil {
@@ -46,8 +45,8 @@ func patch(result []byte, objects map[string]map[string]any) ([]byte, error) {
 	return json.Marshal(members)
 }
 
-// patched sets members of a JSON object, which may be missing, and leaves out
-// those whose value is nil. An empty `created` becomes the time.
+// patched sets members of a JSON object, which may be missing, and removes those whose
+// value is nil. An empty `created` becomes the present time.
 func patched(object json.RawMessage, values map[string]any) (json.RawMessage, error) {
 	var members map[string]json.RawMessage
 	if len(object) > 0 {

@@ -1,7 +1,7 @@
 package simulator
 
-// POST /v1/read: text intelligence. The result is a recording, of which a
-// request gets what it asks for.
+// POST /v1/read: text intelligence. The result consists of the parts of a recording that
+// the request asks for.
 
 import (
 	"io"
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// readFeature is a parameter that asks for a part of a result, and where that
-// part is: in the results, and in the metadata.
+// readFeature is a parameter that asks for a part of a result, and the names of that part
+// in the results and in the metadata.
 type readFeature struct{ parameter, result, info string }
 
 var readFeatures = []readFeature{
@@ -48,13 +48,13 @@ func (s *Simulator) read(w http.ResponseWriter, r *http.Request, c *call) (*call
 }
 
 func (c *call) asksFor(feature readFeature) bool {
-	// summarize has versions; v2 is the one there is.
+	// summarize names a version, of which v2 is the only one.
 	return isOn(c.query, feature.parameter) ||
 		feature.parameter == "summarize" && c.query.Get("summarize") == "v2"
 }
 
-// readText returns the text of a request: plain, or in JSON. A text that a URL
-// names is not fetched; the URL stands for it.
+// readText returns the text of a request, which is plain or in JSON. A text that is named
+// by a URL is not fetched: the URL is taken for the text.
 func readText(w http.ResponseWriter, r *http.Request) (string, []warning, error) {
 	if !isJSON(r) {
 		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON))

@@ -1,11 +1,11 @@
 package simulator
 
-// A live stream of recorded messages.
+// The messages of a live stream, as they were recorded.
 
 import "encoding/json"
 
-// recordedScript plays messages of the user's. Each is due when so much audio
-// came as it is about, and never before the one ahead of it.
+// recordedScript plays messages of the user's. Each is due when the audio that it is about
+// has come, and after the message before it.
 type recordedScript struct {
 	options   options
 	requestID string
@@ -17,7 +17,7 @@ func newRecordedScript(requestID string, o options, messages []recordedMessage) 
 	s := &recordedScript{options: o, requestID: requestID}
 	for _, m := range messages {
 		if m.kind == "Metadata" {
-			// It can only be the last message, so it waits for the end.
+			// Metadata is the last message of a stream, so it waits for the end.
 			s.metadata = &m
 			continue
 		}
@@ -35,8 +35,7 @@ func (s *recordedScript) advance(seconds float64, emit func(message) error) erro
 	return nil
 }
 
-// finalize does nothing: what was recorded knows of no other end of a
-// sentence.
+// finalize does nothing: a recorded sentence ends where it was recorded to.
 func (s *recordedScript) finalize(float64, func(message) error) error { return nil }
 
 func (s *recordedScript) finish(heard audio, emit func(message) error) error {

@@ -1,8 +1,8 @@
 package simulator
 
-// The messages of a live stream, in the order and at the times at which they
-// are due. They depend on how much audio came, not on how it was cut into
-// messages, so the same audio always gives the same results.
+// The messages of a live stream, and when they are due. That depends on how much audio has
+// come, and not on how it was cut into messages: the same audio always gives the same
+// results.
 
 import (
 	"encoding/json"
@@ -11,17 +11,18 @@ import (
 // message is one text message of a live stream.
 type message struct {
 	body []byte
-	// results tells a Results message from the others.
+	// results says that the message is of the type Results.
 	results bool
 }
 
-// script is what is said in a live stream. emit stops it by an error.
+// script is what is said in a live stream. Its methods emit messages, and end with the
+// error of emit, if that returns one.
 type script interface {
-	// advance emits what is due when so many seconds of audio came.
+	// advance emits what is due after so many seconds of audio.
 	advance(seconds float64, emit func(message) error) error
 	// finalize emits what was heard of a sentence that is not over.
 	finalize(seconds float64, emit func(message) error) error
-	// finish emits everything that is left, last of it the metadata.
+	// finish emits everything that is left, and last the metadata.
 	finish(heard audio, emit func(message) error) error
 }
 
@@ -58,9 +59,9 @@ type utteranceEnd struct {
 }
 
 const (
-	// endpointing is the silence after which a sentence is taken to be over.
+	// endpointing is how many seconds of silence end a sentence.
 	endpointing = 0.3
-	// interimEvery is the time between the interim results of a sentence.
+	// interimEvery is how many seconds are between interim results of a sentence.
 	interimEvery = 1.0
 )
 
@@ -72,14 +73,14 @@ type storyScript struct {
 	narrator  *narrator
 
 	current spokenSentence
-	begun   bool    // its SpeechStarted is out
-	final   int     // how many of its words are out in final results
+	begun   bool    // SpeechStarted was emitted for it
+	final   int     // how many of its words were in final results
 	interim float64 // when its next interim result is due
-	from    float64 // up to where results are final
+	from    float64 // the end of the latest final result
 
 	lastWord float64 // the end of the last word in a final result
-	ended    float64 // the same of the last UtteranceEnd
-	silence  float64 // when the next UtteranceEnd is due; zero: none is
+	ended    float64 // the last_word_end of the latest UtteranceEnd
+	silence  float64 // when the next UtteranceEnd is due; zero if none is
 }
 
 func newStoryScript(requestID string, o options, channels int, text *story) *storyScript {
@@ -127,14 +128,14 @@ func (s *storyScript) advance(seconds float64, emit func(message) error) error {
 // expectSilence decides whether the pause after the current sentence is long
 // enough for an UtteranceEnd.
 func (s *storyScript) expectSilence() {
-	if due := s.current.end + s.options.utteranceEnd; s.options.utteranceEnd > 0 &&
-		due < s.current.next {
+	due := s.current.end + s.options.utteranceEnd
+	if s.options.utteranceEnd > 0 && due < s.current.next {
 		s.silence = max(due, s.from)
 	}
 }
 
-// finalize answers even where nothing was heard since the last final result,
-// because clients wait for the answer.
+// finalize emits a result even if nothing was heard since the latest final one, because
+// clients wait for it.
 func (s *storyScript) finalize(seconds float64, emit func(message) error) error {
 	return s.emitFinal(seconds, false, true, emit)
 }
@@ -153,7 +154,7 @@ func (s *storyScript) finish(heard audio, emit func(message) error) error {
 	metadata := newListenMetadata(s.requestID, s.options, heard)
 	metadata.Type = "Metadata"
 	if heard.seconds == 0 {
-		metadata.Channels = 0 // as the vendor's sample of a stream without audio
+		metadata.Channels = 0 // as in the vendor's example of a stream without audio
 	}
 	return emitJSON(metadata, false, emit)
 }

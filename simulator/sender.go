@@ -1,6 +1,6 @@
 package simulator
 
-// Callbacks by HTTP: one attempt, and the attempts of a batch callback.
+// Callbacks by HTTP: an attempt, and the attempts of a batch callback.
 
 import (
 	"bytes"
@@ -22,13 +22,13 @@ type callback struct {
 	kind        string
 	method      string
 	target      *callbackURL
-	keyID       string // empty: without dg-token
+	keyID       string // the dg-token; empty for none
 	contentType string
 	body        []byte
 }
 
-// sender delivers callbacks by HTTP. It knows nothing of the configuration
-// that it came from, and so can outlive it.
+// sender delivers callbacks by HTTP. It keeps nothing of the configuration that it is for,
+// and so can outlive it.
 type sender struct {
 	transport  http.RoundTripper
 	retries    int
@@ -39,9 +39,9 @@ type sender struct {
 	logger     atomic.Pointer[zap.Logger]
 }
 
-// deliver waits for the latency and then tries until the receiver answers 200
-// to 299 or the retries are used up. An address that may not be called is not
-// tried again.
+// deliver waits for the latency, and then makes attempts until the receiver answers 200 to
+// 299 or there are no retries left. An address that may not be called is not tried again.
+// deliver blocks for all of that time.
 func (s *sender) deliver(ctx context.Context, latency time.Duration, cb *callback) error {
 	err := wait(ctx, latency)
 	for number := 1; err == nil; number++ {
@@ -57,9 +57,8 @@ func (s *sender) deliver(ctx context.Context, latency time.Duration, cb *callbac
 	return err
 }
 
-// once makes a single attempt. It is what a result of a live stream gets: the
-// vendor does not document any retries for those, so the receiver is tried
-// with the harder case.
+// once makes a single attempt, as for the results of live streams: the vendor does not
+// document any retries of those, and a receiver should be tried with the harder case.
 func (s *sender) once(ctx context.Context, cb *callback) error {
 	if err := s.attempt(ctx, cb, 1); err != nil {
 		return err
@@ -75,7 +74,7 @@ func (s *sender) repeat(ctx context.Context, cb *callback) error {
 	return s.attempt(ctx, cb, 1)
 }
 
-// attempt sends the callback once and logs what came of it.
+// attempt sends a callback once, and logs the outcome.
 func (s *sender) attempt(ctx context.Context, cb *callback, number int) error {
 	start := time.Now()
 	status, err := s.send(ctx, cb)
@@ -106,8 +105,7 @@ func (s *sender) send(ctx context.Context, cb *callback) (int, error) {
 
 	client := http.Client{
 		Transport: s.transport,
-		// To the vendor a redirect is a failure like any other answer that is
-		// not 200 to 299.
+		// A redirect is a failure, like any answer but 200 to 299.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)
@@ -115,8 +113,8 @@ func (s *sender) send(ctx context.Context, cb *callback) (int, error) {
 		return 0, withoutURL(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	// Read a little, so that the connection can be used again; the answer's
-	// body means nothing.
+	// Some of the answer's body, which means nothing, is read, so that the connection can
+	// be used again.
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return resp.StatusCode, fmt.Errorf("answered %d", resp.StatusCode)
@@ -124,11 +122,10 @@ func (s *sender) send(ctx context.Context, cb *callback) (int, error) {
 	return resp.StatusCode, nil
 }
 
-// overhead is a generous size of what is sent around a body: handshakes and
-// headers.
+// overhead is how many bytes handshakes and headers have at most, beside a body.
 const overhead = 4 << 10
 
-// limit is how long it may take to send so many bytes and have an answer.
+// limit is how long it may take to send so many bytes and to get an answer.
 func (s *sender) limit(size int) time.Duration {
 	if s.uploadRate <= 0 {
 		return s.timeout
@@ -136,8 +133,8 @@ func (s *sender) limit(size int) time.Duration {
 	return s.timeout + time.Duration(float64(size)/float64(s.uploadRate)*float64(time.Second))
 }
 
-// fields tell which callback a log line is about. The URL's query and
-// credentials are secrets and stay out.
+// fields say in a log line which callback it is about. They do not show the query and the
+// credentials of the URL, which are secret.
 func (cb *callback) fields() []zap.Field {
 	return []zap.Field{
 		zap.String("request_id", cb.requestID),
@@ -148,7 +145,7 @@ func (cb *callback) fields() []zap.Field {
 	}
 }
 
-// withoutURL takes the URL out of an error of net/http: it holds the query.
+// withoutURL removes the URL from an error of net/http, as it has the query in it.
 func withoutURL(err error) error {
 	var withURL *url.Error
 	if errors.As(err, &withURL) {

@@ -17,8 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// fakeReceiver answers attempts without sockets, so that time can be
-// synthetic.
+// fakeReceiver answers attempts without sockets, as in a synctest bubble.
 type fakeReceiver struct {
 	start    time.Time
 	statuses []int // in turn; the last one again and again; zero is an error

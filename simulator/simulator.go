@@ -5,7 +5,7 @@
 //
 // A request takes this way through the files:
 //
-//	simulator.go    the module, its configuration, which endpoint
+//	simulator.go    the module, its configuration, its endpoints: read this first
 //	caller.go       who may call
 //	listen.go       POST /v1/listen     speak.go  POST /v1/speak     read.go  POST /v1/read
 //	live.go         GET /v1/listen, the WebSocket: one speaker, one callback
@@ -16,9 +16,9 @@
 //	audio.go        how much was heard, measured without keeping it; wav.go its header
 //	story.go        the words and when they are said; transcript.go and script.go
 //	                put them into a pre-recorded result and into streaming messages;
-//	                recorded.go plays messages of the user's
-//	bodies.go       the recordings: the built-in folder, and the user's own above it
-//	patch.go        what of a recording is made to fit its request
+//	                recorded.go plays messages that the user has recorded
+//	bodies.go       the recordings that results are made of
+//	patch.go        making a recording fit its request
 package simulator
 
 import (
@@ -232,18 +232,17 @@ func (s *Simulator) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// adviseOnLogs says what the access log of the simulator's server shows: Caddy
-// encodes a request for it before any handler runs, and hides Authorization,
-// but not the callback's credentials in the query, nor an API key that a
-// browser sends as a subprotocol.
+// adviseOnLogs warns of what the access log of the simulator's server shows. Caddy encodes
+// a request for it before any handler runs, and hides Authorization, but neither the
+// callback's credentials in the query nor an API key that a browser sends as a subprotocol.
 func (s *Simulator) adviseOnLogs(ctx caddy.Context) {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Logs == nil {
 		return
 	}
 	s.outbox.advice.Do(func() {
-		s.logger.Warn("the access log shows the credentials of callback URLs unless a filter hides them; "+
-			"the simulator's README has one to copy",
+		s.logger.Warn("the access log shows the credentials of callback URLs "+
+			"unless a filter hides them; the simulator's README has one to copy",
 			zap.Strings("log_fields", []string{
 				"request>uri (parameters callback and extra)",
 				"request>headers>Sec-Websocket-Protocol",
@@ -268,7 +267,7 @@ func (s *Simulator) setUpSending() error {
 		s.sender.retries = *s.Retries
 	}
 	s.sender.logger.Store(s.logger)
-	// Neither has a Proxy: an environment variable must not reroute callbacks
+	// Neither of the two has a Proxy: an environment variable must not make callbacks go
 	// past the check of their addresses.
 	s.sender.transport = &http.Transport{
 		DialContext:         dial,
@@ -284,14 +283,14 @@ func (s *Simulator) setUpSending() error {
 	return nil
 }
 
-// Cleanup releases the configuration's share of what outlives it. Pending
-// callbacks and live streams go on while a newer configuration has a
-// simulator; the last one to go cancels them and waits for their end.
+// Cleanup implements [caddy.CleanerUpper]. Pending callbacks and live streams go on if a
+// newer configuration has a simulator. The last simulator cancels them, and its Cleanup
+// blocks until they have ended.
 func (s *Simulator) Cleanup() error {
 	if s.outbox == nil {
 		return nil
 	}
-	// The configuration's own logs may be closed from here on.
+	// The logs of this configuration may be closed from here on.
 	s.sender.logger.Store(caddy.Log().Named("http.handlers.deepgram_simulator"))
 	_, err := outboxes.Delete(outboxKey)
 	if transport, ok := s.sender.transport.(*http.Transport); ok {
@@ -311,8 +310,8 @@ func (s *Simulator) ServeHTTP(
 	c := &call{requestID: uuid.NewString(), query: r.URL.Query()}
 	w.Header().Set("Dg-Request-Id", c.requestID)
 	if err := s.serve(w, r, c, methods); err != nil {
-		// It is answered as far as possible. Caddy's log of errors, where
-		// returning the error would put it, shows the callback's credentials.
+		// The request is answered as far as possible. Returning the error would put it into
+		// Caddy's log of errors, which shows the callback's credentials.
 		s.sender.logger.Load().Error("answering failed",
 			zap.String("request_id", c.requestID), zap.String("path", r.URL.Path), zap.Error(err))
 	}
@@ -333,7 +332,7 @@ func (s *Simulator) serve(w http.ResponseWriter, r *http.Request, c *call, metho
 	}
 	var known bool
 	if c.keyID, known = s.authenticate(r); !known {
-		// The challenge is what RFC 9110, section 15.5.2 asks of every 401.
+		// Every 401 must have a challenge (RFC 9110, section 15.5.2).
 		w.Header().Set("WWW-Authenticate", `Token realm="deepgram_simulator"`)
 		return c.refuse(w, errInvalidAuth)
 	}
@@ -353,8 +352,8 @@ func (s *Simulator) serve(w http.ResponseWriter, r *http.Request, c *call, metho
 	}
 }
 
-// check refuses values that cannot be right. The Caddyfile's grammar does so
-// too, naming the line; this is for configurations written in JSON.
+// check returns an error for values that cannot be right. The Caddyfile's grammar refuses
+// them too, and names the line; this is for configurations in JSON.
 func (s *Simulator) check() error {
 	if s.AnyPort && len(s.Ports) > 0 {
 		return errors.New("ports and any_port exclude each other")
@@ -380,8 +379,8 @@ func (s *Simulator) check() error {
 	return nil
 }
 
-// simulatorNamespace is for identifiers that have to be the same for the same
-// input (UUID version 5, RFC 9562 section 5.5).
+// simulatorNamespace is the namespace of identifiers that are always the same for the same
+// input (UUID version 5: RFC 9562, section 5.5).
 var simulatorNamespace = uuid.MustParse("5b0ae1f7-6d3e-4d0a-9f57-0e3c1f1d2a64")
 
 func durationOr(configured *caddy.Duration, otherwise time.Duration) time.Duration {

@@ -1,7 +1,7 @@
 package simulator
 
-// POST /v1/speak and /v2/speak: text to speech. What comes is silence, for as
-// long as it takes to say the text.
+// POST /v1/speak and /v2/speak: text to speech. The speech is silence, for as long as it
+// takes to say the text.
 
 import (
 	"bytes"
@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// maxSpeakText is the vendor's limit of a text's length, in characters.
+	// maxSpeakText is how many characters a text may have, as with the vendor.
 	maxSpeakText = 2000
 
-	// charactersPerSec is how fast a text is said.
+	// charactersPerSec is how many characters of a text are said in a second.
 	charactersPerSec = 15
 )
 
-// The sample rates that the vendor documents for its encodings without a
-// bit rate.
+// speakRates are the sample rates that the vendor documents for encodings without a bit
+// rate.
 var speakRates = []int{8000, 16000, 24000, 32000, 44100, 48000}
 
-// errNotFlux is the answer of /v2/speak, which has no default model
+// errNotFlux is the error of /v2/speak for any other model, or none, as it has no default
 // (https://developers.deepgram.com/docs/flux-tts/batch).
 var errNotFlux = refusal(http.StatusBadRequest,
 	"Invalid model: /v2/speak needs a flux-{voice}-{language} model; use /v1/speak for Aura voices.")
@@ -61,9 +61,8 @@ func (s *Simulator) speak(w http.ResponseWriter, r *http.Request, c *call) (*cal
 		return nil, err
 	}
 
-	// The vendor's SDKs read these from every answer, one with nothing but the
-	// request id in it too: the Go SDK takes it for an error where there is no
-	// dg-char-count, and the Python SDK (3 and 4) where there is no
+	// The vendor's SDKs read these fields of every answer, also of one with a callback. The
+	// Go SDK fails if there is no dg-char-count, and the Python SDK (3 and 4) if there is no
 	// Transfer-Encoding.
 	w.Header().Set("Dg-Model-Name", o.model)
 	w.Header().Set("Dg-Model-Uuid", o.modelUUID())
@@ -88,7 +87,8 @@ func synthesise(characters int, query url.Values) (speech, error) {
 	encoding, ok := pcmEncodings[name]
 	if !ok {
 		return speech{}, refusal(http.StatusBadRequest,
-			"The simulator does not encode %q: it has mp3, linear16, mulaw and alaw, and sends files of its option `results`.", name)
+			"The simulator does not encode %q: it has mp3, linear16, mulaw and alaw, "+
+				"and sends files of its option `results`.", name)
 	}
 	rate := encoding.rate
 	if value := query.Get("sample_rate"); value != "" {
@@ -115,9 +115,9 @@ func synthesise(characters int, query url.Values) (speech, error) {
 // pcmEncoding is an encoding with samples of a fixed size.
 type pcmEncoding struct {
 	mediaType string
-	wavFormat int    // RFC 2361
-	rate      int    // by default
-	silence   []byte // one sample of it
+	wavFormat int    // its number in a WAV header (RFC 2361)
+	rate      int    // the default sample rate
+	silence   []byte // one sample of silence
 }
 
 var pcmEncodings = map[string]pcmEncoding{
@@ -126,8 +126,8 @@ var pcmEncodings = map[string]pcmEncoding{
 	"alaw":     {"audio/alaw", 6, 8000, []byte{0xd5}},
 }
 
-// silentMP3 returns frames of MPEG-1 Layer III (ISO/IEC 11172-3) with nothing
-// in them, which a player plays as silence: 32 kbit/s, 44.1 kHz, mono.
+// silentMP3 returns empty frames of MPEG-1 Layer III (ISO/IEC 11172-3), which are played as
+// silence: 32 kbit/s, 44.1 kHz, mono.
 func silentMP3(seconds float64) []byte {
 	const (
 		samplesPerFrame = 1152

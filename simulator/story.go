@@ -19,8 +19,8 @@ const (
 	paragraphGap = 2.0
 )
 
-// maxWords bounds the size of a pre-recorded result. Words beyond it are left
-// out; it is enough for about four hours.
+// maxWords is how many words a pre-recorded result has at most, which is enough for about
+// four hours. Words beyond that are left out.
 const maxWords = 30000
 
 // story is a text cut into paragraphs, sentences and words.
@@ -28,13 +28,13 @@ type story struct {
 	paragraphs [][][]string
 }
 
-// maxSentence cuts a text without punctuation, so that a live stream gets its
-// final results in pieces.
+// maxSentence is how many words a sentence may have. A longer one is cut, so that a live
+// stream has final results also where the text has no punctuation.
 const maxSentence = 40
 
-// newStory cuts a text: paragraphs are separated by blank lines, sentences end
-// with a full stop, a question mark or an exclamation mark. It is nil where
-// there are no words.
+// newStory cuts a text into pieces. Paragraphs are separated by blank lines, and sentences
+// end with a full stop, a question mark or an exclamation mark. It returns nil if there are
+// no words.
 func newStory(text string) *story {
 	s := &story{}
 	for paragraph := range strings.SplitSeq(strings.ReplaceAll(text, "\r\n", "\n"), "\n\n") {
@@ -69,7 +69,7 @@ func plainWord(word string) string {
 	}))
 }
 
-// spokenWord is a word and when it is said, in seconds from the start.
+// spokenWord is a word and when it is said, in seconds of audio.
 type spokenWord struct {
 	text       string // as written, with punctuation
 	start, end float64
@@ -80,8 +80,8 @@ type spokenWord struct {
 type spokenSentence struct {
 	words      []spokenWord
 	start, end float64
-	paragraph  int // counted on through the repetitions
-	next       float64
+	paragraph  int     // the number of its paragraph, over all repetitions
+	next       float64 // when the next sentence begins
 }
 
 // narrator says a story again and again.
@@ -89,8 +89,8 @@ type narrator struct {
 	story     *story
 	paragraph int
 	sentence  int
-	count     int // of words said
-	time      float64
+	count     int     // how many words were said
+	time      float64 // when the next word begins
 }
 
 func (s *story) narrate() *narrator { return &narrator{story: s, time: leadIn} }
@@ -118,11 +118,10 @@ func (n *narrator) say() spokenSentence {
 	return said
 }
 
-// confidence varies from word to word, as real ones do.
+// confidence is the confidence of the nth word. It varies, as real ones do.
 func confidence(count int) float64 { return 0.9 + float64(count*7919%1000)/10000 }
 
-// said returns the words that were said to their end, of the first so many
-// seconds.
+// said returns the words that have ended after so many seconds.
 func (s spokenSentence) said(seconds float64) []spokenWord {
 	for i, word := range s.words {
 		if word.end > seconds {
@@ -132,8 +131,8 @@ func (s spokenSentence) said(seconds float64) []spokenWord {
 	return s.words
 }
 
-// listen returns the sentences of the first so many seconds, the last one cut
-// where the time is over. Not more than the given number of words is returned.
+// listen returns what is said in the first so many seconds: the sentences, of which the last
+// may be cut, and not more words than the given number.
 func (s *story) listen(seconds float64, words int) []spokenSentence {
 	var heard []spokenSentence
 	for n := s.narrate(); n.time < seconds && words > 0; {

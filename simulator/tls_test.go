@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newTLSReceiver answers posts and WebSockets, and returns the file with the
-// certificate that it has to be trusted by.
+// newTLSReceiver runs a server that takes POSTs and WebSockets, and returns the file with its
+// certificate, which clients have to trust.
 func newTLSReceiver(
 	t *testing.T,
 ) (server *httptest.Server, got chan *http.Request, conns chan *websocket.Conn, authority string) {

@@ -16,8 +16,8 @@ type listenResult struct {
 	Results  listenResults  `json:"results"`
 }
 
-// listenMetadata is the metadata of a pre-recorded result and, with a type,
-// the last message of a live stream.
+// listenMetadata is the metadata of a pre-recorded result. With a type, it is the last
+// message of a live stream.
 type listenMetadata struct {
 	Type           string               `json:"type,omitempty"`
 	TransactionKey string               `json:"transaction_key"`
@@ -96,7 +96,7 @@ type utterance struct {
 	ID         string  `json:"id"`
 }
 
-// now is the time as the vendor writes it.
+// now is the present time as the vendor writes it.
 func now() string { return time.Now().UTC().Format("2006-01-02T15:04:05.000Z") }
 
 func newListenMetadata(requestID string, o options, heard audio) listenMetadata {
@@ -116,8 +116,8 @@ func newListenMetadata(requestID string, o options, heard audio) listenMetadata 
 	}
 }
 
-// newListenResult makes the result of so much audio. With several channels all
-// of them say the same.
+// newListenResult makes the result for some audio. If there are several channels, the same
+// is said on all of them.
 func newListenResult(requestID string, o options, heard audio, text *story) listenResult {
 	channels := 1
 	if o.multichannel {
@@ -153,8 +153,8 @@ func (o options) alternative(said []spokenSentence) alternative {
 	return alt
 }
 
-// newWords shapes words as the request wants them. speaker is who says them,
-// where the request wants to know.
+// newWords shapes words as the request wants them. speaker says them, which shows if the
+// request asks for it.
 func (o options) newWords(said []spokenWord, speaker int, withSpeakerConfidence bool) []word {
 	words := make([]word, 0, len(said))
 	for _, s := range said {
@@ -173,7 +173,7 @@ func (o options) newWords(said []spokenWord, speaker int, withSpeakerConfidence 
 	return words
 }
 
-// transcriptOf joins words, with punctuation where they have it.
+// transcriptOf joins words, with their punctuation if they have any.
 func transcriptOf(words []word) string {
 	var b strings.Builder
 	for i, w := range words {
@@ -200,8 +200,8 @@ func meanConfidence(words []word) float64 {
 	return roundTo(sum/float64(len(words)), 1e7)
 }
 
-// newParagraphs groups the sentences. Its transcript names the speakers where
-// the request wants to know them.
+// newParagraphs groups sentences into paragraphs. The transcript names the speakers if the
+// request asks for them.
 func (o options) newParagraphs(said []spokenSentence) *paragraphs {
 	all := &paragraphs{}
 	var transcript strings.Builder

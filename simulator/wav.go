@@ -1,6 +1,6 @@
 package simulator
 
-// The header of a WAV file, as far as it tells the file's duration.
+// The header of a WAV file, as far as it is needed for the file's duration.
 //
 // Format: Microsoft/IBM "Multimedia Programming Interface and Data
 // Specifications 1.0" (RIFF, WAVE), and EBU Tech 3306 (RF64).
@@ -12,11 +12,11 @@ type wavHeader struct {
 	channels    int
 	bytesPerSec int64
 	dataOffset  int64
-	dataSize    int64 // as declared; negative where the header does not know it
+	dataSize    int64 // as the header declares it; negative if it does not
 }
 
-// parseWAV reads the header from a file's beginning. more says that the
-// beginning is too short to tell; ok says that header is valid.
+// parseWAV reads the header from a file's beginning. ok reports whether there is a valid
+// one. more says that this cannot be told yet, and more of the file is needed.
 func parseWAV(b []byte) (header wavHeader, ok, more bool) {
 	if len(b) < 12 {
 		return wavHeader{}, false, true
@@ -36,7 +36,7 @@ func parseWAV(b []byte) (header wavHeader, ok, more bool) {
 		switch {
 		case id == "data":
 			header.dataOffset, header.dataSize = offset, size
-			// Writers that cannot seek back, and RF64, leave a placeholder.
+			// Programs that cannot seek back leave a placeholder here, and so does RF64.
 			if size == 0 || size == 0xffffffff {
 				header.dataSize = -1
 			}
@@ -68,8 +68,8 @@ func (h *wavHeader) readFormat(b []byte) bool {
 	return h.channels > 0 && h.bytesPerSec > 0
 }
 
-// seconds returns the duration of a file of so many bytes: never more than
-// what is there, whatever the header declares.
+// seconds returns the duration of a file of so many bytes. It never counts more bytes than
+// there are, whatever the header declares.
 func (h wavHeader) seconds(size int64) float64 {
 	data := max(0, size-h.dataOffset)
 	if h.dataSize >= 0 {

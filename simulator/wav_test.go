@@ -103,7 +103,7 @@ func TestDurationOfAudio(t *testing.T) {
 func TestMeterKeepsNoAudio(t *testing.T) {
 	meter, err := newAudioMeter(nil)
 	require.NoError(t, err)
-	// A header that goes on for ever, so the meter keeps looking.
+	// This header never ends, so the meter keeps searching.
 	endless := binary.LittleEndian.AppendUint32(riff("RIFF", []byte("JUNK")), math.MaxUint32)
 	_, _ = meter.Write(endless)
 	piece := make([]byte, 1000)
@@ -127,8 +127,7 @@ func TestRefusesAudioParametersThatCannotBe(t *testing.T) {
 	}
 }
 
-// A stranger's header neither panics nor leads to a duration that is longer
-// than its bytes allow.
+// No header makes the parser panic, or makes the duration longer than the bytes that there are.
 func FuzzParseWAV(f *testing.F) {
 	f.Add(wav(1, 8000, 0.01), int64(204))
 	f.Add(riff("RF64", chunk("ds64", make([]byte, 28)),

@@ -35,7 +35,7 @@ func TestNodemoLeavesOutWhatOnlyTheDemoNeeds(t *testing.T) {
 	require.Contains(t, imports("nodemo"), module)
 }
 
-// A demo is a running demo, on other ports than it says.
+// A demo is a running demo, on other ports than its configuration names.
 type demo struct {
 	ports  *strings.Replacer // what stands in the documents, to what it is here
 	log    *caddytest.Output
@@ -69,8 +69,7 @@ func startDemoWith(t *testing.T, change func(config string) string) *demo {
 	return d
 }
 
-// start runs a Caddyfile for the rest of the test, and returns when something
-// answers on port.
+// start runs a Caddyfile until the test ends, and returns when somebody listens on port.
 func start(t *testing.T, config, port string) *caddytest.Process {
 	t.Helper()
 	process := caddytest.StartProcess(t, []byte(config), nil)
@@ -87,7 +86,7 @@ func freePorts(t *testing.T, n int) []string {
 	return ports
 }
 
-// awaitEndOfStreams returns when the service was told of every stream's end.
+// awaitEndOfStreams returns when all streams of the service have ended.
 func (d *demo) awaitEndOfStreams(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -112,7 +111,7 @@ func readmeExamples(t *testing.T) []example {
 	return examples
 }
 
-// comparable takes out of an output what differs from run to run.
+// comparable removes from an output what differs from run to run.
 func comparable(output string) string {
 	output = strings.ReplaceAll(strings.ToValidUTF8(output, "\uFFFD"), "\r", "")
 	for pattern, replacement := range map[string]string{
@@ -141,14 +140,14 @@ func TestTheReadmesExamplesPrintWhatItSays(t *testing.T) {
 		demo.awaitEndOfStreams(t)
 		ported := demo.ports.Replace(e.command)
 		if !strings.Contains(ported, "curl -s ") {
-			// no progress bar, as it is no terminal
+			// Without -s, curl shows a progress bar where its output is not a terminal.
 			ported = strings.Replace(ported, "curl ", "curl -sS ", 1)
 		}
 		c := exec.CommandContext(t.Context(), "sh", "-c", ported)
 		c.Dir = "../.."
 		output, err := c.CombinedOutput()
 		if err != nil {
-			// curl was told to hang up
+			// The command tells curl to hang up after a time.
 			require.ErrorContains(t, err, "exit status 28", "%s\n%s", e.command, output)
 		}
 		require.Equal(t, comparable(e.output), comparable(string(output)), e.command)
@@ -194,7 +193,7 @@ func TestTheDemoTakesWhatIsRightAndNothingElse(t *testing.T) {
 	require.NotContains(t, demo.log.String(), "callback 3")
 }
 
-// One comment sign less, and the demo has something to show.
+// Without one comment sign, the demo sends itself callbacks.
 func TestTheDemoFeedsItselfWhereItIsToldTo(t *testing.T) {
 	demo := startDemoWith(t, func(config string) string {
 		fed := strings.Replace(config, "\n\t# demo_feed ", "\n\tdemo_feed ", 1)

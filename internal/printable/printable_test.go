@@ -50,7 +50,7 @@ func requireHarmless(t testing.TB, text string) {
 	}
 }
 
-// A steering value fails to be harmless in whatever way it is logged.
+// However a value with control characters is logged, they are escaped.
 type steering string
 
 func (s steering) String() string { return string(s) }

@@ -21,7 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
-// submission is what a simulator is asked for.
+// submission is a request to the simulator.
 type submission struct {
 	path     string
 	query    url.Values
@@ -30,7 +30,7 @@ type submission struct {
 	ended    string // how a call ended
 }
 
-// newFakeSimulator takes everything and hands it to the test.
+// newFakeSimulator takes every request, and hands it to the test.
 func newFakeSimulator(t *testing.T, status int) (server *httptest.Server, got chan submission) {
 	t.Helper()
 	got = make(chan submission, 1000)
@@ -83,7 +83,7 @@ func newFakeSimulator(t *testing.T, status int) (server *httptest.Server, got ch
 	return server, got
 }
 
-// startFeed runs a feed in a hurry.
+// startFeed runs a feed with short times.
 func startFeed(t *testing.T, simulator string) *observer.ObservedLogs {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
