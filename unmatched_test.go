@@ -129,7 +129,8 @@ func TestAnEmpty200IsFound(t *testing.T) {
 			[]string{"callbacks.example.com"},
 		},
 		"a matcher around it": {
-			"callbacks.example.com {\n\thandle /live/* {\n\t\tdeepgram_callback 127.0.0.1:9000 {\n\t\t\tanonymous\n\t\t}\n\t}\n}\n",
+			"callbacks.example.com {\n\thandle /live/* {\n" +
+				"\t\tdeepgram_callback 127.0.0.1:9000 {\n\t\t\tanonymous\n\t\t}\n\t}\n}\n",
 			[]string{"callbacks.example.com"},
 		},
 		"a host without TLS": {

@@ -22,7 +22,8 @@ import (
 const verifierCall = `
 import { readFileSync } from "node:fs";
 const deliveries = JSON.parse(readFileSync(0, "utf8"));
-console.log(JSON.stringify(deliveries.map((d) => verify(d.secret, d.headers, Buffer.from(d.body, "base64")))));
+const taken = (d) => verify(d.secret, d.headers, Buffer.from(d.body, "base64"));
+console.log(JSON.stringify(deliveries.map(taken)));
 `
 
 // signedDelivery is a signed delivery, as a service gets it.

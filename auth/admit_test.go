@@ -34,12 +34,15 @@ const plainConfig = `"basic_auth_plain":{"accounts":[` +
 
 func TestAdmit(t *testing.T) {
 	const (
-		hashed    = `"basic_auth":{"accounts":[{"username":"carol","password":"` + bcryptHash + `"}]}`
-		token     = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1","51f1ad0b-4c3f-4d0e-9f61-0123456789a2"]}`
-		ifPresent = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1","51f1ad0b-4c3f-4d0e-9f61-0123456789a2"],"if_present":true}`
-		query     = `"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd","s 2+0123456789abcd"]}`
-		body      = `"callback_secret":["a-secret-of-2025"]`
-		any       = `"require":"any"`
+		hashed = `"basic_auth":{"accounts":[{"username":"carol","password":"` + bcryptHash + `"}]}`
+		token  = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1",` +
+			`"51f1ad0b-4c3f-4d0e-9f61-0123456789a2"]}`
+		ifPresent = `"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1",` +
+			`"51f1ad0b-4c3f-4d0e-9f61-0123456789a2"],"if_present":true}`
+		query = `"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd",` +
+			`"s 2+0123456789abcd"]}`
+		body = `"callback_secret":["a-secret-of-2025"]`
+		any  = `"require":"any"`
 	)
 	type caller struct {
 		user, password string
@@ -229,7 +232,8 @@ func TestAdmit(t *testing.T) {
 
 func TestNothingIsHashedWhileAnotherCredentialIsWrong(t *testing.T) {
 	p, comparer := countingPolicy(t,
-		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}`)
+		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},`+
+			`"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}`)
 	for _, target := range []string{"/", "/?token=s1-0123456789abcd", "/?token=s2"} {
 		r := request("POST", target)
 		r.SetBasicAuth("alice", "right")

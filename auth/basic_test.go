@@ -205,7 +205,8 @@ func TestOnlyWrongGuessesCount(t *testing.T) {
 
 func TestThrottledUnderAnyTheBodyStillDecides(t *testing.T) {
 	p, _ := countingPolicy(t,
-		`"require":"any","callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1,"window":60000000000}`)
+		`"require":"any","callback_secret":["a-secret-of-2025"],"guess_limit":{"guesses":1,`+
+			`"window":60000000000}`)
 	for _, password := range []string{"wrong 1", "wrong 2"} {
 		r := request("POST", "/")
 		r.SetBasicAuth("alice", password)

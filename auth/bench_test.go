@@ -53,7 +53,8 @@ func BenchmarkAdmitToken(b *testing.B) {
 
 func BenchmarkAdmitEverythingInHeaderAndQuery(b *testing.B) {
 	p, _ := countingPolicy(b,
-		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},"query_secret":{"parameter":"token","secrets":["`+longPassword+`"]}`)
+		`"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"]},`+
+			`"query_secret":{"parameter":"token","secrets":["`+longPassword+`"]}`)
 	r := request("POST", "/?a=b&token="+longPassword)
 	r.Header.Set("dg-token", "51f1ad0b-4c3f-4d0e-9f61-0123456789a1")
 	r.SetBasicAuth("alice", "right")

@@ -60,7 +60,8 @@ func filler(n int) string {
 	return `"filler":"` + strings.Repeat(`0123456\"`, n/9) + `",`
 }
 
-const rightMetadata = `"metadata":{"request_id":"1","extra":{"callback_secret":"new é-secret-of-2026"}}`
+const rightMetadata = `"metadata":{"request_id":"1",` +
+	`"extra":{"callback_secret":"new é-secret-of-2026"}}`
 
 func TestVerifyBodyYieldsEveryByte(t *testing.T) {
 	p := bodyPolicy(t)

@@ -27,7 +27,8 @@ const (
 
 	// "correct horse", in bcrypt of cost 4 and in argon2id with 64 KiB
 	bcryptHash   = "$2a$04$ChzYtOCeslL9e2B277nRluPa9pECjHBuIPH9yh.4Q04Ng2WS2WVKi"
-	argon2idHash = "$argon2id$v=19$m=64,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$MjZP1+1U9JUbDWvDvtLyEsZiNXOKEUxfi6O2oe46uxA"
+	argon2idHash = "$argon2id$v=19$m=64,t=1,p=1$" +
+		"MDEyMzQ1Njc4OWFiY2RlZg$MjZP1+1U9JUbDWvDvtLyEsZiNXOKEUxfi6O2oe46uxA"
 )
 
 // provision returns an error in place of a policy that is not valid.
@@ -70,7 +71,8 @@ func TestProvisionRefusesWhatCannotBeRight(t *testing.T) {
 		},
 		"only a token that may be absent": {
 			`{"dg_token":{"key_ids":["51f1ad0b-4c3f-4d0e-9f61-0123456789a1"],"if_present":true}}`,
-			"a caller that carries nothing would be let in; remove if_present, or configure another credential",
+			"a caller that carries nothing would be let in; remove if_present, or configure " +
+				"another credential",
 		},
 		"unknown require": {`{"callback_secret":["a-secret-of-2025"],"require":"some"}`,
 			`require: "some" is neither "all" nor "any"`},
@@ -125,7 +127,8 @@ func TestProvisionRefusesWhatCannotBeRight(t *testing.T) {
 			"basic_auth_plain: account 1: username: Basic Auth cannot carry a colon",
 		},
 		"plain password of 31": {plain(longPassword[:31]),
-			`basic_auth_plain: account "alice": password: it has 31 characters, but what is not hashed needs at least 32`},
+			`basic_auth_plain: account "alice": password: it has 31 characters,` +
+				` but what is not hashed needs at least 32`},
 		"plain password of 16 é": {plain(strings.Repeat("é", 16)), "it has 16 characters"},
 		"unset variable": {plain("{env.AUTH_TEST_UNSET}"),
 			`account "alice": password: the placeholder {env.AUTH_TEST_UNSET} is empty`},
@@ -194,7 +197,8 @@ func TestProvisionErrorsHoldNothingOfTheValues(t *testing.T) {
 		for _, config := range []string{
 			`{"basic_auth_plain":{"accounts":[{"username":"alice","password":%s}]}}`,
 			`{"basic_auth":{"accounts":[{"username":"alice","password":%s}]}}`,
-			`{"basic_auth":{"hash":{"algorithm":"argon2id"},"accounts":[{"username":"alice","password":%s}]}}`,
+			`{"basic_auth":{"hash":{"algorithm":"argon2id"},"accounts":[{"username":"alice",` +
+				`"password":%s}]}}`,
 			`{"callback_secret":[%s,""]}`,
 			`{"dg_token":{"key_ids":[%s,""]}}`,
 			`{"query_secret":{"parameter":"p","secrets":[%s,""]}}`,
@@ -219,7 +223,9 @@ func TestPlaceholdersAreResolvedInEveryCredential(t *testing.T) {
 	t.Setenv("AUTH_TEST_HASH", bcryptHash)
 	t.Setenv("AUTH_TEST_TAIL", otherPassword[20:])
 	p := mustProvision(t, `{
-		"basic_auth": {"accounts": [{"username": "{env.AUTH_TEST_USER}", "password": "{env.AUTH_TEST_HASH}"}]},
+		"basic_auth": {"accounts": [
+			{"username": "{env.AUTH_TEST_USER}", "password": "{env.AUTH_TEST_HASH}"}
+		]},
 		"basic_auth_plain": {"accounts": [
 			{"username": "{env.AUTH_TEST_USER}", "password": "{file.`+file+`}"},
 			{"username": "bob", "password": "`+otherPassword[:20]+`{env.AUTH_TEST_TAIL}"}
@@ -273,7 +279,11 @@ func TestPolicyMarshalsToTheDocumentedJSON(t *testing.T) {
 	text, err := json.Marshal(p)
 	require.NoError(t, err)
 	require.JSONEq(t, `{
-		"basic_auth": {"hash": {"algorithm": "bcrypt"}, "accounts": [{"username": "a", "password": "h"}], "realm": "r"},
+		"basic_auth": {
+			"hash": {"algorithm": "bcrypt"},
+			"accounts": [{"username": "a", "password": "h"}],
+			"realm": "r"
+		},
 		"basic_auth_plain": {"accounts": [{"username": "a", "password": "p"}], "realm": "r"},
 		"dg_token": {"key_ids": ["k"], "if_present": true},
 		"callback_secret": ["a-secret-of-2025"],

@@ -9,8 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20261101%2Fus-east-1%2Fs3%2Faws4_request" +
-	"&X-Amz-Date=20261101T000000Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&x-id=PutObject&X-Amz-Signature=0a%2b1b"
+const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&" +
+	"X-Amz-Credential=AKIA%2F20261101%2Fus-east-1%2Fs3%2Faws4_request" +
+	"&X-Amz-Date=20261101T000000Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&x-id=PutObject&" +
+	"X-Amz-Signature=0a%2b1b"
 
 func TestStripTakesTheSecretOffTheQueryAndLeavesEveryOtherByte(t *testing.T) {
 	p := mustProvision(t, `{"query_secret":{"parameter":"token","secrets":["s1-0123456789abcd"]}}`)

@@ -14,8 +14,10 @@ import (
 )
 
 // presigned is a signed query: if one of its bytes changes, the storage answers 403.
-const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
-	"&X-Amz-Date=20261122T000000Z&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0"
+const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&" +
+	"X-Amz-Credential=AKIA%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
+	"&X-Amz-Date=20261122T000000Z&X-Amz-SignedHeaders=host&" +
+	"X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0"
 
 func TestTranscriptArrivesAsItWasSent(t *testing.T) {
 	for method, submit := range map[string][]string{

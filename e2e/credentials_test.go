@@ -8,7 +8,8 @@ import (
 )
 
 // hashedAuth has the hash of "correct horse", at the lowest cost.
-const hashedAuth = "basic_auth {\ndeepgram $2a$04$5grEWANqxjEPf3GUwGP6feXo64hsfDUQ4lAt95.4jYAM7f1vNrJPa\n}\n"
+const hashedAuth = "basic_auth {\ndeepgram " +
+	"$2a$04$5grEWANqxjEPf3GUwGP6feXo64hsfDUQ4lAt95.4jYAM7f1vNrJPa\n}\n"
 
 // attempt is what a request carries as credentials, and the status that it has to get.
 type attempt struct {

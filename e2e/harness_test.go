@@ -154,7 +154,8 @@ func (l *loop) gatewaySite() string {
 func (l *loop) simulatorSite() string {
 	_, port, _ := net.SplitHostPort(l.simulator)
 	_, called, _ := net.SplitHostPort(l.called())
-	return fmt.Sprintf("http://:%s {\nbind 127.0.0.1\n%s\ndeepgram_simulator {\napi_key %s %s\nports %s\nlatency 0\n%s\n}\n}\n",
+	return fmt.Sprintf("http://:%s {\nbind 127.0.0.1\n%s\ndeepgram_simulator {\napi_key %s %s\n"+
+		"ports %s\nlatency 0\n%s\n}\n}\n",
 		port, l.accessLog(), apiKey, apiKeyID, called, l.setup.simulator)
 }
 
@@ -354,7 +355,7 @@ func unstartedService(t testing.TB, statuses ...int) *service {
 	t.Helper()
 	s := &service{requests: make(chan request, 1000), streams: make(chan accepted, 100)}
 	var answered atomic.Int64
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		if websocket.IsWebSocketUpgrade(r) {
 			if conn, err := new(websocket.Upgrader).Upgrade(w, r, nil); err == nil {
 				t.Cleanup(func() { _ = conn.Close() })
@@ -375,7 +376,8 @@ func unstartedService(t testing.TB, statuses ...int) *service {
 			w.Header().Set("Location", "/elsewhere")
 		}
 		w.WriteHeader(status)
-	}))
+	}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			s.connections.Add(1)

@@ -132,7 +132,11 @@ func unavailable(reason string, cause error, retryAfter time.Duration) error {
 }
 
 func tooLong(cause error) error {
-	return &auth.Refusal{Status: http.StatusRequestEntityTooLarge, Reason: app.ReasonMaxBody, Cause: cause}
+	return &auth.Refusal{
+		Status: http.StatusRequestEntityTooLarge,
+		Reason: app.ReasonMaxBody,
+		Cause:  cause,
+	}
 }
 
 // refusalOf turns the error that a callback is turned away for into a refusal. An error that is

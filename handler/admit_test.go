@@ -268,14 +268,18 @@ func TestNothingReachesTheServiceBeforeTheBodysSecret(t *testing.T) {
 			secret + `"}}}`
 	}
 	for name, body := range map[string]string{
-		"wrong":                body("wrong"),
-		"missing":              `{"results":"` + filler + `","metadata":{}}`,
-		"empty":                "",
-		"not JSON":             "RIFF" + filler,
-		"in the wrong place":   `{"callback_secret":"right-0123456789ab","Extra":{"callback_secret":"right-0123456789ab"},"results":{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}}`,
-		"cut off before it":    `{"results":"` + filler + `"`,
-		"twice, first wrong":   `{"metadata":{"extra":{"callback_secret":"wrong","callback_secret":"right-0123456789ab"}}}`,
-		"an object":            `{"metadata":{"extra":{"callback_secret":{"right-0123456789ab":"right-0123456789ab"}}}}`,
+		"wrong":    body("wrong"),
+		"missing":  `{"results":"` + filler + `","metadata":{}}`,
+		"empty":    "",
+		"not JSON": "RIFF" + filler,
+		"in the wrong place": `{"callback_secret":"right-0123456789ab",` +
+			`"Extra":{"callback_secret":"right-0123456789ab"},` +
+			`"results":{"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}}`,
+		"cut off before it": `{"results":"` + filler + `"`,
+		"twice, first wrong": `{"metadata":{"extra":{"callback_secret":"wrong",` +
+			`"callback_secret":"right-0123456789ab"}}}`,
+		"an object": `{"metadata":{"extra":{"callback_secret":{"right-0123456789ab":` +
+			`"right-0123456789ab"}}}}`,
 		"an array of the JSON": `[` + body("right-0123456789ab") + `]`,
 	} {
 		for _, chunked := range []bool{false, true} {
@@ -401,8 +405,10 @@ func TestTrailersCarryNoCredentials(t *testing.T) {
 			got := sendRaw(t, g.addr,
 				"POST / HTTP/1.1\r\nHost: x\r\nTrailer: "+announced+"\r\nTransfer-Encoding: chunked\r\n\r\n"+
 					fmt.Sprintf("%x\r\n%s\r\n0\r\n", len(body), body)+
-					"X-Checksum: 1\r\nAuthorization: Basic eDp5\r\ndg-token: k\r\nCookie: a=b\r\nX-Forwarded-For: 192.0.2.1\r\n"+
-					"X-Forwarded-Port: 443\r\nProxy-Authorization: Basic eDp5\r\nHost: other\r\nContent-Type: a/b\r\n\r\n")
+					"X-Checksum: 1\r\nAuthorization: Basic eDp5\r\ndg-token: k\r\nCookie: a=b\r\n"+
+					"X-Forwarded-For: 192.0.2.1\r\n"+
+					"X-Forwarded-Port: 443\r\nProxy-Authorization: Basic eDp5\r\nHost: other\r\n"+
+					"Content-Type: a/b\r\n\r\n")
 			require.Equal(t, 200, got.StatusCode, name)
 			require.Equal(t, http.Header{"X-Checksum": {"1"}}, <-trailers, "%s, announced: %s",
 				name, announced)
@@ -434,13 +440,16 @@ func TestTheSecretOfAClosingMetadataCounts(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, "callback_secret right-0123456789ab"))
 	for body, want := range map[string]int{
-		`{"type":"Metadata","request_id":"1","extra":{"callback_secret":"right-0123456789ab"}}`:               200,
-		`{"metadata":{"extra":{}},"extra":{"callback_secret":"right-0123456789ab"}}`:                          200,
-		`{"extra":null,"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`:                        200,
-		`{"extra":{"callback_secret":"wrong"},"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`: 401,
-		`{"extra":{},"extra":{"callback_secret":"right-0123456789ab"}}`:                                       401,
-		`{"channel":{"extra":{"callback_secret":"right-0123456789ab"}}}`:                                      401,
-		`{"type":"UtteranceEnd","channel":[0,1],"last_word_end":2.1}`:                                         401,
+		`{"type":"Metadata","request_id":"1",` +
+			`"extra":{"callback_secret":"right-0123456789ab"}}`: 200,
+		`{"metadata":{"extra":{}},` +
+			`"extra":{"callback_secret":"right-0123456789ab"}}`: 200,
+		`{"extra":null,"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`: 200,
+		`{"extra":{"callback_secret":"wrong"},` +
+			`"metadata":{"extra":{"callback_secret":"right-0123456789ab"}}}`: 401,
+		`{"extra":{},"extra":{"callback_secret":"right-0123456789ab"}}`:  401,
+		`{"channel":{"extra":{"callback_secret":"right-0123456789ab"}}}`: 401,
+		`{"type":"UtteranceEnd","channel":[0,1],"last_word_end":2.1}`:    401,
 	} {
 		require.Equal(t, want, send(t, "POST", g.url, strings.NewReader(body), nil).StatusCode, body)
 	}
@@ -499,7 +508,8 @@ func TestOnlyStreamsAreTunnelled(t *testing.T) {
 	auth := "Authorization: " + withPassword().Get("Authorization") + "\r\n"
 	for _, request := range []string{
 		"POST / HTTP/1.1\r\nHost: x\r\n" + auth +
-			"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0\r\n\r\n",
+			"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" +
+			"HTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Connection: upgrade\r\nUpgrade: TLS/1.3\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Upgrade: websocket\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + auth + "Connection: upgrade\r\nUpgrade: websocket/9\r\n\r\n",

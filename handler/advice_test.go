@@ -27,9 +27,11 @@ func TestEachConfigurationAdvisesOnceOnLogs(t *testing.T) {
 	g := start(t, "handle /a {\n"+token+"\n}\nhandle {\n"+token+"\n}")
 	require.Equal(t, [][]any{{"request>headers>Dg-Token"}}, g.advice())
 
-	g.reload("handle /a {\n" + token + "\n}\nhandle /b {\n" + query + "\n}\nhandle {\n" + query + "\n}")
+	g.reload("handle /a {\n" + token + "\n}\nhandle /b {\n" + query + "\n}\nhandle {\n" + query +
+		"\n}")
 	advice := slices.Concat(g.advice()...)
-	require.ElementsMatch(t, []any{"request>headers>Dg-Token", "request>uri (parameter token)"}, advice)
+	require.ElementsMatch(t, []any{"request>headers>Dg-Token", "request>uri (parameter token)"},
+		advice)
 
 	g.reload(callback("127.0.0.1:1", "anonymous"))
 	require.Empty(t, g.advice())

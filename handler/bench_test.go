@@ -47,7 +47,8 @@ func BenchmarkAdmission(b *testing.B) {
 	const relay = `"relay":{"upstreams":[{"dial":"127.0.0.1:9"}],"transport":{"protocol":"instant"}}`
 	const header = `"basic_auth_plain":{"accounts":[{"username":"deepgram","password":"` + password +
 		`"}]},` +
-		`"dg_token":{"key_ids":["key"]},"query_secret":{"parameter":"token","secrets":["query-0123456789"]},`
+		`"dg_token":{"key_ids":["key"]},"query_secret":{"parameter":"token",` +
+		`"secrets":["query-0123456789"]},`
 	const metadataFirst = `{"metadata":{"extra":{"callback_secret":"body-secret-2025"}},"results":"`
 	for _, test := range []struct {
 		name, config string

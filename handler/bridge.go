@@ -133,7 +133,11 @@ func (h *Handler) checkHandshake(r *http.Request, admission auth.Admission) erro
 }
 
 func badHandshake(detail string) error {
-	return &auth.Refusal{Status: http.StatusBadRequest, Reason: app.ReasonHandshake, Cause: errors.New(detail)}
+	return &auth.Refusal{
+		Status: http.StatusBadRequest,
+		Reason: app.ReasonHandshake,
+		Cause:  errors.New(detail),
+	}
 }
 
 func validKey(values []string) bool {

@@ -42,7 +42,7 @@ func newEcho(t testing.TB, opts ...echoOptions) *echo {
 		o = opts[0]
 	}
 	e := &echo{conns: make(chan *backendConn, 1000)}
-	e.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		conn, err := o.upgrader.Upgrade(w, r, o.header)
 		if err != nil {
 			return
@@ -69,7 +69,8 @@ func newEcho(t testing.TB, opts ...echoOptions) *echo {
 				_ = conn.WriteMessage(kind, message)
 			}
 		}
-	}))
+	}
+	e.Server = httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	e.Config.ErrorLog = discardLog
 	if o.tls {
 		e.StartTLS()

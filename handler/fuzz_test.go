@@ -17,14 +17,16 @@ import (
 func FuzzStranger(f *testing.F) {
 	const (
 		wrong  = "Authorization: Basic ZGVlcGdyYW06d3Jvbmc=\r\n"
-		stream = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+		stream = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 		secret = `{"metadata":{"extra":{"callback_secret":"wrong"}}}`
 	)
 	for _, seed := range []string{
 		"POST /all HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
 		"POST /all HTTP/1.1\r\nHost: x\r\n" + wrong +
 			"Dg-Token: a\r\nDg-Token: b\r\nContent-Length: 2\r\n\r\n{}",
-		"PUT /all?token=wrong&token=&%74oken=%zz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: y\r\n\r\n",
+		"PUT /all?token=wrong&token=&%74oken=%zz HTTP/1.1\r\nHost: x\r\n" +
+			"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: y\r\n\r\n",
 		"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n" + secret,
 		"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n32\r\n" + secret +
 			"\r\n0\r\n\r\n",
@@ -33,9 +35,11 @@ func FuzzStranger(f *testing.F) {
 		"GET /all HTTP/1.1\r\nHost: x\r\n" + stream + "\r\n\x81\x85\x00\x00\x00\x00hello",
 		"GET /body HTTP/1.1\r\nHost: x\r\n" + stream + wrong + "\r\n\x88\x80\x00\x00\x00\x00",
 		"POST /body HTTP/1.1\r\nHost: x\r\n" + stream + "Content-Length: 0\r\n\r\n",
-		"POST /any HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n",
+		"POST /any HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" +
+			"Content-Length: 0\r\n\r\n",
 		"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n",
-		"POST http://other/any HTTP/1.0\r\n\r\nPOST /any HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+		"POST http://other/any HTTP/1.0\r\n\r\nPOST /any HTTP/1.1\r\nHost: x\r\n" +
+			"Content-Length: 0\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 	} {
 		f.Add([]byte(seed))

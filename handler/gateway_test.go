@@ -165,7 +165,7 @@ type received struct {
 func newService(t testing.TB, answer http.HandlerFunc) *service {
 	t.Helper()
 	s := &service{requests: make(chan *received, 1000)}
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		seen := &received{Request: r}
 		hash := sha256.New()
 		var kept bytes.Buffer
@@ -175,7 +175,8 @@ func newService(t testing.TB, answer http.HandlerFunc) *service {
 		if answer != nil {
 			answer(w, r)
 		}
-	}))
+	}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			s.accepted.Add(1)

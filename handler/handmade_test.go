@@ -31,6 +31,12 @@ type handmade struct {
 	closes bool
 }
 
+// behaving runs a backend that accepts every handshake, and then behaves in a way.
+func behaving(t *testing.T, secure bool, behave func(conn net.Conn)) (upstream string) {
+	t.Helper()
+	return handmade{secure: secure, behave: behave}.start(t)
+}
+
 // start runs the backend until the test ends, and returns its address as an
 // upstream.
 func (h handmade) start(t *testing.T) (upstream string) {

@@ -130,7 +130,8 @@ func TestReloadsUnderLoad(t *testing.T) {
 	sent := load.end()
 	require.Empty(t, load.refused)
 	t.Logf(
-		"%d accepted; %d connections ended without an answer, as those do that a server closes for being idle", sum(sent), load.broken,
+		"%d accepted; %d connections ended without an answer, as those do that a server closes "+
+			"for being idle", sum(sent), load.broken,
 	)
 	taken := book.waitFor(t, sum(sent))
 	waitUntilEmpty(t, dir)

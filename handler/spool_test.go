@@ -323,12 +323,15 @@ func TestDeliveriesAreSigned(t *testing.T) {
 // Everything of a request arrives as it does without an inbox, except for what
 // belongs to its time and its connection.
 func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
-	const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
-		"&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024"
+	const presigned = "X-Amz-Algorithm=AWS4-HMAC-SHA256&" +
+		"X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261122%2Fus-east-1%2Fs3%2Faws4_request" +
+		"&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&" +
+		"X-Amz-Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024"
 	backend := newService(t, nil)
 	t.Setenv("TEST_QUERY", secretQuery)
 	block := plainAuth +
-		"query_secret token {env.TEST_QUERY}\ndg_token key-id {\nif_present\n}\nrelay {\nheader_up X-Client {client_ip}\n}\n"
+		"query_secret token {env.TEST_QUERY}\ndg_token key-id {\nif_present\n}\nrelay {\n" +
+		"header_up X-Client {client_ip}\n}\n"
 	for name, site := range map[string]options{
 		"plain":           {},
 		"trusted proxies": {global: "servers {\ntrusted_proxies static 127.0.0.1/32\n}"},
@@ -362,9 +365,12 @@ func TestDeliveredAsItWouldHaveBeenForwarded(t *testing.T) {
 							"Authorization: "+withPassword().Get("Authorization")+"\r\n"+
 							"X-Spool: "+spool+"\r\n"+
 							"dg-token: key-id\r\n"+
-							"Content-Type: application/json\r\nUser-Agent: something\r\nX-Several: a\r\nX-Several: b\r\nX-Empty:\r\nAccept-Encoding: br\r\n"+
-							"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: front.example.com\r\nVia: 1.0 front\r\n"+
-							"Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Authorization: Basic eDp5\r\n"+
+							"Content-Type: application/json\r\nUser-Agent: something\r\n"+
+							"X-Several: a\r\nX-Several: b\r\nX-Empty:\r\nAccept-Encoding: br\r\n"+
+							"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: gopher\r\n"+
+							"X-Forwarded-Host: front.example.com\r\nVia: 1.0 front\r\n"+
+							"Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n"+
+							"TE: trailers\r\nProxy-Authorization: Basic eDp5\r\n"+
 							"Content-Length: 2\r\n\r\n{}")
 					require.Less(t, got.StatusCode, 300, target)
 					return backend.next(t)

@@ -643,7 +643,8 @@ func TestSilentCallerIsFoundOut(t *testing.T) {
 // later than these timeouts.
 func TestIdleTimeoutsOfTheServerDoNotEndAStream(t *testing.T) {
 	live := newEcho(t)
-	const timeouts = "servers {\ntimeouts {\nread_body_idle 100ms\nwrite_idle 100ms\nread_body 200ms\nwrite 200ms\nidle 200ms\n}\n}"
+	const timeouts = "servers {\ntimeouts {\nread_body_idle 100ms\nwrite_idle 100ms\n" +
+		"read_body 200ms\nwrite 200ms\nidle 200ms\n}\n}"
 	for name, site := range map[string]string{"access log off": "", "access log on": "log\n"} {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, site+callback(live.addr, "anonymous"), options{global: timeouts})

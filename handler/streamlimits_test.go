@@ -63,7 +63,7 @@ func TestHandshakeIsDoneWithoutWaitingForTheBackendToTalk(t *testing.T) {
 	for behaviour, behave := range map[string]func(net.Conn){"silent": swallow, "talking": babble} {
 		for name, transport := range transports() {
 			t.Run(behaviour+", "+name, func(t *testing.T) {
-				g := start(t, streamTo(handmade{secure: transport.secure, behave: behave}.start(t), transport.limits, ""))
+				g := start(t, streamTo(behaving(t, transport.secure, behave), transport.limits, ""))
 				began := time.Now()
 				conn, _, err := dial(g, withPassword())
 				require.NoError(t, err)
@@ -107,7 +107,7 @@ func read(conn *websocket.Conn) {
 func TestBackendThatDiesSilentlyIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(handmade{secure: transport.secure, behave: swallow}.start(t), transport.limits,
+			g := start(t, streamTo(behaving(t, transport.secure, swallow), transport.limits,
 				"ping_interval 300ms\npong_timeout 200ms"))
 			endsSoon(t, g, read, "silent")
 		})
@@ -127,7 +127,7 @@ func flood(conn *websocket.Conn) {
 func TestBackendThatTakesNothingIsFoundOutInTime(t *testing.T) {
 	for name, transport := range transports() {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, streamTo(handmade{secure: transport.secure, behave: ignore}.start(t), transport.limits,
+			g := start(t, streamTo(behaving(t, transport.secure, ignore), transport.limits,
 				"write_timeout 300ms"))
 			endsSoon(t, g, flood, "stalled")
 		})
@@ -142,7 +142,7 @@ func TestBackendThatDoesNotCloseIsCutOffInTime(t *testing.T) {
 	} {
 		for name, transport := range transports() {
 			t.Run(behaviour+", "+name, func(t *testing.T) {
-				g := start(t, streamTo(handmade{secure: transport.secure, behave: behave}.start(t), transport.limits, ""))
+				g := start(t, streamTo(behaving(t, transport.secure, behave), transport.limits, ""))
 				endsSoon(t, g, func(conn *websocket.Conn) {
 					read(conn)
 					_ = conn.WriteControl(websocket.CloseMessage,
@@ -161,7 +161,7 @@ func TestGateOpensInTime(t *testing.T) {
 				_, _ = io.WriteString(conn, "\x81\x07welcome")
 				swallow(conn)
 			}
-			site := streamTo(handmade{secure: transport.secure, behave: greet}.start(t), transport.limits, "")
+			site := streamTo(behaving(t, transport.secure, greet), transport.limits, "")
 			g := start(t, strings.Replace(site, "basic_auth plain",
 				"callback_secret 0123456789abcdef\nbasic_auth plain", 1))
 			conn, _, err := dial(g, withPassword())
@@ -182,11 +182,11 @@ func TestGateOpensInTime(t *testing.T) {
 func TestTimeLimitsOfTheTransportHoldForStreams(t *testing.T) {
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run("read_timeout, "+name, func(t *testing.T) {
-			g := start(t, streamTo(handmade{secure: secure, behave: swallow}.start(t), "read_timeout 500ms\n", ""))
+			g := start(t, streamTo(behaving(t, secure, swallow), "read_timeout 500ms\n", ""))
 			endsSoon(t, g, read, "silent")
 		})
 		t.Run("write_timeout, "+name, func(t *testing.T) {
-			g := start(t, streamTo(handmade{secure: secure, behave: ignore}.start(t), "write_timeout 500ms\n",
+			g := start(t, streamTo(behaving(t, secure, ignore), "write_timeout 500ms\n",
 				"write_timeout 1m"))
 			endsSoon(t, g, flood, "stalled")
 		})

@@ -24,10 +24,7 @@ import (
 // guarded is a proxy that does not use an upstream any more after one failure.
 func guarded(t *testing.T, addr, transport string, change func(h *reverseproxy.Handler)) *Proxy {
 	t.Helper()
-	ctx, err := caddy.ProvisionContext(&caddy.Config{Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}},
-	}}})
-	require.NoError(t, err)
+	ctx := quietContext(t)
 	handler := &reverseproxy.Handler{
 		Upstreams:    reverseproxy.UpstreamPool{{Dial: addr}},
 		TransportRaw: json.RawMessage(transport),

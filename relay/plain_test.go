@@ -76,7 +76,8 @@ func TestEverySettingOfCaddysTransportIsHonoured(t *testing.T) {
 
 func TestSettingsReachTheClient(t *testing.T) {
 	client := provisioned(t, `,"response_header_timeout":"1s","max_response_header_size":4096,
-		"keep_alive":{"max_idle_conns":3,"max_idle_conns_per_host":4,"idle_timeout":"5s"},"compression":false`).plain.client
+		"keep_alive":{"max_idle_conns":3,"max_idle_conns_per_host":4,"idle_timeout":"5s"},
+		"compression":false`).plain.client
 	require.Equal(t, time.Second, client.HeadTimeout)
 	require.EqualValues(t, 4096, client.MaxHead)
 	require.Equal(t, 3, client.MaxIdle)

@@ -41,12 +41,22 @@ func eachTransport(
 	}
 }
 
+// quietContext is a context for modules, whose log goes nowhere.
+func quietContext(t testing.TB) caddy.Context {
+	t.Helper()
+	discard := &caddy.CustomLog{
+		BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)},
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": discard}},
+	})
+	require.NoError(t, err)
+	return ctx
+}
+
 func newTestProxy(t testing.TB, addr, transport string) *Proxy {
 	t.Helper()
-	ctx, err := caddy.ProvisionContext(&caddy.Config{Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}},
-	}}})
-	require.NoError(t, err)
+	ctx := quietContext(t)
 	p, err := NewProxy(ctx, &reverseproxy.Handler{
 		Upstreams:    reverseproxy.UpstreamPool{{Dial: addr}},
 		TransportRaw: json.RawMessage(transport),
@@ -163,7 +173,8 @@ func TestDialledConnectionOutlivesItsRequest(t *testing.T) {
 				return
 			}
 			_, _ = io.WriteString(conn,
-				"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\nX-Y: z\r\n\r\nearly")
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n"+
+					"Upgrade: WebSocket\r\nX-Y: z\r\n\r\nearly")
 			_, _ = io.Copy(conn, reader)
 		})
 	}
@@ -216,9 +227,10 @@ func TestConnectionThatTheServiceClosedIsNotUsedAgain(t *testing.T) {
 
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	opened := make(chan struct{}, 100)
-	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, r.Body)
-	}))
+	}
+	service := httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	service.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			opened <- struct{}{}

@@ -26,7 +26,9 @@ func folder(t *testing.T, files map[string]string) string {
 
 const ownPrerecorded = `{
 	"metadata": {"request_id": "theirs", "duration": 1.50, "sha256": "abc"},
-	"results": {"channels": [{"alternatives": [{"transcript": "my <own> words", "confidence": 1.0, "words": []}]}]},
+	"results": {"channels": [{"alternatives": [
+		{"transcript": "my <own> words", "confidence": 1.0, "words": []}
+	]}]},
 	"other": null
 }`
 
@@ -48,8 +50,13 @@ func TestOwnBodiesAreSent(t *testing.T) {
 	}, decoded["metadata"])
 	require.Contains(t, string(a.body), "1.50", "numbers stay as they are written")
 	require.Contains(t, decoded, "other")
-	transcript := decoded["results"].(map[string]any)["channels"].([]any)[0].(map[string]any)["alternatives"].([]any)[0].(map[string]any)["transcript"]
-	require.Equal(t, "my <own> words", transcript)
+	var own struct {
+		Results struct {
+			Channels []channelResult
+		}
+	}
+	require.NoError(t, json.Unmarshal(a.body, &own))
+	require.Equal(t, "my <own> words", own.Results.Channels[0].Alternatives[0].Transcript)
 
 	a = e.post("/v1/read", "text/plain", strings.NewReader("text"))
 	require.Equal(t, a.header.Get("dg-request-id"),
@@ -121,7 +128,8 @@ func TestOwnStreamIsPlayedAsAudioComes(t *testing.T) {
 	}
 	e := serve(t, &Simulator{Results: folder(t, map[string]string{
 		"stream-1.json": results("one", "0.0", "1.0"),
-		"stream-2.json": `[{"type":"Metadata","request_id":"theirs","channels":1},{"type":"UtteranceEnd","channel":[0,1],"last_word_end":0.9}]`,
+		"stream-2.json": `[{"type":"Metadata","request_id":"theirs","channels":1},` +
+			`{"type":"UtteranceEnd","channel":[0,1],"last_word_end":0.9}]`,
 		"stream-3.json": results("two", "1.0", "1.0") + "\n" + results("three", "2.0", "100.0"),
 	})})
 	conn, resp := e.speak(append(raw, "extra", "k:v")...)

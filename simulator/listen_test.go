@@ -362,9 +362,10 @@ func TestAddressBehindANameIsCheckedWhenDialled(t *testing.T) {
 
 	// The name now leads to a documentation address (RFC 5737).
 	dial := dialer(addressPolicy{}, patience, 0)
-	e.sim.sender.transport = &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+	rebound := func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, network, strings.Replace(address, "localhost", "192.0.2.1", 1))
-	}}
+	}
+	e.sim.sender.transport = &http.Transport{DialContext: rebound}
 	e.post("/v1/listen", "audio/wav", bytes.NewReader(wav(1, 8000, 1)), "callback", named)
 	require.Eventually(t, func() bool { return e.logs.FilterMessage("callback lost").Len() == 1 },
 		patience, time.Millisecond)

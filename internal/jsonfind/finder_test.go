@@ -51,7 +51,8 @@ func TestFinderFollowsOnlyThePath(t *testing.T) {
 		"leading whitespace": {" \r\n\t" + `{"metadata":{"extra":{"callback_secret":"s3"}}}`,
 			Found, "s3"},
 		"metadata last": {
-			`{"results":{"a":[1,{"b":"}"}]},"n":-1.5e+3,"t":true,"metadata":{"x":null,"extra":{"y":"z","callback_secret":"s3"}}}`, Found, "s3",
+			`{"results":{"a":[1,{"b":"}"}]},"n":-1.5e+3,"t":true,"metadata":{"x":null,` +
+				`"extra":{"y":"z","callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"what follows is not looked at": {`{"metadata":{"extra":{"callback_secret":"s3"` + "garbage",
 			Found, "s3"},
@@ -76,19 +77,24 @@ func TestFinderFollowsOnlyThePath(t *testing.T) {
 			`{"metadata":{"extra":{"callback_secret":"s3","callback_secret":"other"}}}`, Found, "s3",
 		},
 		"a decoy in a string": {
-			`{"a":"{\"metadata\":{\"extra\":{\"callback_secret\":\"no\"}}}","metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
+			`{"a":"{\"metadata\":{\"extra\":{\"callback_secret\":\"no\"}}}",` +
+				`"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"a decoy deeper": {
-			`{"a":{"metadata":{"extra":{"callback_secret":"no"}}},"metadata":{"extra":{"a":{"callback_secret":"no"},"callback_secret":"s3"}}}`, Found, "s3",
+			`{"a":{"metadata":{"extra":{"callback_secret":"no"}}},` +
+				`"metadata":{"extra":{"a":{"callback_secret":"no"},"callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"a name on the wrong level": {
-			`{"extra":{"callback_secret":"no"},"callback_secret":"no","metadata":{"callback_secret":"no","extra":{"callback_secret":"s3"}}}`, Found, "s3",
+			`{"extra":{"callback_secret":"no"},"callback_secret":"no",` +
+				`"metadata":{"callback_secret":"no","extra":{"callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"a name that begins alike": {
-			`{"metadata ":{},"metadat":{},"metadata_of_another_kind":{},"metadata":{"extra":{"callback_secret_":"no","callback_secret":"s3"}}}`, Found, "s3",
+			`{"metadata ":{},"metadat":{},"metadata_of_another_kind":{},` +
+				`"metadata":{"extra":{"callback_secret_":"no","callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"names that differ in case": {
-			`{"Metadata":{"extra":{"callback_secret":"no"}},"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
+			`{"Metadata":{"extra":{"callback_secret":"no"}},` +
+				`"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3",
 		},
 		"nesting up to the limit": {`{"a":` + deep(maxDepth) +
 			`,"metadata":{"extra":{"callback_secret":"s3"}}}`, Found, "s3"},
@@ -258,7 +264,8 @@ func repeated(object []byte, name string) bool {
 func FuzzFinder(f *testing.F) {
 	for _, seed := range []string{
 		`{"metadata":{"extra":{"callback_secret":"s3"}}}`,
-		`{"results":{"channels":[{"alternatives":[{"transcript":"a \"b\" c"}]}]},"metadata":{"request_id":"x","extra":{"callback_secret":"\u0041\ud83d\ude00"}}}`,
+		`{"results":{"channels":[{"alternatives":[{"transcript":"a \"b\" c"}]}]},` +
+			`"metadata":{"request_id":"x","extra":{"callback_secret":"\u0041\ud83d\ude00"}}}`,
 		"{ \"a\" : [ 1, -2.5E+3, true, null ] ,\n\"metadata\" : {\"extra\":{}}}",
 		`{"metadata":{"extra":{"callback_secret":"\ud83d\ud83d"}},"metadata":1}`,
 		`{"metadata":{"extra":{"callback_secret":12}}}`,

@@ -32,11 +32,13 @@ var answers = map[string]struct {
 	"a length":         {says: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"},
 	"a length of zero": {says: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
 	"chunks": {
-		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;ext=\"y\"\r\nk\r\n0\r\n\r\n",
+		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;ext=\"y\"\r\n" +
+			"k\r\n0\r\n\r\n",
 	},
 	"no chunk": {says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 	"trailers": {
-		says: "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
+		says: "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n" +
+			"0\r\nX-Sum: 7\r\n\r\n",
 	},
 	"trailers unannounced": {
 		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
@@ -45,7 +47,9 @@ var answers = map[string]struct {
 		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX Sum 7\r\n\r\n",
 	},
 	"no length, until the end": {says: "HTTP/1.1 200 OK\r\n\r\nok", closes: true},
-	"Connection: close":        {says: "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"},
+	"Connection: close": {
+		says: "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+	},
 	"Connection: Close, Foo": {
 		says: "HTTP/1.1 200 OK\r\nConnection: Foo, Close\r\nContent-Length: 2\r\n\r\nok",
 	},
@@ -74,9 +78,10 @@ var answers = map[string]struct {
 	"status 999":              {says: "HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nok"},
 	"status 413":              {says: "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"},
 	"204":                     {says: "HTTP/1.1 204 No Content\r\n\r\n"},
-	"204 with a length":       {says: "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n", closes: true},
-	"204 with a body":         {says: "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", closes: true},
-	"304":                     {says: "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n"},
+	"204 with a length": {says: "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
+		closes: true},
+	"204 with a body": {says: "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", closes: true},
+	"304":             {says: "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n"},
 	"304 with a body": {says: "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok",
 		closes: true},
 	"205 with a body":    {says: "HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok"},
@@ -105,7 +110,8 @@ var answers = map[string]struct {
 		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nok\r\n0\r\n\r\n", closes: true,
 	},
 	"a chunk beyond 64 bits": {
-		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000002\r\nok\r\n0\r\n\r\n", closes: true,
+		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000002\r\nok\r\n" +
+			"0\r\n\r\n", closes: true,
 	},
 	"a chunk too long": {
 		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokok\r\n0\r\n\r\n", closes: true,
@@ -119,7 +125,8 @@ var answers = map[string]struct {
 		closes: true,
 	},
 	"two answers at once": {
-		says: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno", closes: true,
+		says: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 No\r\n" +
+			"Content-Length: 2\r\n\r\nno", closes: true,
 	},
 	"the same length twice": {
 		says: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
@@ -135,10 +142,12 @@ var answers = map[string]struct {
 		says: "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", closes: true,
 	},
 	"a length and chunks": {
-		says: "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", closes: true,
+		says: "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n" +
+			"ok\r\n0\r\n\r\n", closes: true,
 	},
 	"chunks twice": {
-		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", closes: true,
+		says: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n" +
+			"\r\n2\r\nok\r\n0\r\n\r\n", closes: true,
 	},
 	"gzip, chunked": {
 		says:   "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
@@ -175,9 +184,12 @@ var answers = map[string]struct {
 		10*maxHead, strings.Repeat("x", 10*maxHead))},
 	"100 first": {says: "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"},
 	"102 and 103 first": {
-		says: "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		says: "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" +
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
 	},
-	"199 first":           {says: "HTTP/1.1 199 Odd\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"},
+	"199 first": {
+		says: "HTTP/1.1 199 Odd\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+	},
 	"100 and nothing":     {says: "HTTP/1.1 100 Continue\r\n\r\n", closes: true},
 	"100 and half a head": {says: "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", closes: true},
 	"interim heads, too large": {says: strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
@@ -379,7 +391,9 @@ func TestAsNetHTTPDoes(t *testing.T) {
 					strings.Contains(name, "4 with a body") ||
 					kind == "HEAD" && strings.Index(answer.says, "\r\n\r\n")+4 != len(answer.says)
 				again := !unasked && (!answer.closes || kind == "GET" || kind == "HEAD")
-				run := func(with func(testing.TB, *service) func(*http.Request) (*http.Response, error)) (outcomes []outcome, s *service) {
+				run := func(
+					with func(testing.TB, *service) func(*http.Request) (*http.Response, error),
+				) (outcomes []outcome, s *service) {
 					s = newService(t, answering(answer.says, answer.closes))
 					send := with(t, s)
 					for range 2 {

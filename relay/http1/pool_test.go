@@ -21,12 +21,13 @@ func idleService(t *testing.T) (to Address, open func() int) {
 		mu    sync.Mutex
 		conns = make(map[net.Conn]bool)
 	)
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, r.Body)
 		if r.URL.Query().Has("wait") {
 			w.(http.Flusher).Flush()
 		}
-	}))
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		mu.Lock()
 		defer mu.Unlock()

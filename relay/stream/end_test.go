@@ -223,7 +223,8 @@ func TestMessagesBeforeTheEndAreDelivered(t *testing.T) {
 					survivor.wantsClose(e.code)
 					survivor.close()
 					if e.reason != EndDropped {
-						culprit.wantsClose(map[string]CloseCode{"Close": 1000, "violation": 1002, "binary": 1003}[name])
+						own := map[string]CloseCode{"Close": 1000, "violation": 1002, "binary": 1003}
+						culprit.wantsClose(own[name])
 						culprit.close()
 					}
 					b.wantsEnded(side, e.reason)

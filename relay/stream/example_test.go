@@ -15,8 +15,8 @@ import (
 )
 
 // A server that joins each WebSocket that comes to it with one to a backend. It does the opening
-// handshakes itself, here by passing on the caller's and the backend's answer as they are, and gives
-// both connections to a pair.
+// handshakes itself, here by passing on the caller's and the backend's answer as they are, and
+// gives both connections to a pair.
 func Example() {
 	backend := httptest.NewServer(http.HandlerFunc(echo))
 	defer backend.Close()

@@ -66,7 +66,10 @@ func get(t *testing.T, url string) string {
 }
 
 const batchBody = `{"metadata": {"request_id": "id-1", "extra": {"callback_secret": "body-secret"}},
-	"results": {"channels": [{"alternatives": [{"transcript": "how can i help you"}]}, {"alternatives": [{"transcript": "my order"}]}]}}`
+	"results": {"channels": [
+		{"alternatives": [{"transcript": "how can i help you"}]},
+		{"alternatives": [{"transcript": "my order"}]}
+	]}}`
 
 func TestACallbackIsShownWithoutCredentials(t *testing.T) {
 	url, printed := serve(t)
@@ -217,7 +220,8 @@ func TestWhatIsSaidOfABody(t *testing.T) {
 		"an error": {`{"err_code":"Bad Request","err_msg":"corrupt audio","request_id":"id-2"}`,
 			[]string{`request_id: "id-2"`, `error: "corrupt audio"`}},
 		"a live result": {
-			`{"type":"Results","channel":{"alternatives":[{"transcript":"hi"}]},"metadata":{"request_id":"id-3"}}`, []string{
+			`{"type":"Results","channel":{"alternatives":[{"transcript":"hi"}]},` +
+				`"metadata":{"request_id":"id-3"}}`, []string{
 				`request_id: "id-3"`, `transcript: "hi"`,
 			},
 		},
