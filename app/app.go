@@ -2,12 +2,16 @@
 // request and one configuration. A configuration that has a deepgram_callback
 // handler has this app as well, without naming it.
 //
-//	app.go      one configuration: what it begins with and what ends with it
-//	process.go  what the process keeps over configurations, which is all the rest
-//	inbox.go    the routes of a configuration to its inboxes
-//	streams.go  the live streams, and ended.go those that are over
-//	users.go    whose credential brought in what is kept
-//	metrics.go  what is counted; hooks.go: and what is logged and announced
+//	app.go       one configuration: how it starts, and what ends with it
+//	process.go   what the process keeps over configurations
+//	inbox.go     the routes of a configuration to its inboxes
+//	streams.go   live streams
+//	ended.go     streams that are over, and how streams are selected
+//	refusals.go  callbacks that were refused
+//	remedies.go  why callbacks are refused, and what to do about it
+//	users.go     whether who brought a callback in was removed since
+//	hooks.go     what is logged and announced of inboxes
+//	metrics.go   what is counted
 package app
 
 import (
@@ -59,8 +63,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx.GetMetricsRegistry(), a.process)
 }
 
-// Of returns the app of the configuration that ctx belongs to. A module that has it
-// provisions with it, and so has it run.
+// Of returns the app of the configuration that ctx belongs to. That a module asks for it
+// while it is provisioned makes the app part of the configuration.
 func Of(ctx caddy.Context) (*App, error) {
 	loaded, err := ctx.App("deepgram_callback")
 	if err != nil {
@@ -69,7 +73,7 @@ func Of(ctx caddy.Context) (*App, error) {
 	return loaded.(*App), nil
 }
 
-// Process is what this configuration is one of.
+// Process returns the process that this is a configuration of.
 func (a *App) Process() *Process { return a.process }
 
 // Once reports whether it is asked for the first time in this configuration, so that what
@@ -82,17 +86,17 @@ func (a *App) Once(what string) bool {
 	return true
 }
 
-// Start opens the inboxes, and makes this configuration's logs and events those
-// of all that the process keeps, also of what an earlier configuration opened:
-// its own logs may be closed.
+// Start opens the inboxes and puts this configuration in charge. What the process keeps
+// logs and announces through it from now on, also what an earlier configuration opened:
+// the logs of that one may be closed.
 func (a *App) Start() error {
 	a.process.begin(a)
 	return a.openInboxes()
 }
 
-// Stop ends what belongs to this configuration alone. The live streams do not,
-// unless the process ends. Neither do the inboxes: servers of this configuration may
-// still have callbacks to accept, as the order in which apps stop is left open.
+// Stop ends the deliveries of this configuration. It leaves live streams alone unless the
+// process ends. And it leaves the inboxes open: servers of this configuration may still
+// accept callbacks, since Caddy does not say in which order it stops apps.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		a.process.Streams.beginShutdown()
@@ -101,9 +105,9 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup implements [caddy.CleanerUpper]: what the process keeps must not keep
-// a configuration in memory. It is called when all apps have stopped, also where
-// one of them did not start.
+// Cleanup implements [caddy.CleanerUpper]. The process forgets this configuration, which it
+// would keep in memory else. Caddy calls it when all apps have stopped, and also where one
+// of them did not start.
 func (a *App) Cleanup() error {
 	a.endDeliveries()
 	return a.process.end(a)

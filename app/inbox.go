@@ -56,7 +56,7 @@ func (a *App) AddRoute(r *Route) error {
 	return nil
 }
 
-// ErrNotOpen is that the inbox of a route is not open yet, or no more.
+// ErrNotOpen says that the inbox of a route is not open yet, or not any more.
 var ErrNotOpen = errors.New("the inbox is not open")
 
 // Inbox waits until the route's inbox is open, which it is as soon as all of a

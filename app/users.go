@@ -1,8 +1,8 @@
 package app
 
-// Revoked reports whether a callback in the inbox of a store was accepted for a user whom the
-// configuration in charge has no more: none of the routes that deliver to where it goes. That is
-// all that can be known, since nothing but a user name is kept of a credential.
+// Revoked reports whether the user for whom a callback was accepted was removed since: in the
+// configuration in charge, no route of the callback's inbox that may deliver it has such a user.
+// More cannot be known, since nothing but the user's name is kept of a credential.
 func (p *Process) Revoked(identity, route, user string) bool {
 	a := p.newest.Load()
 	if a == nil || user == "" {
