@@ -20,8 +20,8 @@
 //	e2e/        tests of all of it together, over real sockets
 //	internal/   what several packages use
 //
-// Each package's first page, which its doc.go has or the file that its other files
-// say to read first, lists its files.
+// The comment at the top of each package (`go doc ./relay/stream`, for example) lists
+// its files, and says which of them to read first.
 //
 // # Words
 //

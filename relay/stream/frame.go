@@ -216,9 +216,9 @@ func (g *grammar) accept(h header) (last bool) {
 // beginMessage makes the next data frame the first of a message.
 func (g *grammar) beginMessage() { g.inMessage, g.length, g.frames = false, 0, 0 }
 
-// A CloseCode says, in a Close frame, why a connection is closed: what RFC 6455, section 7.4, calls
-// a status code. The ends of a stream may use any code that the RFC allows them; those with a name
-// here are what the gateway says itself, or tells of.
+// A CloseCode says, in a Close frame, why a connection is closed: RFC 6455, section 7.4, calls it a
+// status code. The two ends of a stream may send each other any code that the RFC allows. The codes
+// with a name here are those that a pair sends by itself, or has in an [End].
 type CloseCode int
 
 // The codes of RFC 6455, section 7.4.1.
