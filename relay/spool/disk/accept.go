@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // NewBody implements [spool.Store].
@@ -188,8 +189,8 @@ func (a *acceptance) insert(c *change) error {
 func (d *Store) offer(m *index.Entry) {
 	q := d.queue(m.Route)
 	defer d.notify(m.Route)
-	w := waiting{id: m.ID, key: m.OrderKey, dest: m.Destination, msg: m}
-	q.offer(w, d.routes[m.Route].Counts.Parked > 0)
+	w := queue.Waiting{ID: m.ID, Key: m.OrderKey, Dest: m.Destination, Msg: m}
+	q.Offer(w, d.routes[m.Route].Counts.Parked > 0)
 }
 
 // Accept implements [spool.Store].

@@ -192,12 +192,12 @@ func (d *Store) requeue() {
 			delete(d.queues, route)
 			continue
 		}
-		q.reset()
+		q.Reset()
 		d.notify(route)
 	}
 	_ = d.index.View(func(t *index.Tx) error {
 		for id, l := range d.leases {
-			l.queue.keep(l, t.Get(index.Fresh, index.IDKey(l.queue.number, id)) == nil)
+			l.Queue.Keep(l, t.Get(index.Fresh, index.IDKey(l.Queue.Number, id)) == nil)
 		}
 		return nil
 	})

@@ -31,7 +31,7 @@ func (d *Store) Counts(context.Context) (spool.Counts, error) {
 			Dead: info.Counts.Dead, DeadBytes: info.Counts.DeadBytes,
 		}
 		if q := d.queues[name]; q != nil {
-			c.InFlight = q.inFlight
+			c.InFlight = q.InFlight()
 		}
 		counts.Routes[name] = c
 	}

@@ -9,32 +9,28 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // quarantine makes a dead letter of a record that cannot be read, so that it does not stop others
 // and an operator finds it. d.mu is held.
-func (d *Store) quarantine(q *queue, id spool.ID) {
-	d.leases[id] = &lease{
-		msg:      &index.Entry{Message: spool.Message{ID: id}},
-		queue:    q,
-		settled:  true,
-		advanced: true,
-	}
+func (d *Store) quarantine(q *queue.Queue, id spool.ID) {
+	d.leases[id] = q.Quarantined(id)
 	d.unstored++
 	if d.options.Events.Problem != nil {
 		d.options.Events.Problem(
-			fmt.Errorf("message %s of route %s: %w; it is a dead letter now", id, q.route, spool.ErrDamaged),
+			fmt.Errorf("message %s of route %s: %w; it is a dead letter now", id, q.Route, spool.ErrDamaged),
 		)
 	}
 	d.ops.push(&operation{durable: true, apply: func(c *change) error {
 		c.after = append(c.after, func() {
 			delete(d.leases, id)
 			d.unstored--
-			d.notify(q.route)
+			d.notify(q.Route)
 		})
-		p, ok := c.at(c.route(q.route), id, index.Fresh, index.Parked)
+		p, ok := c.at(c.route(q.Route), id, index.Fresh, index.Parked)
 		if !ok { // only an index of it is left
-			return c.UnparkDamaged(q.number, id)
+			return c.UnparkDamaged(q.Number, id)
 		}
 		p.record = append([]byte(nil), p.record...)
 		if _, err := c.extract(p); err != nil {
@@ -122,7 +118,7 @@ func (c *change) replay(p place, now time.Time) (result, err error) {
 // replayed lets the queue of a route know. d.mu is held.
 func (d *Store) replayed(route string, order uint64) {
 	if q := d.queue(route); q != nil {
-		q.letPass(order)
+		q.LetPass(order)
 		d.notify(route)
 	}
 }

@@ -9,7 +9,7 @@
 //	NewBody, Accept     Lease, Settle, Body   Replay, Drop, Expire     writer.go: run, work
 //	accept.go           lease.go, settle.go   deadletters.go, drop.go          |
 //	   |                    |                 expire.go, find.go        stage bodies  accept.go
-//	   |                mu: queue.go              |                     commit        commit.go
+//	   |                mu: queue/                |                     commit        commit.go
 //	   |                (what is next)            |                     tidy up       maintain.go
 //	   |                    |                     |                     probe         refusing.go
 //	   +------- push -------+------- push --------+                            |
@@ -34,12 +34,13 @@
 //
 //	module.go        the Caddy module             open.go        how a store is opened
 //	store.go         what a store is made of      counts.go      how much there is
-//	queue.go         the order of messages        find.go        where a message is
+//	queue/           the order of messages        find.go        where a message is
 //	lease.go         what is handed out           fingerprints.go, prints.go  duplicates
 //	settle.go        how a delivery ends          park.go        what waits behind a failure
 //	change.go        a transaction                restore.go     messages of another inbox
 //
-// Below are bodies (files, segments, the seam to the file system) and index (all that knows bbolt).
+// Below are queue (the order), bodies (files, segments, the seam to the file system) and index (all
+// that knows bbolt).
 // Beside it is rescue, which reads a damaged inbox and fills a new one.
 //
 // # What is on disk
@@ -82,7 +83,7 @@
 // # Order
 //
 // Messages that have to be delivered in the order in which they came have the same order key
-// (identity.go of spool). The queue of a route (queue.go) reads the fresh list from
+// (identity.go of spool). The queue of a route (package queue) reads the fresh list from
 // its front, and remembers between the front and its cursor what is leased,
 // ready or held back behind another of its key, within fixed bounds; what does
 // not fit is parked. Of every key, the parked ones come before the fresh ones:

@@ -54,7 +54,7 @@ func (d *Store) dropLeased(id spool.ID) bool {
 	if l == nil {
 		return false
 	}
-	l.dropped = true
+	l.Dropped = true
 	return true
 }
 
@@ -64,16 +64,16 @@ func (d *Store) vanished(p place, order uint64, more bool) {
 	if q == nil {
 		return
 	}
-	defer d.notify(q.route)
+	defer d.notify(q.Route)
 	if l := d.leases[p.id]; l != nil { // leased after the change was made, before it was known here
-		l.dropped = true
+		l.Dropped = true
 		return
 	}
 	if p.bucket != index.Parked {
-		q.forget(p.id, order)
+		q.Forget(p.id, order)
 		return
 	}
-	q.forgetParked(order, more)
+	q.ForgetParked(order, more)
 }
 
 // droppedLeases returns what is to be forgotten although its delivery has not ended.
@@ -82,7 +82,7 @@ func (d *Store) droppedLeases() []spool.ID {
 	defer d.mu.Unlock()
 	var ids []spool.ID
 	for id, l := range d.leases {
-		if l.dropped && !l.settled {
+		if l.Dropped && !l.IsSettled() {
 			ids = append(ids, id)
 		}
 	}

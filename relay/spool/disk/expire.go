@@ -96,8 +96,8 @@ func (d *Store) leasedKeys(route string) map[uint64]bool {
 	defer d.mu.Unlock()
 	keys := make(map[uint64]bool)
 	for _, l := range d.leases {
-		if l.queue.route == route {
-			keys[l.msg.OrderKey] = true
+		if l.Queue.Route == route {
+			keys[l.Msg.OrderKey] = true
 		}
 	}
 	return keys

@@ -40,7 +40,7 @@ func (d *Store) locate(id spool.ID) (bodies.Location, error) {
 	l := d.leases[id]
 	d.mu.Unlock()
 	if l != nil {
-		return l.msg.Where, nil
+		return l.Msg.Where, nil
 	}
 	m, err := d.entry(id)
 	if err != nil {

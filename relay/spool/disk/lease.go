@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // Lease implements [spool.Store].
@@ -28,7 +29,7 @@ func (d *Store) Lease(
 	}
 
 	batch := leasing{d: d, q: q, request: request, parked: d.routes[request.Route].Counts.Parked > 0}
-	if !batch.parked && !request.Tried && !request.Newest && len(q.ready) >= request.Max {
+	if !batch.parked && !request.Tried && !request.Newest && q.InLine() >= request.Max {
 		batch.takeReady(nil) // nothing to look up
 	}
 	if len(batch.leased) < request.Max && batch.mayFind() {
@@ -49,7 +50,7 @@ func (d *Store) Lease(
 // leasing is one call of Lease. d.mu is held throughout.
 type leasing struct {
 	d       *Store
-	q       *queue
+	q       *queue.Queue
 	request spool.LeaseRequest
 	parked  bool // there are parked messages
 	leased  []*index.Entry
@@ -61,7 +62,7 @@ const maxPassedOver = 4096
 
 // mayFind reports whether it is worth to look at the index.
 func (l *leasing) mayFind() bool {
-	return l.parked || !l.request.Tried && (!l.q.atEnd || len(l.q.ready) > 0)
+	return l.parked || !l.request.Tried && (!l.q.IsAtEnd() || l.q.InLine() > 0)
 }
 
 func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
@@ -87,17 +88,17 @@ func (l *leasing) wanted(m *index.Entry) bool {
 // takeResumed leases the next parked message of keys of which the one before is done, which
 // the index does not know yet.
 func (l *leasing) takeResumed(t *index.Tx) {
-	l.q.resume(func(order uint64) bool { return l.missing() > 0 && l.takeFirst(t, order) })
+	l.q.Resume(func(order uint64) bool { return l.missing() > 0 && l.takeFirst(t, order) })
 }
 
 // takeFirst leases the first parked message of an order key that is not leased, if it is wanted.
 func (l *leasing) takeFirst(t *index.Tx, order uint64) (taken bool) {
-	t.Scan(index.Order, index.OrderPrefix(l.q.number, order), nil, func(key, _ []byte) bool {
+	t.Scan(index.Order, index.OrderPrefix(l.q.Number, order), nil, func(key, _ []byte) bool {
 		id := index.KeyID(key)
 		if l.d.leases[id] != nil {
 			return true
 		}
-		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.number, id))); err == nil &&
+		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.Number, id))); err == nil &&
 			l.wanted(m) {
 			m.ID = id
 			l.lease(m, true)
@@ -116,7 +117,7 @@ func (l *leasing) takeDue(t *index.Tx) {
 	passed := 0
 	untried := binary.BigEndian.AppendUint64(nil, 0)
 	after := append(untried, bytes.Repeat([]byte{0xff}, len(spool.ID{}))...)
-	t.Scan(index.Due, index.RouteKey(l.q.number), after, func(key, value []byte) bool {
+	t.Scan(index.Due, index.RouteKey(l.q.Number), after, func(key, value []byte) bool {
 		due := index.FromUnixNano(index.KeyTime(key))
 		switch {
 		case l.isTaken(key, value):
@@ -137,7 +138,7 @@ func (l *leasing) takeParked(t *index.Tx) {
 		return
 	}
 	scan := func(fn func(key, value []byte) bool) {
-		prefix := binary.BigEndian.AppendUint64(index.RouteKey(l.q.number), 0)
+		prefix := binary.BigEndian.AppendUint64(index.RouteKey(l.q.Number), 0)
 		if l.request.Newest {
 			t.ScanBack(index.Due, prefix, fn)
 		} else {
@@ -158,14 +159,14 @@ func (l *leasing) isTaken(key, value []byte) bool {
 	if l.d.leases[index.KeyID(key)] != nil {
 		return true
 	}
-	return l.q.isBusy(index.Uint64(value))
+	return l.q.IsBusy(index.Uint64(value))
 }
 
 // takeEntry leases the message of an entry of Due, unless its destination is to be avoided.
 // It reports whether to go on.
 func (l *leasing) takeEntry(t *index.Tx, key []byte, passed *int) bool {
 	id := index.KeyID(key)
-	record := t.Get(index.Parked, index.IDKey(l.q.number, id))
+	record := t.Get(index.Parked, index.IDKey(l.q.Number, id))
 	if l.request.Avoid.Has(index.Record(record).Destination()) {
 		*passed++
 		return *passed < maxPassedOver
@@ -183,21 +184,21 @@ func (l *leasing) takeEntry(t *index.Tx, key []byte, passed *int) bool {
 // takeFresh leases messages that were never tried.
 func (l *leasing) takeFresh(t *index.Tx) {
 	for chunks := 0; ; chunks++ {
-		complete := l.q.atEnd || !l.q.hasRoom()
+		complete := l.q.IsAtEnd() || !l.q.HasRoom()
 		if !l.request.Newest || complete {
 			l.takeReady(t)
 		}
 		switch {
-		case l.missing() == 0 || l.q.atEnd:
+		case l.missing() == 0 || l.q.IsAtEnd():
 			return
 		case complete:
-			for _, order := range l.q.clear(l.request.Now) {
+			for _, order := range l.q.Clear(l.request.Now) {
 				l.d.park(l.q, order, nil)
 			}
 			return
 		case chunks == 4: // enough for one call: have another one made
 			l.takeReady(t)
-			l.d.notify(l.q.route)
+			l.d.notify(l.q.Route)
 			return
 		}
 		l.load(t)
@@ -207,63 +208,64 @@ func (l *leasing) takeFresh(t *index.Tx) {
 // takeReady leases messages that are in line. Without a transaction it takes only those
 // that are in memory as a whole.
 func (l *leasing) takeReady(t *index.Tx) {
-	l.q.draw(l.request.Newest, func(w waiting) drawn {
+	l.q.Draw(l.request.Newest, func(w queue.Waiting) queue.Drawn {
 		switch {
-		case l.missing() == 0 || w.msg == nil && t == nil:
-			return drawnLast
-		case l.request.Avoid.Has(w.dest):
-			return drawnPassed
-		case w.msg != nil:
-			l.lease(w.msg, false)
-			return drawnLeased
+		case l.missing() == 0 || w.Msg == nil && t == nil:
+			return queue.DrawnLast
+		case l.request.Avoid.Has(w.Dest):
+			return queue.DrawnPassed
+		case w.Msg != nil:
+			l.lease(w.Msg, false)
+			return queue.DrawnLeased
 		}
-		record := t.Get(index.Fresh, index.IDKey(l.q.number, w.id))
+		record := t.Get(index.Fresh, index.IDKey(l.q.Number, w.ID))
 		m, err := index.ParseRecord(record)
 		if err != nil {
 			if record != nil {
-				l.d.quarantine(l.q, w.id)
+				l.d.quarantine(l.q, w.ID)
 			}
-			return drawnGone
+			return queue.DrawnGone
 		}
-		m.ID = w.id
+		m.ID = w.ID
 		l.lease(m, false)
-		return drawnLeased
+		return queue.DrawnLeased
 	})
 }
 
 func (l *leasing) lease(m *index.Entry, parked bool) {
-	m.State, m.Route = spool.Pending, l.q.route
-	l.d.leases[m.ID] = l.q.lease(m, parked)
+	m.State, m.Route = spool.Pending, l.q.Route
+	l.d.leases[m.ID] = l.q.Lease(m, parked)
 	l.leased = append(l.leased, m)
 }
 
 // load reads the next fresh messages and finds each its place.
 func (l *leasing) load(t *index.Tx) {
 	q := l.q
-	overflow := make(map[uint64][]waiting)
+	overflow := make(map[uint64][]queue.Waiting)
 	read := 0
-	goOn := func() bool { return read < q.limits.chunk && q.hasRoom() }
-	t.Scan(index.Fresh, index.RouteKey(q.number), q.cursor[:], func(key, value []byte) bool {
+	after, chunk := q.ReadUpTo()
+	goOn := func() bool { return read < chunk && q.HasRoom() }
+	t.Scan(index.Fresh, index.RouteKey(q.Number), after[:], func(key, value []byte) bool {
 		read++
 		record := index.Record(value)
-		w := waiting{id: index.KeyID(key), key: record.OrderKey(), dest: record.Destination()}
-		if l.d.leases[w.id] != nil {
-			q.skip(w.id)
-			return read < q.limits.chunk
+		w := queue.Waiting{ID: index.KeyID(key), Key: record.OrderKey(), Dest: record.Destination()}
+		if l.d.leases[w.ID] != nil {
+			q.Skip(w.ID)
+			return read < chunk
 		}
 		isParked := func() bool {
 			if !l.parked {
 				return false
 			}
-			_, parked := t.FirstParked(q.number, w.key)
+			_, parked := t.FirstParked(q.Number, w.Key)
 			return parked
 		}
-		if !q.read(w, overflow[w.key] == nil, isParked) {
-			overflow[w.key] = append(overflow[w.key], w)
+		if !q.Read(w, overflow[w.Key] == nil, isParked) {
+			overflow[w.Key] = append(overflow[w.Key], w)
 		}
 		return goOn()
 	})
-	q.readAll(goOn())
+	q.ReadAll(goOn())
 	for order, more := range overflow {
 		l.d.park(q, order, more)
 	}

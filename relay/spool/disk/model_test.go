@@ -6,13 +6,14 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
 // modelPlace is a directory, of which little or much is kept in memory.
 type modelPlace struct {
 	dir    string
-	limits queueLimits
+	limits queue.Limits
 }
 
 func (p modelPlace) Open() (spool.Store, error) {
@@ -26,7 +27,7 @@ func TestTheStoreDoesWhatTheModelDoes(t *testing.T) {
 	storetest.Model(t, func(variant int) (storetest.Place, error) {
 		place := modelPlace{}
 		if variant == 1 {
-			place.limits = queueLimits{ready: 2, followers: 1, chunk: 2, transit: 3}
+			place.limits = queue.Limits{Ready: 2, Followers: 1, Chunk: 2, Transit: 3}
 		}
 		var err error
 		place.dir, err = os.MkdirTemp(parent, "model")

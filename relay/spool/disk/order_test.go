@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 	const backlog = 500
 	in := openTestInbox(t, disktest.TempDir(t), inboxOptions{Options: Options{
-		limits: queueLimits{ready: 4, followers: 20, chunk: 8, transit: 16},
+		limits: queue.Limits{Ready: 4, Followers: 20, Chunk: 8, Transit: 16},
 	}})
 	firstID := accept(t, in, result("long", "0")).ID
 	for i := 1; i < backlog; i++ {

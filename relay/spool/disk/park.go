@@ -4,34 +4,35 @@ package disk
 
 import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // park has the fresh messages of an order key moved to the parked, as far as they were read: what
 // is leased, ready or follows in memory, and those that found no room there. d.mu is held.
-func (d *Store) park(q *queue, order uint64, rest []waiting) {
-	p := q.park(order, rest)
+func (d *Store) park(q *queue.Queue, order uint64, rest []queue.Waiting) {
+	p := q.Park(order, rest)
 	d.ops.push(&operation{durable: true, apply: func(c *change) error {
 		d.mu.Lock()
-		void := q.isVoid(p)
+		void := q.IsVoid(p)
 		d.mu.Unlock()
 		if void { // nothing is missing from the queue
 			return nil
 		}
 		c.after = append(c.after, func() {
-			q.parked(p)
-			d.notify(q.route)
+			q.Parked(p)
+			d.notify(q.Route)
 		})
-		info := c.route(q.route)
-		for _, id := range p.ids {
-			record := c.Get(index.Fresh, index.IDKey(q.number, id))
+		info := c.route(q.Route)
+		for _, id := range p.IDs {
+			record := c.Get(index.Fresh, index.IDKey(q.Number, id))
 			if record == nil {
 				continue // settled or dropped meanwhile
 			}
 			record = append([]byte(nil), record...)
-			if err := c.Delete(index.Fresh, index.IDKey(q.number, id)); err != nil {
+			if err := c.Delete(index.Fresh, index.IDKey(q.Number, id)); err != nil {
 				return err
 			}
-			if err := c.Tx.Park(q.number, id, record); err != nil {
+			if err := c.Tx.Park(q.Number, id, record); err != nil {
 				return err
 			}
 			info.Counts.Parked++

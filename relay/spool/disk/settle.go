@@ -5,6 +5,7 @@ package disk
 import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // maxUnrecorded bounds how many settled messages may wait to be on disk: after a crash they are
@@ -20,10 +21,10 @@ func (d *Store) settle(id spool.ID, s spool.Settlement) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.leases[id]
-	if l == nil || l.settled {
+	if l == nil || l.IsSettled() {
 		return
 	}
-	if l.dropped {
+	if l.Dropped {
 		s.Verdict = spool.Done
 	}
 	if s.Verdict == spool.Return {
@@ -31,40 +32,40 @@ func (d *Store) settle(id spool.ID, s spool.Settlement) {
 		return
 	}
 	d.unstored++
-	if l.queue.settle(l, s.Verdict) {
-		d.notify(l.queue.route)
+	if l.Queue.Settle(l, s.Verdict) {
+		d.notify(l.Queue.Route)
 	}
 	d.ops.push(d.settleOperation(l, s), false)
 }
 
 // giveBack ends a lease without a trace. d.mu is held.
-func (d *Store) giveBack(l *lease) {
-	delete(d.leases, l.msg.ID)
-	l.queue.giveBack(l)
-	d.notify(l.queue.route)
+func (d *Store) giveBack(l *queue.Lease) {
+	delete(d.leases, l.Msg.ID)
+	l.Queue.GiveBack(l)
+	d.notify(l.Queue.Route)
 }
 
 // settleOperation records the end of a lease. d.mu is held.
-func (d *Store) settleOperation(l *lease, s spool.Settlement) *operation {
-	id, order, q := l.msg.ID, l.msg.OrderKey, l.queue
+func (d *Store) settleOperation(l *queue.Lease, s spool.Settlement) *operation {
+	id, order, q := l.Msg.ID, l.Msg.OrderKey, l.Queue
 	var more bool
 	after := func() {
 		delete(d.leases, id)
 		d.unstored--
-		q.recorded(l, more)
-		d.notify(q.route)
+		q.Recorded(l, more)
+		d.notify(q.Route)
 	}
 	apply := func(c *change) error {
 		c.after = append(c.after, after)
 		err := c.settle(l, s)
-		_, more = c.FirstParked(q.number, order)
+		_, more = c.FirstParked(q.Number, order)
 		return err
 	}
 	return &operation{apply: apply, durable: true}
 }
 
-func (c *change) settle(l *lease, s spool.Settlement) error {
-	p, ok := c.at(c.route(l.queue.route), l.msg.ID, index.Fresh, index.Parked, index.Dead)
+func (c *change) settle(l *queue.Lease, s spool.Settlement) error {
+	p, ok := c.at(c.route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
 	if !ok {
 		return nil // dropped meanwhile
 	}
@@ -77,7 +78,7 @@ func (c *change) settle(l *lease, s spool.Settlement) error {
 	}
 	m, err := p.message()
 	if err != nil { // it has turned bad since it was leased
-		m = l.msg
+		m = l.Msg
 	}
 	m.Attempts++
 	m.LastError = spool.ClipError(s.LastError)

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 const (
@@ -43,7 +44,7 @@ type Options struct {
 
 	segmentSize int64
 	pause       time.Duration // the first one before something that failed is tried again
-	limits      queueLimits
+	limits      queue.Limits
 	fsys        bodies.FileSystem
 }
 
@@ -66,8 +67,8 @@ type Store struct {
 	mu       sync.Mutex
 	routes   map[string]*index.RouteInfo
 	numbers  map[uint32]*index.RouteInfo
-	queues   map[string]*queue
-	leases   map[spool.ID]*lease
+	queues   map[string]*queue.Queue
+	leases   map[spool.ID]*queue.Lease
 	unstored int // leases that are settled but not on disk
 	watch    func(route string)
 	refusing *spool.RefusedError
@@ -99,8 +100,8 @@ func Open(path string, options Options) (*Store, error) {
 	if options.pause == 0 {
 		options.pause = defaultPause
 	}
-	if options.limits == (queueLimits{}) {
-		options.limits = defaultQueueLimits
+	if options.limits == (queue.Limits{}) {
+		options.limits = queue.DefaultLimits
 	}
 	if options.MaxFingerprints == 0 {
 		options.MaxFingerprints = defaultMaxFingerprints
@@ -116,8 +117,8 @@ func Open(path string, options Options) (*Store, error) {
 		path:     path,
 		segments: bodies.NewSegments(options.fsys, path, options.segmentSize),
 		files:    bodies.NewLarge(options.fsys, path),
-		leases:   make(map[spool.ID]*lease),
-		queues:   make(map[string]*queue),
+		leases:   make(map[spool.ID]*queue.Lease),
+		queues:   make(map[string]*queue.Queue),
 		window:   defaultDedupeWindow,
 		maxSize:  options.MaxSize,
 		ops:      newOperations(),
@@ -186,14 +187,14 @@ func (d *Store) unavailable() error {
 var errNoIndex = errors.New("the index cannot be opened at present")
 
 // queue returns the queue of a route, or nil if no message of it was ever accepted. d.mu is held.
-func (d *Store) queue(route string) *queue {
+func (d *Store) queue(route string) *queue.Queue {
 	q := d.queues[route]
 	if q == nil {
 		info := d.routes[route]
 		if info == nil {
 			return nil
 		}
-		q = newQueue(route, info.Number, d.options.limits)
+		q = queue.New(route, info.Number, d.options.limits)
 		d.queues[route] = q
 	}
 	return q

@@ -1,4 +1,4 @@
-package disk
+package queue
 
 import (
 	"encoding/binary"
@@ -18,7 +18,7 @@ import (
 // which nothing else of the key may be leased beside; and in the end everything must have come.
 type queueModel struct {
 	t *rapid.T
-	q *queue
+	q *Queue
 
 	// The disk, as far as it was committed.
 	fresh  []spool.ID
@@ -27,11 +27,11 @@ type queueModel struct {
 	ops    []queueOp // not committed
 
 	keys   map[spool.ID]uint64
-	leases map[spool.ID]*lease
+	leases map[spool.ID]*Lease
 	last   uint64
 
 	pending map[uint64][]spool.ID // the oracle
-	flying  map[uint64]*lease     // leased and not settled
+	flying  map[uint64]*Lease     // leased and not settled
 	now     time.Time
 }
 
@@ -40,15 +40,15 @@ type queueOp struct{ apply, after func() }
 
 func newQueueModel(t *rapid.T) *queueModel {
 	small := func(name string) int { return rapid.IntRange(1, 4).Draw(t, name) }
-	limits := queueLimits{
-		ready: small("ready"), followers: small("followers") - 1, chunk: small("chunk"),
-		transit: small("transit"),
+	limits := Limits{
+		Ready: small("ready"), Followers: small("followers") - 1, Chunk: small("chunk"),
+		Transit: small("transit"),
 	}
 	return &queueModel{
-		t: t, q: newQueue("r", 1, limits),
+		t: t, q: New("r", 1, limits),
 		parked: make(map[uint64][]spool.ID), keys: make(map[spool.ID]uint64),
-		leases: make(map[spool.ID]*lease), pending: make(map[uint64][]spool.ID),
-		flying: make(map[uint64]*lease), now: time.Unix(1, 0),
+		leases: make(map[spool.ID]*Lease), pending: make(map[uint64][]spool.ID),
+		flying: make(map[uint64]*Lease), now: time.Unix(1, 0),
 	}
 }
 
@@ -95,7 +95,7 @@ func (m *queueModel) accept() {
 			m.fresh = append(m.fresh, id)
 			m.pending[key] = append(m.pending[key], id)
 		},
-		after: func() { m.q.offer(waiting{id: id, key: key, msg: m.entry(id)}, m.anyParked()) },
+		after: func() { m.q.Offer(Waiting{ID: id, Key: key, Msg: m.entry(id)}, m.anyParked()) },
 	})
 }
 
@@ -121,9 +121,9 @@ func (m *queueModel) lease(id spool.ID, parked bool) {
 		m.t.Fatalf("%v of key %d leased before %v", id, key, first)
 	}
 	if m.flying[key] != nil {
-		m.t.Fatalf("%v of key %d leased beside %v", id, key, m.flying[key].msg.ID)
+		m.t.Fatalf("%v of key %d leased beside %v", id, key, m.flying[key].Msg.ID)
 	}
-	l := m.q.lease(m.entry(id), parked)
+	l := m.q.Lease(m.entry(id), parked)
 	m.leases[id], m.flying[key] = l, l
 }
 
@@ -141,19 +141,19 @@ func (m *queueModel) leaseParked(key uint64) bool {
 func (m *queueModel) leaseSome(limit int, newest bool) {
 	before := len(m.flying)
 	missing := func() bool { return len(m.flying)-before < limit }
-	m.q.resume(func(key uint64) bool { return missing() && m.leaseParked(key) })
+	m.q.Resume(func(key uint64) bool { return missing() && m.leaseParked(key) })
 	draw := func() {
-		m.q.draw(newest, func(w waiting) drawn {
+		m.q.Draw(newest, func(w Waiting) Drawn {
 			switch {
 			case !missing():
-				return drawnLast
-			case !slices.Contains(m.fresh, w.id):
-				return drawnGone
+				return DrawnLast
+			case !slices.Contains(m.fresh, w.ID):
+				return DrawnGone
 			case rapid.IntRange(0, 9).Draw(m.t, "avoided") == 0:
-				return drawnPassed
+				return DrawnPassed
 			}
-			m.lease(w.id, false)
-			return drawnLeased
+			m.lease(w.ID, false)
+			return DrawnLeased
 		})
 	}
 	for range 5 {
@@ -161,9 +161,9 @@ func (m *queueModel) leaseSome(limit int, newest bool) {
 		if !missing() || m.q.atEnd {
 			break
 		}
-		if !m.q.hasRoom() {
+		if !m.q.HasRoom() {
 			m.now = m.now.Add(clearPause)
-			for _, key := range m.q.clear(m.now) {
+			for _, key := range m.q.Clear(m.now) {
 				m.park(key, nil)
 			}
 			break
@@ -172,7 +172,7 @@ func (m *queueModel) leaseSome(limit int, newest bool) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.parked)) {
 		if ids := m.parked[key]; missing() && len(ids) > 0 && m.leases[ids[0]] == nil &&
-			!m.q.isBusy(key) {
+			!m.q.IsBusy(key) {
 			m.lease(ids[0], true)
 		}
 	}
@@ -180,41 +180,41 @@ func (m *queueModel) leaseSome(limit int, newest bool) {
 
 // read does what leasing.load does.
 func (m *queueModel) read() {
-	overflow := make(map[uint64][]waiting)
+	overflow := make(map[uint64][]Waiting)
 	n := 0
 	for _, id := range m.fresh {
 		if id.Compare(m.q.cursor) <= 0 {
 			continue
 		}
-		if n == m.q.limits.chunk || !m.q.hasRoom() {
+		if n == m.q.limits.Chunk || !m.q.HasRoom() {
 			break
 		}
 		n++
 		if m.leases[id] != nil {
-			m.q.skip(id)
+			m.q.Skip(id)
 			continue
 		}
 		key := m.keys[id]
 		isParked := func() bool { return len(m.parked[key]) > 0 }
-		if w := (waiting{id: id, key: key}); !m.q.read(w, overflow[key] == nil, isParked) {
+		if w := (Waiting{ID: id, Key: key}); !m.q.Read(w, overflow[key] == nil, isParked) {
 			overflow[key] = append(overflow[key], w)
 		}
 	}
-	m.q.readAll(n < m.q.limits.chunk && m.q.hasRoom())
+	m.q.ReadAll(n < m.q.limits.Chunk && m.q.HasRoom())
 	for _, key := range slices.Sorted(maps.Keys(overflow)) {
 		m.park(key, overflow[key])
 	}
 }
 
-func (m *queueModel) park(key uint64, rest []waiting) {
-	p := m.q.park(key, rest)
+func (m *queueModel) park(key uint64, rest []Waiting) {
+	p := m.q.Park(key, rest)
 	void := false
 	m.ops = append(m.ops, queueOp{
 		apply: func() {
-			if void = m.q.isVoid(p); void {
+			if void = m.q.IsVoid(p); void {
 				return
 			}
-			for _, id := range p.ids {
+			for _, id := range p.IDs {
 				var was bool
 				if m.fresh, was = removeID(m.fresh, id); was {
 					m.parked[key] = insertID(m.parked[key], id)
@@ -223,32 +223,32 @@ func (m *queueModel) park(key uint64, rest []waiting) {
 		},
 		after: func() {
 			if !void {
-				m.q.parked(p)
+				m.q.Parked(p)
 			}
 		},
 	})
 }
 
 // someLease returns a lease that is not settled.
-func (m *queueModel) someLease() *lease {
+func (m *queueModel) someLease() *Lease {
 	if len(m.flying) == 0 {
 		return nil
 	}
 	return m.flying[rapid.SampledFrom(slices.Sorted(maps.Keys(m.flying))).Draw(m.t, "of")]
 }
 
-func (m *queueModel) settle(l *lease, verdict spool.Verdict) {
-	id, key := l.msg.ID, l.msg.OrderKey
+func (m *queueModel) settle(l *Lease, verdict spool.Verdict) {
+	id, key := l.Msg.ID, l.Msg.OrderKey
 	delete(m.flying, key)
 	if verdict == spool.Return {
 		delete(m.leases, id)
-		m.q.giveBack(l)
+		m.q.GiveBack(l)
 		return
 	}
 	if verdict != spool.Retry {
 		m.pending[key], _ = removeID(m.pending[key], id)
 	}
-	m.q.settle(l, verdict)
+	m.q.Settle(l, verdict)
 	var more bool
 	m.ops = append(m.ops, queueOp{
 		apply: func() {
@@ -264,7 +264,7 @@ func (m *queueModel) settle(l *lease, verdict spool.Verdict) {
 		},
 		after: func() {
 			delete(m.leases, id)
-			m.q.recorded(l, more)
+			m.q.Recorded(l, more)
 		},
 	})
 }
@@ -284,9 +284,9 @@ func (m *queueModel) drop() {
 	wasFresh, _ := m.take(id)
 	m.pending[key], _ = removeID(m.pending[key], id)
 	if wasFresh {
-		m.q.forget(id, key)
+		m.q.Forget(id, key)
 	} else {
-		m.q.forgetParked(key, len(m.parked[key]) > 0)
+		m.q.ForgetParked(key, len(m.parked[key]) > 0)
 	}
 }
 
@@ -302,14 +302,14 @@ func (m *queueModel) replay() {
 	m.dead = m.dead[1:]
 	m.parked[key] = insertID(m.parked[key], id)
 	m.pending[key] = insertID(m.pending[key], id)
-	m.q.letPass(key)
+	m.q.LetPass(key)
 }
 
 // reopen does what is done after the index failed.
 func (m *queueModel) reopen() {
-	m.q.reset()
+	m.q.Reset()
 	for _, id := range slices.SortedFunc(maps.Keys(m.leases), spool.ID.Compare) {
-		m.q.keep(m.leases[id], !slices.Contains(m.fresh, id))
+		m.q.Keep(m.leases[id], !slices.Contains(m.fresh, id))
 	}
 }
 
@@ -362,7 +362,7 @@ func TestTheQueueHandsOutEverythingInOrder(t *testing.T) {
 			m.step()
 		}
 		m.drain()
-		if m.q.inFlight != 0 || m.q.held != 0 || m.q.transit != 0 || len(m.q.ready) != 0 {
+		if m.q.InFlight() != 0 || m.q.held != 0 || m.q.transit != 0 || len(m.q.ready) != 0 {
 			t.Fatalf("something is left in the queue: %+v", m.q)
 		}
 		for key, k := range m.q.keys {
