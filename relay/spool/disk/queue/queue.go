@@ -189,7 +189,7 @@ func (q *Queue) hold(w Waiting) {
 type Drawn int
 
 const (
-	DrawnLeased Drawn = iota // see lease
+	DrawnLeased Drawn = iota // see [Queue.Lease]
 	DrawnPassed              // it stays in front of the rest
 	DrawnGone                // it is not there any more
 	DrawnLast                // it stays, and so do those behind it

@@ -172,6 +172,9 @@ var Damages = map[string]func(rng *rand.Rand, file []byte, page int) []byte{
 	},
 	"another page under its name": func(rng *rand.Rand, file []byte, page int) []byte {
 		other := rng.IntN(len(file) / PageSize)
+		if isOfBuckets(file[other*PageSize:]) {
+			return file // which may be the inbox as it once was, and nothing could tell
+		}
 		copy(file[page*PageSize+8:(page+1)*PageSize], file[other*PageSize+8:(other+1)*PageSize])
 		return file
 	},
@@ -247,4 +250,11 @@ func FirstMessage(page []byte) []byte {
 		return nil
 	}
 	return element[at+keySize : at+keySize+size]
+}
+
+// isOfBuckets reports whether a page is the one that the buckets are found on, or was once.
+func isOfBuckets(page []byte) bool {
+	const leaf, bucket = 0x02, 0x01
+	kind, count := binary.NativeEndian.Uint16(page[8:]), binary.NativeEndian.Uint16(page[10:])
+	return kind == leaf && count > 0 && binary.NativeEndian.Uint32(page[PageHeader:]) == bucket
 }
