@@ -85,21 +85,29 @@ var (
 	certificateFile = regexp.MustCompile(`/etc/[\w./-]+\.pem`)
 )
 
+// secretCalled is a secret of the form that its name says.
+func secretCalled(name string) string {
+	switch name = strings.ToLower(name); {
+	case strings.HasSuffix(name, "_signing_secret"):
+		return "whsec_" + base64.StdEncoding.EncodeToString([]byte(anySecret))
+	case strings.HasSuffix(name, "inbox_key"):
+		return base64.StdEncoding.EncodeToString([]byte(anySecret[:32]))
+	}
+	return anySecret + name
+}
+
 // furnish makes what a configuration expects of the machine that it is for: environment variables,
 // files with secrets, certificates.
 func furnish(t *testing.T, config string) string {
 	t.Helper()
 	for _, match := range fromEnvironment.FindAllStringSubmatch(config, -1) {
-		secret := anySecret + match[1]
-		if strings.HasSuffix(match[1], "_SIGNING_SECRET") {
-			secret = "whsec_" + base64.StdEncoding.EncodeToString([]byte(anySecret))
-		}
-		t.Setenv(match[1], secret)
+		t.Setenv(match[1], secretCalled(match[1]))
 	}
 	folder := filepath.ToSlash(t.TempDir())
 	config = fromFile.ReplaceAllStringFunc(config, func(placeholder string) string {
 		file := folder + "/" + filepath.Base(strings.Trim(placeholder, "{}"))
-		require.NoError(t, os.WriteFile(file, []byte(anySecret+"\n"), 0o600))
+		secret := secretCalled(filepath.Base(file))
+		require.NoError(t, os.WriteFile(file, []byte(secret+"\n"), 0o600))
 		return "{file." + file + "}"
 	})
 	return certificateFile.ReplaceAllStringFunc(config, func(string) string {

@@ -40,8 +40,8 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 
 	var got map[string]any
 	g.get("/spool", &got)
-	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "in_flight", "inboxes",
-		"oldest_pending", "pending", "pending_bytes"}, keys(got))
+	require.Equal(t, []string{"dead", "dead_bytes", "delivered", "delivered_bytes", "disk_bytes",
+		"in_flight", "inboxes", "oldest_pending", "pending", "pending_bytes"}, keys(got))
 	require.EqualValues(t, 2, got["pending"])
 	require.EqualValues(t, 1, got["dead"])
 	require.Positive(t, got["pending_bytes"])
@@ -52,8 +52,8 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 	inboxes := got["inboxes"].(map[string]any)
 	require.Equal(t, slices.Sorted(slices.Values([]string{first, second})), keys(inboxes))
 	in := inboxes[first].(map[string]any)
-	require.Equal(t, []string{"dead", "dead_bytes", "disk_bytes", "fingerprints", "in_flight",
-		"max_bytes", "oldest_pending", "pending", "pending_bytes", "routes"}, keys(in))
+	require.Equal(t, []string{"dead", "dead_bytes", "delivered", "delivered_bytes", "disk_bytes",
+		"fingerprints", "in_flight", "max_bytes", "oldest_pending", "pending", "pending_bytes", "routes"}, keys(in))
 	require.EqualValues(t, 1, in["pending"])
 	require.EqualValues(t, 1<<30, in["max_bytes"])
 	routes := in["routes"].(map[string]any)
@@ -69,9 +69,14 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 
 // messageKeys are what other programs rely on.
 var messageKeys = []string{
-	"attempts", "content_type", "died_at", "id", "last_error", "method", "next_attempt_at", "path",
-	"received_at", "request_id", "route", "size", "state", "uri", "user",
+	"attempts", "content_type", "delivered_at", "died_at", "id", "last_error", "method",
+	"next_attempt_at", "path", "received_at", "replayed", "request_id", "route", "size", "state",
+	"uri", "user",
 }
+
+// detailKeys are what one has beside who is asked for alone.
+var detailKeys = slices.Sorted(slices.Values(append([]string{"header", "history", "host"},
+	messageKeys...)))
 
 func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	g, path := one(t)
@@ -79,7 +84,7 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 	pending := g.accept(path, "hooks", "/refused?a=1",
 		strings.NewReader(`{"metadata":{"request_id":"r-1"}}`),
 		http.Header{"Content-Type": {"application/json"}})
-	g.wait(path, pending, func(m *spool.Message) bool { return m.Attempts == 1 })
+	g.wait(path, pending, func(m *spool.Message) bool { return m.Tries == 1 })
 	dead := g.accept(path, "other", "/gone", strings.NewReader("x"), nil)
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
 
@@ -105,6 +110,7 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 		"uri": "/refused?a=REDACTED", "content_type": "application/json", "size": 33.0,
 		"request_id": "r-1", "user": "",
 		"attempts": 1.0, "died_at": nil, "last_error": "the service answered 400 Bad Request",
+		"delivered_at": nil, "replayed": false,
 	}, first)
 
 	second := messages[1]
@@ -116,11 +122,12 @@ func TestMessagesAreShownWithAllTheirKeys(t *testing.T) {
 		"id": dead.String(), "state": "dead", "path": path, "route": "other", "method": "POST",
 		"uri": "/gone", "content_type": "", "size": 1.0, "request_id": "", "user": "",
 		"attempts": 1.0, "next_attempt_at": nil, "last_error": "the service answered 410 Gone",
+		"delivered_at": nil, "replayed": false,
 	}, second)
 
 	var shown map[string]any
 	g.get("/spool/messages/"+dead.String(), &shown)
-	require.Equal(t, messageKeys, keys(shown))
+	require.Equal(t, detailKeys, keys(shown))
 	require.Equal(t, dead.String(), shown["id"])
 }
 
@@ -213,7 +220,7 @@ func TestADamagedBodyIsAnErrorAndNotHalfAnAnswer(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(path, "bodies", "*.body"))
 	require.NoError(t, err)
 	require.Len(t, files, 1)
-	g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
+	g.wait(path, id, func(m *spool.Message) bool { return m.Tries == 1 })
 	require.NoError(t, os.WriteFile(files[0], bytes.Repeat([]byte("b"), 1<<20), 0o600))
 
 	a := g.do(http.MethodGet, "/spool/messages/"+id.String()+"/body")
@@ -228,7 +235,7 @@ func TestAMessageIsReplayed(t *testing.T) {
 		a := g.do(http.MethodPost, "/spool/messages/"+id.String()+"/replay")
 		require.Equal(t, http.StatusOK, a.StatusCode)
 		require.JSONEq(t, `{"replayed":1}`, string(a.body))
-		g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
+		g.wait(path, id, func(m *spool.Message) bool { return m.Tries == 1 })
 	}
 	id := g.dead(path, "hooks")
 	g.service.mend()
@@ -275,7 +282,14 @@ func TestDeadLettersAreReplayedAllAtOnce(t *testing.T) {
 	} {
 		a := g.do(http.MethodPost, "/spool/replay"+step.query)
 		require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
-		require.JSONEq(t, fmt.Sprintf(`{"replayed":%d}`, step.replayed), string(a.body), step.query)
+		var done struct {
+			State              string
+			Selected, Replayed int
+		}
+		require.NoError(t, json.Unmarshal(a.body, &done))
+		require.Equal(t, step.replayed, done.Replayed, step.query)
+		require.Equal(t, step.replayed, done.Selected, step.query)
+		require.Equal(t, "done", done.State)
 		require.Len(t, g.list("?state=dead"), step.left, step.query)
 	}
 	require.Eventually(t, func() bool { return len(g.list("")) == 1 }, patience, time.Millisecond)
@@ -491,7 +505,7 @@ func TestCredentialsAreNotShown(t *testing.T) {
 				"Authorization": {"Basic " + secret}, "Dg-Token": {secret},
 				"X-Api-Key": {secret}, "Cookie": {secret},
 			})
-		g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
+		g.wait(path, id, func(m *spool.Message) bool { return m.Tries == 1 })
 	}
 	ids := g.list("")
 	require.Len(t, ids, 4)

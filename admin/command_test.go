@@ -31,7 +31,7 @@ func TestListIsATableForPeople(t *testing.T) {
 	dead := g.dead(path, "other")
 	id := g.accept(path, "hooks", "/refused?"+strings.Repeat("a=1&", 100),
 		strings.NewReader(`{"metadata":{"request_id":"r-1"}}`), nil)
-	g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
+	g.wait(path, id, func(m *spool.Message) bool { return m.Tries == 1 })
 
 	lines := strings.Split(strings.TrimSuffix(g.ok("spool", "list"), "\n"), "\n")
 	require.Len(t, lines, 3)
@@ -153,7 +153,7 @@ func TestShowTellsAllOfOneCallback(t *testing.T) {
 
 	var m map[string]any
 	require.NoError(t, json.Unmarshal([]byte(g.ok("spool", "show", "--json", id.String())), &m))
-	require.Equal(t, messageKeys, keys(m))
+	require.Equal(t, detailKeys, keys(m))
 
 	waiting := g.refused(path, "hooks")
 	require.Regexp(t, `(?m)^next attempt: +20\d\d-.*Z \(.* from now\)$`,
@@ -383,7 +383,7 @@ func TestProcessesEndWithTheExitCodes(t *testing.T) {
 		says    string
 	}{
 		{1, "spool lsit", "unknown command"},
-		{1, "spool list --state alive", "neither pending nor dead"},
+		{1, "spool list --state alive", "neither pending, dead nor delivered"},
 		{5, "spool show x", "no such message"},
 		{6, "spool replay " + held, "is being delivered"},
 		{4, "spool list --address unix//none", "admin API at unix//none"},

@@ -96,7 +96,7 @@ func TestRecoverReportsForPrograms(t *testing.T) {
 	var report map[string]any
 	require.NoError(t, json.Unmarshal([]byte(o.out), &report))
 	require.Equal(t, map[string]any{
-		"into": into, "pending": 3.0, "dead": 0.0, "uncertain": 0.0, "lost": []any{}, "missing": 0.0,
+		"into": into, "pending": 3.0, "dead": 0.0, "delivered": 0.0, "uncertain": 0.0, "lost": []any{}, "missing": 0.0,
 		"bodies": 0.0, "damage": []any{},
 	}, report)
 }

@@ -246,7 +246,7 @@ func (g *gateway) dead(path, route string) spool.ID {
 func (g *gateway) refused(path, route string) spool.ID {
 	g.t.Helper()
 	id := g.accept(path, route, "/refused", body(), nil)
-	g.wait(path, id, func(m *spool.Message) bool { return m.Attempts == 1 })
+	g.wait(path, id, func(m *spool.Message) bool { return m.Tries == 1 })
 	return id
 }
 

@@ -30,7 +30,7 @@ func TestWhatAUserBroughtInCanBeDropped(t *testing.T) {
 	dead := g.from("leaked", path, "hooks", "/gone")
 	g.wait(path, dead, func(m *spool.Message) bool { return m.State == spool.Dead })
 	refused := g.from("leaked", path, "hooks", "/refused")
-	g.wait(path, refused, func(m *spool.Message) bool { return m.Attempts == 1 })
+	g.wait(path, refused, func(m *spool.Message) bool { return m.Tries == 1 })
 	stays := g.from("other", path, "hooks", "/refused")
 	nobody := g.refused(path, "other")
 

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +19,7 @@ func (p *Process) hooks(identity string) spool.Hooks {
 			zap.String("route", msg.Route),
 			zap.String("method", msg.Method),
 			zap.String("request_id", msg.RequestID),
-			zap.Int("attempts", msg.Attempts),
+			zap.Int("attempts", msg.Tries),
 			zap.String("last_error", msg.LastError),
 		}
 	}
@@ -46,12 +47,23 @@ func (p *Process) hooks(identity string) spool.Hooks {
 				letter(msg)...)
 			go p.emit("deepgram_callback.dead_letter", map[string]any{
 				"path": identity, "id": msg.ID.String(), "route": msg.Route, "request_id": msg.RequestID,
-				"attempts": msg.Attempts, "last_error": msg.LastError, "received_at": msg.ReceivedAt,
+				"attempts": msg.Tries, "last_error": msg.LastError, "received_at": msg.ReceivedAt,
 			})
 		},
 		Dropped: func(msg *spool.Message) {
 			spoolDroppedTotal.WithLabelValues(msg.Route).Inc()
 			p.logger().Warn("dead letter dropped: kept for as long as configured", letter(msg)...)
+		},
+		Paused: func(route string, paused bool) {
+			if paused {
+				p.logger().Warn("deliveries are paused; callbacks wait until somebody resumes them",
+					at, zap.String("route", route))
+			} else {
+				p.logger().Info("deliveries are resumed", at, zap.String("route", route))
+			}
+			go p.emit("deepgram_callback.spool_paused", map[string]any{
+				"path": identity, "route": route, "paused": paused,
+			})
 		},
 		Down: func(route string, down bool, cause string) {
 			if !down {
@@ -80,9 +92,13 @@ func (p *Process) hooks(identity string) spool.Hooks {
 	}
 }
 
+// evictionSilence is how long after kept callbacks had to give way it is not said again.
+const evictionSilence = time.Hour
+
 // storeEvents count, log and announce what happens in a store.
 func (p *Process) storeEvents(identity string) spool.StoreEvents {
 	at := zap.String("path", identity)
+	var evictionSaid atomic.Int64 // in nanoseconds
 	return spool.StoreEvents{
 		Refusing: func(reason spool.Reason, refusing bool, cause error) {
 			if refusing {
@@ -94,6 +110,21 @@ func (p *Process) storeEvents(identity string) spool.StoreEvents {
 			go p.emit("deepgram_callback.spool_refusing", map[string]any{
 				"path": identity, "reason": string(reason), "refusing": refusing,
 			})
+		},
+		Evicted: func(route string, messages int) {
+			spoolEvictedTotal.WithLabelValues(route).Add(float64(messages))
+			now, said := time.Now().UnixNano(), evictionSaid.Load()
+			if now-said > int64(evictionSilence) && evictionSaid.CompareAndSwap(said, now) {
+				p.logger().Warn("delivered callbacks are kept for less time than configured: "+
+					"max_size leaves no more room; the oldest give way to new ones",
+					at, zap.String("route", route))
+			}
+		},
+		LiveStreams: func() (live int) {
+			for _, n := range p.Streams.open() {
+				live += n
+			}
+			return live
 		},
 		Synced: func(took time.Duration) {
 			spoolSyncSeconds.WithLabelValues(identity).Observe(took.Seconds())

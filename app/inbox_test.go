@@ -136,7 +136,7 @@ func answering(t testing.TB, dir, name string) *Route {
 	return &Route{Store: caddytest.DiskStore(t, dir), Name: name, Config: spool.RouteConfig{
 		RetryDelays: []time.Duration{time.Millisecond},
 		Deliver: func(_ context.Context, msg *spool.Message, _ spool.Body) spool.Result {
-			if msg.Attempts > 0 && msg.URI != "/none" {
+			if msg.Tries > 0 && msg.URI != "/none" {
 				return spool.Result{Status: http.StatusOK}
 			}
 			switch msg.URI {
@@ -437,6 +437,8 @@ caddy_deepgram_callback_spool_pending{path=%[1]q,route=%[2]q} 0
 		"spool_refused_total":             "reason route",
 		"spool_refusing":                  "path",
 		"spool_service_down":              "path route",
+		"spool_kept":                      "path route",
+		"spool_paused":                    "path route",
 		"spool_sync_duration_seconds":     "path",
 	}, labels)
 	problems, err := testutil.GatherAndLint(registry)

@@ -44,6 +44,9 @@ var (
 	spoolDroppedTotal = counter("spool_dropped_total",
 		"Dead letters that were dropped because they had been kept long enough.", "route")
 
+	spoolEvictedTotal = counter("spool_evicted_total",
+		"Delivered callbacks that gave way to new ones before their time, for lack of room.", "route")
+
 	spoolAttemptSeconds = histogram("spool_attempt_duration_seconds",
 		"How long attempts to deliver took.", "route")
 	spoolDeliverySeconds = histogram("spool_delivery_duration_seconds",
@@ -70,7 +73,7 @@ func collectors(p *Process) []prometheus.Collector {
 		requestsTotal,
 		streamsOpenedTotal, streamsEndedTotal, streamMessagesTotal, streamBytesTotal,
 		spoolAcceptedTotal, spoolDuplicatesTotal, spoolRefusedTotal, spoolAttemptsTotal,
-		spoolDeliveredTotal, spoolDiedTotal, spoolDroppedTotal,
+		spoolDeliveredTotal, spoolDiedTotal, spoolDroppedTotal, spoolEvictedTotal,
 		spoolAttemptSeconds, spoolDeliverySeconds, spoolSyncSeconds,
 		levels{p},
 	}
@@ -109,6 +112,10 @@ var (
 		"Bytes of the bodies that wait for their delivery.", "path", "route")
 	spoolDead = level("spool_dead",
 		"Dead letters.", "path", "route")
+	spoolKept = level("spool_kept",
+		"Delivered callbacks that are kept.", "path", "route")
+	spoolPaused = level("spool_paused",
+		"Whether deliveries of the route are paused.", "path", "route")
 	spoolDown = level("spool_service_down",
 		"Whether the service of the route is found to be down.", "path", "route")
 	spoolOldestSeconds = level("spool_oldest_pending_seconds",
@@ -124,7 +131,8 @@ var (
 // Describe implements [prometheus.Collector].
 func (levels) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		streamsOpen, spoolPending, spoolPendingBytes, spoolDead, spoolDown, spoolOldestSeconds,
+		streamsOpen, spoolPending, spoolPendingBytes, spoolDead, spoolKept, spoolPaused, spoolDown,
+		spoolOldestSeconds,
 		spoolDiskBytes, spoolMaxBytes, spoolRefusing,
 	} {
 		descriptions <- d
@@ -151,6 +159,8 @@ func (l levels) Collect(metrics chan<- prometheus.Metric) {
 			gauge(spoolPending, float64(s.Pending), path, route)
 			gauge(spoolPendingBytes, float64(s.PendingBytes), path, route)
 			gauge(spoolDead, float64(s.Dead), path, route)
+			gauge(spoolKept, float64(s.Delivered), path, route)
+			gauge(spoolPaused, truth(s.Paused), path, route)
 			gauge(spoolDown, truth(s.Down), path, route)
 			age := 0.0
 			if !s.OldestPending.IsZero() {

@@ -25,6 +25,9 @@ type Process struct {
 	// Streams are the live streams. They belong to no configuration: a reload leaves them alone.
 	Streams *Registry
 
+	// Replays are those of many messages.
+	Replays Replays
+
 	// Refusals are the callbacks that were refused: why one was turned away is asked after a
 	// reload, too.
 	Refusals RefusalList
@@ -106,6 +109,9 @@ func (p *Process) inbox(ctx context.Context, r *Route) (*spool.Inbox, error) {
 	inbox := p.inboxes[r.identity]
 	p.mu.Unlock()
 	if inbox != nil {
+		if store, ok := inbox.Store().(spool.Reconfigurable); ok {
+			return inbox, store.Reconfigure(r.Store)
+		}
 		return inbox, nil
 	}
 	store, err := r.Store.Open(ctx, spool.Limits{MaxBytes: r.MaxSize}, p.storeEvents(r.identity))

@@ -86,6 +86,8 @@ var remedies = map[string]string{
 		"look at the disk, and at the kernel's log",
 	string(spool.ReasonWrite): "writing to the inbox failed: the log line has the error; " +
 		"look at the disk, and at the kernel's log",
+	string(spool.ReasonUnavailable): "the database of the inbox cannot be reached: " +
+		"look at the database and the network; it is tried again, and everything goes on by itself",
 	string(spool.ReasonDamaged): "the inbox is damaged on disk: look at the disk; " +
 		"caddy deepgram-callback spool recover saves what is whole",
 }

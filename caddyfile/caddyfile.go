@@ -71,8 +71,11 @@ const Directive = "deepgram_callback"
 //			retry_for <duration>
 //			concurrency <n>
 //			max_size <size>
-//			dedupe_window <duration>|off
+//			dedupe_window <duration>
 //			order_by request_id|uri|none
+//			keep <duration>
+//			rate <n>/s|/m
+//			encrypt <key...>
 //			dead_letter_keep <duration>
 //			sign <whsec_secret...>
 //		}

@@ -36,6 +36,9 @@ func (p *parser) spoolOptions(config *handler.Spool) map[string]func() error {
 		"max_size":         func() (err error) { config.MaxSize, err = p.size(); return err },
 		"dedupe_window":    p.dedupeWindow,
 		"order_by":         p.orderBy,
+		"keep":             func() (err error) { config.Keep, err = p.duration(); return err },
+		"rate":             p.rate,
+		"encrypt":          p.encrypt,
 		"dead_letter_keep": func() (err error) { config.DeadLetterKeep, err = p.duration(); return err },
 		"sign":             p.sign,
 	}
@@ -132,6 +135,35 @@ func (p *parser) orderBy() error {
 		return p.Errf("order_by: it is request_id, uri or none, not %q", arg)
 	}
 	p.config.Spool.OrderBy = order
+	return nil
+}
+
+func (p *parser) rate() (err error) {
+	arg, err := p.exactlyOne("a number of deliveries in a second or a minute, such as 10/s")
+	if err != nil {
+		return err
+	}
+	if _, err := handler.ParseRate(arg); err != nil || arg == "" {
+		return p.Errf("rate: %q is not a number of deliveries in a second or a minute, such as 10/s or 300/m", arg)
+	}
+	p.config.Spool.Rate = arg
+	return nil
+}
+
+func (p *parser) encrypt() (err error) {
+	keys, err := p.atLeastOne("a key of 32 bytes in base64, or several")
+	if err != nil {
+		return err
+	}
+	p.config.Spool.Encrypt = keys
+	for i, key := range keys {
+		if strings.Contains(key, "{") {
+			continue // what a placeholder stands for is not known before the configuration is loaded
+		}
+		if _, err := spool.NewKeys(key); err != nil {
+			return p.Errf("encrypt: key %d of %d: %w", i+1, len(keys), errors.Unwrap(err))
+		}
+	}
 	return nil
 }
 

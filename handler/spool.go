@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,20 @@ type Spool struct {
 	// another user never wait for each other. Default: `request_id`.
 	OrderBy spool.OrderBy `json:"order_by,omitempty"`
 
+	// For how long callbacks are kept that were delivered, to be looked at and sent
+	// again. They count towards max_size, but give way before anything is refused.
+	// Default: they are not kept.
+	Keep caddy.Duration `json:"keep,omitempty"`
+
+	// How many deliveries may begin in a second or a minute, such as `10/s` or
+	// `300/m`, evenly spaced. Default: no limit.
+	Rate string `json:"rate,omitempty"`
+
+	// Keys by which bodies and header fields are encrypted before they are stored,
+	// each 32 bytes in base64: the first encrypts, all decrypt. A key is replaced
+	// by a new one before it. Placeholders are replaced. Default: not encrypted.
+	Encrypt []string `json:"encrypt,omitempty"`
+
 	// For how long dead letters are kept. Default: 30d.
 	DeadLetterKeep caddy.Duration `json:"dead_letter_keep,omitempty"`
 
@@ -98,6 +113,7 @@ func (h *Handler) provisionSpool(ctx caddy.Context) error {
 		checkSize("max_size", s.MaxSize),
 		checkDuration("retry_for", s.RetryFor),
 		checkDuration("dedupe_window", window),
+		checkDuration("keep", s.Keep),
 		checkDuration("dead_letter_keep", s.DeadLetterKeep),
 	); err != nil {
 		return fmt.Errorf("spool: %w", err)
@@ -108,6 +124,14 @@ func (h *Handler) provisionSpool(ctx caddy.Context) error {
 	store, err := s.loadStore(ctx)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
+	}
+	interval, err := ParseRate(s.Rate)
+	if err != nil {
+		return fmt.Errorf("spool: rate: %w", err)
+	}
+	keys, err := newKeys(s.Encrypt)
+	if err != nil {
+		return fmt.Errorf("spool: encrypt: %w", err)
 	}
 	signer, err := newSigner(s.Sign)
 	if err != nil {
@@ -134,6 +158,9 @@ func (h *Handler) provisionSpool(ctx caddy.Context) error {
 		RetryFor:       time.Duration(s.RetryFor),
 		Concurrency:    s.Concurrency,
 		DedupeWindow:   time.Duration(s.DedupeWindow),
+		Interval:       interval,
+		Keep:           time.Duration(s.Keep),
+		Encrypt:        keys,
 		DeadLetterKeep: time.Duration(s.DeadLetterKeep),
 	}
 	for _, delay := range s.RetryDelays {
@@ -202,20 +229,50 @@ func asStore(loaded any) (spool.StoreModule, error) {
 // newSigner makes the signer of deliveries, or nil where no secret is configured.
 // Its errors show nothing of the secrets.
 func newSigner(configured []string) (*spool.Signer, error) {
-	if len(configured) == 0 {
-		return nil, nil
-	}
-	repl := caddy.NewReplacer()
-	secrets := make([]string, len(configured))
-	for i, secret := range configured {
-		value, err := repl.ReplaceOrErr(secret, true, true)
-		if err != nil {
-			return nil, fmt.Errorf("secret %d of %d: a placeholder in it is unknown or empty", i+1,
-				len(configured))
-		}
-		secrets[i] = value
+	secrets, err := replaceAll("secret", configured)
+	if err != nil || len(secrets) == 0 {
+		return nil, err
 	}
 	return spool.NewSigner(secrets...)
+}
+
+// newKeys makes the keys of an inbox. Its errors show none of them.
+func newKeys(configured []string) (*spool.Keys, error) {
+	keys, err := replaceAll("key", configured)
+	if err != nil {
+		return nil, err
+	}
+	return spool.NewKeys(keys...)
+}
+
+// replaceAll replaces the placeholders in secrets, and shows none of them in its error.
+func replaceAll(what string, configured []string) ([]string, error) {
+	repl := caddy.NewReplacer()
+	values := make([]string, len(configured))
+	for i, text := range configured {
+		value, err := repl.ReplaceOrErr(text, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("%s %d of %d: a placeholder in it is unknown or empty", what, i+1,
+				len(configured))
+		}
+		values[i] = value
+	}
+	return values, nil
+}
+
+// ParseRate reads how many there may be in a second or a minute, such as 10/s, and returns the time
+// from one to the next. An empty text is no limit, which is zero.
+func ParseRate(text string) (interval time.Duration, err error) {
+	if text == "" {
+		return 0, nil
+	}
+	number, unit, _ := strings.Cut(text, "/")
+	per, ok := map[string]time.Duration{"s": time.Second, "m": time.Minute}[unit]
+	n, err := strconv.ParseUint(number, 10, 32)
+	if !ok || err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a number of deliveries in a second or a minute, such as 10/s or 300/m", text)
+	}
+	return max(per/time.Duration(n), 1), nil
 }
 
 // accept takes a callback into the inbox, and answers it once it is safe there. A sender that goes

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
@@ -63,19 +62,6 @@ func (g *Gateway) Status(ctx context.Context, path string) (Status, error) {
 }
 
 func (s *Status) add(stats spool.Stats) {
-	s.Pending += stats.Pending
-	s.PendingBytes += stats.PendingBytes
-	s.Dead += stats.Dead
-	s.DeadBytes += stats.DeadBytes
-	s.InFlight += stats.InFlight
+	s.Totals.Add(stats.Totals)
 	s.DiskBytes += stats.DiskBytes
-	s.OldestPending = earlier(s.OldestPending, stats.OldestPending)
-}
-
-// earlier returns the earlier of two times, of which a zero one is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }

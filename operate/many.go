@@ -6,49 +6,16 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
-	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-const (
-	// DefaultPage and MaxPage are how many messages a list has where nothing is said, and
-	// at most.
-	DefaultPage = 100
-	MaxPage     = 1000
+// bulk is how many messages are looked at at once.
+const bulk = 256
 
-	// bulk is how many messages are changed at once, so that callbacks which come in
-	// meanwhile do not wait for all of them.
-	bulk = 256
-)
-
-// A Selection selects messages. What is empty selects all.
-type Selection struct {
-	Path  string // of an inbox
-	State spool.State
-	Route string
-	User  string // whose credential brought them in
-}
-
-// check finds what cannot be right.
-func (s Selection) check() error {
-	switch s.State {
-	case "", spool.Pending, spool.Dead:
-		return nil
-	}
-	return invalid(fmt.Errorf("state is %q, neither pending nor dead", s.State))
-}
-
-func (s Selection) filter() spool.Filter {
-	return spool.Filter{State: s.State, Route: s.Route, User: s.User}
-}
-
-// List returns a page of what is selected, by rising id over all inboxes, of what comes
-// after an id and at most limit of them.
-func (g *Gateway) List(
-	ctx context.Context, selected Selection, after spool.ID, limit int,
-) ([]Message, error) {
+// List returns a page of what is selected, over all inboxes.
+func (g *Gateway) List(ctx context.Context, selected Selection, page Page) ([]Message, error) {
 	if err := selected.check(); err != nil {
 		return nil, err
 	}
@@ -57,19 +24,43 @@ func (g *Gateway) List(
 		return nil, err
 	}
 	filter := selected.filter()
-	filter.After, filter.Limit = after, limit
-	page := []Message{}
+	filter.After, filter.Limit, filter.Newest = page.After, page.Limit, page.Newest
+	list := []Message{}
 	for _, in := range open {
 		messages, err := in.List(ctx, filter)
 		if err != nil {
 			return nil, fmt.Errorf("spool %s: %w", in.path, err)
 		}
 		for _, m := range messages {
-			page = append(page, show(in, m))
+			list = append(list, show(in, m))
 		}
 	}
-	slices.SortFunc(page, func(a, b Message) int { return a.ID.Compare(b.ID) })
-	return page[:min(len(page), limit)], nil
+	slices.SortFunc(list, func(a, b Message) int {
+		if page.Newest {
+			a, b = b, a
+		}
+		return a.ID.Compare(b.ID)
+	})
+	return list[:min(len(list), page.Limit)], nil
+}
+
+// Count counts what is selected, over all inboxes.
+func (g *Gateway) Count(ctx context.Context, selected Selection) (total int64, err error) {
+	if err := selected.check(); err != nil {
+		return 0, err
+	}
+	open, err := g.inboxes(selected.Path)
+	if err != nil {
+		return 0, err
+	}
+	for _, in := range open {
+		n, err := in.Count(ctx, selected.filter())
+		if err != nil {
+			return total, fmt.Errorf("spool %s: %w", in.path, err)
+		}
+		total += n
+	}
+	return total, nil
 }
 
 // Replayed says how many messages are delivered again.
@@ -86,45 +77,135 @@ type Dropped struct {
 	Dropped int `json:"dropped"`
 }
 
-// ReplayDead replays the dead letters of a route, or of all if it is empty, in the inbox at
-// a path, or in all.
-func (g *Gateway) ReplayDead(ctx context.Context, path, route string) (Replayed, error) {
-	var done Replayed
+// Replayable counts what [Gateway.ReplayMany] would make pending again: of what is selected, what is dead
+// or was delivered. It also returns the users who brought some of it in, and of whom the configuration has no account any more.
+func (g *Gateway) Replayable(ctx context.Context, selected Selection) (total int64, revoked []string, err error) {
+	if selected.State == spool.Pending {
+		return 0, nil, nil
+	}
 	users := make(map[string]bool)
-	total, err := g.each(path, func(in inbox) (int, error) {
-		dead := spool.Filter{State: spool.Dead, Route: route}
-		if err := g.noteRevoked(ctx, in, dead, users); err != nil {
-			return 0, err
+	for _, one := range selected.ended() {
+		n, err := g.Count(ctx, one)
+		if err != nil {
+			return 0, nil, err
 		}
-		return in.ReplayDead(ctx, route)
-	})
+		total += n
+	}
+	open, err := g.inboxes(selected.Path)
 	if err != nil {
-		return Replayed{}, err
+		return 0, nil, err
 	}
-	done.Replayed, done.RevokedUsers = total, slices.Sorted(maps.Keys(users))
-	return done, nil
+	for _, in := range open {
+		for _, one := range selected.ended() {
+			if err := g.noteRevoked(ctx, in, one.filter(), users); err != nil {
+				return 0, nil, fmt.Errorf("spool %s: %w", in.path, err)
+			}
+		}
+	}
+	return total, slices.Sorted(maps.Keys(users)), nil
 }
 
-// DropDead forgets the dead letters that there are now of a route, or of all if it is
-// empty, in the inbox at a path, or in all.
-func (g *Gateway) DropDead(ctx context.Context, path, route string) (Dropped, error) {
-	total, err := g.each(path, func(in inbox) (int, error) { return dropDead(ctx, in, route) })
-	return Dropped{total}, err
+// ReplayMany begins to make pending again what is selected and is dead or was delivered, and returns the id
+// of the replay.
+func (g *Gateway) ReplayMany(selected Selection, expected int64) (id string, err error) {
+	if err := selected.check(); err != nil {
+		return "", err
+	}
+	open, err := g.inboxes(selected.Path)
+	if err != nil {
+		return "", err
+	}
+	return g.process.Replays.Start(expected, func(ctx context.Context, progress func(int)) error {
+		total := 0
+		for _, in := range open {
+			before := total
+			n, err := in.ReplayAll(ctx, selected.filter(), func(n int) { progress(before + n) })
+			total += n
+			if err != nil {
+				return fmt.Errorf("spool %s, after %d messages: %w", in.path, total, err)
+			}
+		}
+		return nil
+	}), nil
 }
 
-// DropOfUser forgets everything that is selected and that the credential of a user brought
-// in. What is being delivered is forgotten when that has ended.
-func (g *Gateway) DropOfUser(ctx context.Context, selected Selection) (Dropped, error) {
-	if selected.User == "" {
-		return Dropped{}, invalid(errors.New("user is empty; leave it out to mean all"))
+// WaitForReplay waits until a replay has ended, and stops it if ctx ends before.
+func (g *Gateway) WaitForReplay(ctx context.Context, id string) (app.Replay, error) {
+	return g.process.Replays.Wait(ctx, id)
+}
+
+// Replays are those that run and the last ones that ended, the newest first.
+func (g *Gateway) Replays() []app.Replay { return g.process.Replays.List() }
+
+// StopReplay has a replay end where it is.
+func (g *Gateway) StopReplay(id string) error {
+	if !g.process.Replays.Stop(id) {
+		return notFound(fmt.Errorf("no such replay: %q", id))
 	}
+	return nil
+}
+
+// Pause has the deliveries of a route wait, or go on, in the inbox at a path, or in all that
+// have the route.
+func (g *Gateway) Pause(ctx context.Context, path, route string, paused bool) error {
+	open, err := g.inboxes(path)
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, in := range open {
+		stats, err := in.Stats(ctx)
+		if err != nil {
+			return fmt.Errorf("spool %s: %w", in.path, err)
+		}
+		if _, ok := stats.Routes[route]; !ok {
+			continue
+		}
+		known = true
+		if err := in.Pause(ctx, route, paused); err != nil {
+			return fmt.Errorf("spool %s: %w", in.path, err)
+		}
+	}
+	if !known {
+		return notFound(fmt.Errorf("no route is called %q", route))
+	}
+	return nil
+}
+
+// DropMany forgets what is selected. What is being delivered is forgotten when that has ended.
+func (g *Gateway) DropMany(ctx context.Context, selected Selection) (Dropped, error) {
 	if err := selected.check(); err != nil {
 		return Dropped{}, err
 	}
 	total, err := g.each(selected.Path, func(in inbox) (int, error) {
-		return dropAll(ctx, in, selected.filter())
+		n, err := in.DropAll(ctx, selected.filter())
+		if err != nil {
+			return n, err
+		}
+		leased, err := dropLeased(ctx, in, selected.filter())
+		return n + leased, err
 	})
 	return Dropped{total}, err
+}
+
+// dropLeased forgets what of a filter is being delivered at this moment.
+func dropLeased(ctx context.Context, in inbox, filter spool.Filter) (n int, err error) {
+	if filter.State == spool.Dead || filter.State == spool.Delivered {
+		return 0, nil
+	}
+	filter.State = spool.Pending
+	err = eachPage(ctx, in, filter, func(page []*spool.Message) error {
+		for _, m := range page {
+			switch _, err := in.Drop(ctx, m.ID); {
+			case err == nil, errors.Is(err, spool.ErrInFlight):
+				n++
+			case !errors.Is(err, spool.ErrNotFound): // else it was delivered meanwhile
+				return err
+			}
+		}
+		return nil
+	})
+	return n, err
 }
 
 // each makes a change in the inbox at a path, or in all, and adds up how many messages it
@@ -142,54 +223,6 @@ func (g *Gateway) each(path string, change func(inbox) (int, error)) (total int,
 		}
 	}
 	return total, nil
-}
-
-func dropDead(ctx context.Context, in inbox, route string) (total int, err error) {
-	routes := []string{route}
-	if route == "" {
-		stats, err := in.Stats(ctx)
-		if err != nil {
-			return 0, err
-		}
-		routes = slices.Collect(maps.Keys(stats.Routes))
-	}
-	began := time.Now()
-	for _, route := range routes {
-		for {
-			dropped, err := in.Store().DropDead(ctx, route, began, bulk)
-			total += len(dropped)
-			if err != nil {
-				return total, err
-			}
-			if len(dropped) < bulk {
-				break
-			}
-		}
-	}
-	return total, nil
-}
-
-// dropAll forgets what a filter selects, whatever its state.
-func dropAll(ctx context.Context, in inbox, filter spool.Filter) (total int, err error) {
-	err = eachPage(ctx, in, filter, func(page []*spool.Message) error {
-		failed := make([]error, len(page))
-		var dropping sync.WaitGroup
-		for i, m := range page { // at once, so that they share a group commit
-			dropping.Go(func() { _, failed[i] = in.Drop(ctx, m.ID) })
-		}
-		dropping.Wait()
-		for i, err := range failed {
-			switch {
-			case err == nil, errors.Is(err, spool.ErrInFlight):
-				total++
-				failed[i] = nil
-			case errors.Is(err, spool.ErrNotFound): // delivered meanwhile
-				failed[i] = nil
-			}
-		}
-		return errors.Join(failed...)
-	})
-	return total, err
 }
 
 // noteRevoked adds the users of whom the configuration has no account any more, of all

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -26,7 +28,44 @@ type Message struct {
 	Attempts      int         `json:"attempts"`
 	NextAttemptAt *time.Time  `json:"next_attempt_at"` // null: in its turn, or never if it is dead
 	DiedAt        *time.Time  `json:"died_at"`         // null unless it is dead
+	DeliveredAt   *time.Time  `json:"delivered_at"`    // null unless it was delivered
+	Replayed      bool        `json:"replayed"`        // it was sent again by somebody
 	LastError     string      `json:"last_error"`
+}
+
+// Details is a message with what only one who asks for it wants to know.
+type Details struct {
+	Message
+
+	// Host is the one that the sender called.
+	Host string `json:"host"`
+
+	// Header has the fields of the request, without those that may have a credential in them.
+	Header http.Header `json:"header"`
+
+	// History has the last ten attempts, the latest one last.
+	History []Attempt `json:"history"`
+}
+
+// Attempt is one attempt to deliver a message.
+type Attempt struct {
+	At          time.Time `json:"at"`
+	TookSeconds float64   `json:"took_seconds"`
+	Status      int       `json:"status"` // 0 where there was no answer
+	Error       string    `json:"error"`  // empty where it was delivered
+	Upstream    string    `json:"upstream"`
+	Gateway     string    `json:"gateway,omitempty"`
+}
+
+func showAttempts(attempts []spool.Attempt) []Attempt {
+	shown := []Attempt{}
+	for _, a := range attempts {
+		shown = append(shown, Attempt{
+			At: a.At.UTC(), TookSeconds: a.Took.Seconds(), Status: a.Status,
+			Error: a.Error, Upstream: a.Upstream, Gateway: a.Gateway,
+		})
+	}
+	return shown
 }
 
 func show(in inbox, m *spool.Message) Message {
@@ -42,9 +81,11 @@ func show(in inbox, m *spool.Message) Message {
 		RequestID:     m.RequestID,
 		User:          m.User,
 		ReceivedAt:    m.ReceivedAt.UTC(),
-		Attempts:      m.Attempts,
+		Attempts:      m.Tries,
 		NextAttemptAt: timeOrNull(m.NextAttemptAt),
 		DiedAt:        timeOrNull(m.DiedAt),
+		DeliveredAt:   timeOrNull(m.DeliveredAt),
+		Replayed:      m.Replayed,
 		LastError:     m.LastError,
 	}
 }
@@ -98,13 +139,18 @@ func (g *Gateway) find(ctx context.Context, ref Ref) (inbox, *spool.Message, err
 	return inbox{}, nil, missing
 }
 
-// Message returns one message.
-func (g *Gateway) Message(ctx context.Context, ref Ref) (Message, error) {
+// Message returns one message, with its history.
+func (g *Gateway) Message(ctx context.Context, ref Ref) (Details, error) {
 	in, m, err := g.find(ctx, ref)
 	if err != nil {
-		return Message{}, err
+		return Details{}, err
 	}
-	return show(in, m), nil
+	return Details{
+		Message: show(in, m),
+		Host:    deliver.Host(m),
+		Header:  redactHeader(m.Header),
+		History: showAttempts(m.Attempts),
+	}, nil
 }
 
 // Body is the body of a message, to be read and closed.

@@ -5,6 +5,7 @@
 //	operate.go   the gateway, and how its errors are told apart
 //	inboxes.go   what its inboxes have
 //	messages.go  one message: shown, read, replayed, dropped
+//	selection.go which messages something is about
 //	many.go      many messages at once
 //	streams.go   streams that are live, and those that ended
 //	refusals.go  callbacks that were refused

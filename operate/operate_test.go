@@ -69,7 +69,7 @@ func (p place) accept(user, uri string) spool.ID {
 	require.NoError(p.t, err)
 	require.Eventually(p.t, func() bool {
 		m, err := p.in.Get(p.t.Context(), receipt.ID)
-		return err == nil && m.Attempts == 1
+		return err == nil && m.Tries == 1
 	}, caddytest.Patience, time.Millisecond)
 	return receipt.ID
 }
@@ -107,14 +107,14 @@ func TestErrorsAreToldApart(t *testing.T) {
 	_, noID := g.Replay(ctx, operate.Ref{ID: "x"})
 	_, elsewhere := g.Body(ctx, operate.Ref{ID: id, Path: "/elsewhere"})
 	_, noInbox := g.Status(ctx, "/elsewhere")
-	_, noState := g.List(ctx, operate.Selection{State: "alive"}, spool.ID{}, 1)
-	_, nobody := g.DropOfUser(ctx, operate.Selection{Path: places[0].path})
+	_, noState := g.List(ctx, operate.Selection{State: "alive"}, operate.Page{Limit: 1})
+	_, noDrop := g.DropMany(ctx, operate.Selection{State: "alive"})
 	_, all := g.KillStreams(operate.StreamFilter{})
 	_, noReason := g.Refusals(operate.RefusalFilter{Reason: "x"}, 0)
 	for err, kind := range map[error]operate.Kind{
 		missing: operate.NotFound, noID: operate.NotFound, elsewhere: operate.NotFound,
 		noInbox: operate.NotFound, g.KillStream("x"): operate.NotFound,
-		noState: operate.Invalid, nobody: operate.Invalid, all: operate.Invalid,
+		noState: operate.Invalid, noDrop: operate.Invalid, all: operate.Invalid,
 		noReason: operate.Invalid,
 	} {
 		require.Error(t, err)
@@ -139,9 +139,23 @@ func TestAReplayNamesTheUsersThatAreGone(t *testing.T) {
 	for i, user := range []string{"known", "b-gone", "a-gone", "b-gone", ""} {
 		places[i%2].accept(user, "/gone")
 	}
-	done, err := g.ReplayDead(t.Context(), "", "")
+	dead := operate.Selection{State: spool.Dead}
+	var n int64
+	var revoked []string
+	require.Eventually(t, func() (ok bool) { // totals come a moment later
+		var err error
+		n, revoked, err = g.Replayable(t.Context(), dead)
+		require.NoError(t, err)
+		return n == 5
+	}, caddytest.Patience, time.Millisecond)
+	require.Equal(t, []string{"a-gone", "b-gone"}, revoked)
+	id, err := g.ReplayMany(dead, n)
 	require.NoError(t, err)
-	require.Equal(t, operate.Replayed{Replayed: 5, RevokedUsers: []string{"a-gone", "b-gone"}}, done)
+	done, err := g.WaitForReplay(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 5, done.Replayed)
+	require.Equal(t, app.ReplayDone, done.State)
+	require.Equal(t, []app.Replay{done}, g.Replays())
 }
 
 func TestManyAreDroppedByStateAndByUser(t *testing.T) {
@@ -152,10 +166,10 @@ func TestManyAreDroppedByStateAndByUser(t *testing.T) {
 			p.accept(user, "/x")
 		}
 	}
-	dropped, err := g.DropOfUser(t.Context(), operate.Selection{User: "other", State: spool.Pending})
+	dropped, err := g.DropMany(t.Context(), operate.Selection{User: "other", State: spool.Pending})
 	require.NoError(t, err)
 	require.Equal(t, 2, dropped.Dropped)
-	dropped, err = g.DropDead(t.Context(), places[0].path, "")
+	dropped, err = g.DropMany(t.Context(), operate.Selection{Path: places[0].path, State: spool.Dead})
 	require.NoError(t, err)
 	require.Equal(t, 2, dropped.Dropped)
 	status, err := g.Status(t.Context(), "")

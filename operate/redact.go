@@ -1,6 +1,10 @@
 package operate
 
-import "strings"
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
 
 // redacted is what Caddy's own logs show in place of a credential.
 const redacted = "REDACTED"
@@ -25,4 +29,30 @@ func redactQuery(uri string) string {
 		}
 	}
 	return path + "?" + strings.Join(parts, "&")
+}
+
+// telltales are parts of the names of fields in which credentials are sent.
+var telltales = []string{
+	"auth", "token", "secret", "key", "cookie", "password", "passwd", "signature", "credential", "session",
+}
+
+// redactHeader is what is shown of a header: all fields, but of those that may have a credential in
+// them only the names.
+func redactHeader(header http.Header) http.Header {
+	shown := make(http.Header, len(header))
+	for name, values := range header {
+		switch {
+		case strings.HasPrefix(name, ":"): // kept beside the fields, see deliver
+		case mayBeCredential(name):
+			shown[name] = []string{redacted}
+		default:
+			shown[name] = values
+		}
+	}
+	return shown
+}
+
+func mayBeCredential(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(telltales, func(part string) bool { return strings.Contains(name, part) })
 }

@@ -52,7 +52,12 @@ func New(gateway *operate.Gateway, options Options) *Handler {
 	h := &Handler{gateway: gateway, options: options}
 	h.resources = []resource{
 		{"/spool", methods{get: h.status}},
-		{"/spool/replay", methods{post: h.replayDead}},
+		{"/spool/count", methods{get: h.count}},
+		{"/spool/replay", methods{post: h.replayMany}},
+		{"/spool/replays", methods{get: h.replays}},
+		{"/spool/replays/{id}", methods{del: h.stopReplay}},
+		{"/spool/routes/{route}/pause", methods{post: h.pause}},
+		{"/spool/routes/{route}/resume", methods{post: h.resume}},
 		{"/spool/messages", methods{get: h.list, del: h.dropMany}},
 		{"/spool/messages/{id}", methods{get: h.show, del: h.drop}},
 		{"/spool/messages/{id}/body", methods{get: h.body}},

@@ -94,7 +94,7 @@ func TestWhatIsReadOnlyChangesNothing(t *testing.T) {
 			}
 		}
 	})
-	require.Equal(t, 4*6, forbidden, "all that changes anything was asked for")
+	require.Equal(t, 4*9, forbidden, "all that changes anything was asked for")
 	require.Equal(t, http.StatusOK, ask(h, "GET", "/spool/messages/"+id).Code, "it is still there")
 	require.Contains(t, ask(h, "GET", "/spool/messages/"+id).Body.String(), `"dead"`)
 

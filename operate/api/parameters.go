@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/operate"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
@@ -45,30 +46,52 @@ func notEmpty(query url.Values, names ...string) error {
 }
 
 // selection reads which messages a request is about.
-func selection(query url.Values) operate.Selection {
+func selection(query url.Values) (operate.Selection, error) {
+	received, err := operate.ParsePeriod(query.Get("since"), query.Get("until"), time.Now())
 	return operate.Selection{
-		Path:  query.Get("path"),
-		State: spool.State(query.Get("state")),
-		Route: query.Get("route"),
-		User:  query.Get("user"),
+		Path:      query.Get("path"),
+		State:     spool.State(query.Get("state")),
+		Route:     query.Get("route"),
+		RequestID: query.Get("request_id"),
+		User:      query.Get("user"),
+		Received:  received,
+	}, err
+}
+
+// flag reads a parameter that is true or false.
+func flag(query url.Values, name string, otherwise bool) (bool, error) {
+	text := query.Get(name)
+	if text == "" {
+		return otherwise, nil
 	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, invalid("%s is %q, neither true nor false", name, text)
+	}
+	return value, nil
 }
 
 // page reads which part of a list is wanted.
-func page(query url.Values) (after spool.ID, limit int, err error) {
-	limit = operate.DefaultPage
+func page(query url.Values) (page operate.Page, err error) {
+	page.Limit = operate.DefaultPage
 	if text := query.Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > operate.MaxPage {
-			return spool.ID{}, 0,
-				invalid("limit is %q, not a number from 1 to %d", text, operate.MaxPage)
+			return page, invalid("limit is %q, not a number from 1 to %d", text, operate.MaxPage)
 		}
-		limit = n
+		page.Limit = n
 	}
 	if text := query.Get("after"); text != "" {
-		if after, err = spool.ParseID(text); err != nil {
-			return spool.ID{}, 0, invalid("after is %q, not the id of a message", text)
+		if page.After, err = spool.ParseID(text); err != nil {
+			return page, invalid("after is %q, not the id of a message", text)
 		}
 	}
-	return after, limit, nil
+	switch text := query.Get("order"); text {
+	case "", "oldest":
+	case "newest":
+		page.Newest = true
+	default:
+		return page, invalid("order is %q, neither oldest nor newest", text)
+	}
+	return page, nil
 }

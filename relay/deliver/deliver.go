@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -57,6 +58,7 @@ func (s *Service) Deliver(
 		return spool.Result{Err: err}
 	}
 	r.Body = lent
+	defer func() { result.Upstream = upstream(r) }()
 	defer func() {
 		// Where an answer breaks off, the proxy panics with a value that is meant for net/http.
 		switch p := recover(); p {
@@ -68,6 +70,16 @@ func (s *Service) Deliver(
 		}
 	}()
 	return answer.result(ctx, s.Proxy.Forward(answer, r))
+}
+
+// upstream is the address that the proxy chose last, empty if it chose none.
+func upstream(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	address, _ := repl.GetString("http.reverse_proxy.upstream.hostport")
+	return address
 }
 
 var errBrokeOff = errors.New("the service's answer broke off")

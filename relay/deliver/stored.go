@@ -70,6 +70,14 @@ func Stored(r *http.Request) http.Header {
 	return header
 }
 
+// Host is the host that the sender of a stored callback called.
+func Host(msg *spool.Message) string {
+	if values := msg.Header[storedHost]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
 // backgroundServer is the server of the requests that are made here.
 var backgroundServer = new(caddyhttp.Server)
 

@@ -77,7 +77,7 @@ func TestWhatCannotBeMadeARequestIsUndeliverable(t *testing.T) {
 		m := good()
 		spoil(m)
 		result := (&Service{}).Deliver(t.Context(), m, emptyBody{strings.NewReader("")})
-		require.Equal(t, spool.Undeliverable, result.Outcome(), name)
+		require.Equal(t, spool.OutcomeUndeliverable, result.Outcome(), name)
 		require.NotEmpty(t, result.String())
 	}
 	_, err := (&Service{}).request(t.Context(), good(), emptyBody{strings.NewReader("")},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,7 +49,7 @@ func stats(t testing.TB, in *spool.Inbox) spool.Stats {
 
 // What has no request id is an event of its own, however equal its bytes.
 func TestWhatDoesNotSayWhoItIsIsNoDuplicate(t *testing.T) {
-	in := newInbox(t, storetest.NewMemory())
+	in := newInbox(t, memory.NewPlace().Open())
 	for body, duplicate := range map[string]bool{
 		`{"type":"UtteranceEnd","last_word_end":1.175}`: false,
 		"RIFF":                              false,
@@ -59,23 +60,31 @@ func TestWhatDoesNotSayWhoItIsIsNoDuplicate(t *testing.T) {
 		require.Equal(t, duplicate, second.Duplicate, body)
 		require.Equal(t, duplicate, first.ID == second.ID, body)
 	}
-	require.Equal(t, 1, stats(t, in).Fingerprints, "nothing is kept for what is never compared")
+	require.EqualValues(t, 1, stats(t, in).Fingerprints, "nothing is kept for what is never compared")
+}
+
+// atEnd is an empty reader that does something when it is read.
+type atEnd func()
+
+func (f atEnd) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
 }
 
 // The message is on its way to the disk, so it would be wrong to say that it was refused.
 func TestTheEndOfItsContextDoesNotUndoAMessageThatCameWhole(t *testing.T) {
-	in := newInbox(t, storetest.NewMemory())
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
+	in := newInbox(t, memory.NewPlace().Open())
 	for range 50 {
-		_, err := in.Accept(ctx, spool.Envelope{Route: "r", Method: "POST", URI: "/"}, strings.NewReader("x"))
+		ctx, cancel := context.WithCancel(t.Context())
+		body := io.MultiReader(strings.NewReader("x"), atEnd(cancel))
+		_, err := in.Accept(ctx, spool.Envelope{Route: "r", Method: "POST", URI: "/"}, body)
 		require.NoError(t, err)
 	}
 	require.Equal(t, int64(50), stats(t, in).Pending)
 }
 
 func TestTheUserIsKept(t *testing.T) {
-	in := newInbox(t, storetest.NewMemory())
+	in := newInbox(t, memory.NewPlace().Open())
 	receipt, err := in.Accept(t.Context(), spool.Envelope{Route: "r", Method: "POST", URI: "/", User: "deepgram"}, strings.NewReader("x"))
 	require.NoError(t, err)
 	msg, err := in.Get(context.Background(), receipt.ID)

@@ -68,14 +68,14 @@ var errNoAnswer = errors.New("the service did not answer, and others were waitin
 // long gets its chance. Where it is known that there are no answers, a first attempt
 // takes less, so that many can be tried.
 func (h *health) patienceFor(config RouteConfig, msg *Message, now time.Time) time.Duration {
-	if msg.Attempts == 0 && h.isSilent(msg.Destination, now) {
+	if msg.Tries == 0 && h.isSilent(msg.Destination, now) {
 		return explorePatience
 	}
 	most := maxPatience
 	if config.Concurrency < hungShare {
 		most = maxPatienceFew
 	}
-	return min(hungAfter<<min(msg.Attempts, 3), most)
+	return min(hungAfter<<min(msg.Tries, 3), most)
 }
 
 // run starts deliveries for as long as the route has a registration.
@@ -207,7 +207,12 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 		r.mu.Unlock()
 		return time.Time{}, nil
 	}
-	request := LeaseRequest{Route: r.name, Now: now, Max: want, Avoid: h.avoid}
+	paced, at := r.pace.allow(g.config.Interval, now)
+	if paced <= 0 {
+		r.mu.Unlock()
+		return at, nil
+	}
+	request := LeaseRequest{Route: r.name, Max: min(want, paced), Avoid: h.avoid}
 	// By turns, so that neither the new nor the old ones wait for all of the others. But after
 	// a failure the new ones have some time of their own.
 	request.Tried = r.triedFirst && !now.Before(r.untriedUntil)
@@ -215,14 +220,15 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 	r.mu.Unlock()
 
 	for range 2 {
-		leased, again, err := r.in.store.Lease(r.in.ctx, request)
+		leased, err := r.in.store.Lease(r.in.ctx, request)
 		if err != nil {
 			return time.Time{}, err
 		}
-		next = earlier(next, again)
-		r.start(g, leased, attempt{kind: ordinary}, now)
-		request.Max -= len(leased)
+		next = earlier(next, leased.nextAt(now))
+		r.start(g, leased.Leases, attempt{kind: ordinary}, now)
+		request.Max -= len(leased.Leases)
 		if request.Max == 0 {
+			next = earlier(next, r.nextPaced(g.config, now))
 			break
 		}
 		request.Tried = !request.Tried
@@ -244,7 +250,11 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 		r.mu.Unlock()
 		return at, nil
 	}
-	searches := r.searches(now, false)
+	if paced, at := r.pace.allow(g.config.Interval, now); paced <= 0 {
+		r.mu.Unlock()
+		return at, nil
+	}
+	searches := r.searches(false)
 	h.exploreAt = now.Add(exploreSpacing) // also where nothing is found
 	r.mu.Unlock()
 
@@ -255,7 +265,7 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 	r.mu.Lock()
 	onlySick := found > 0 && found == len(searches)-1
 	if h.suspect() && (onlySick || len(leased) == 0 || h.streak >= downAnyway) {
-		h.down = true // nothing waits that goes anywhere else
+		h.isDown(now) // nothing waits that goes anywhere else
 	}
 	if len(leased) > 0 {
 		h.explored(now)
@@ -286,23 +296,27 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 		r.mu.Unlock()
 		return at, nil
 	}
-	searches := r.searches(now, true)
+	if paced, at := r.pace.allow(g.config.Interval, now); paced <= 0 {
+		r.mu.Unlock()
+		return at, nil
+	}
+	searches := r.searches(true)
 	r.mu.Unlock()
 
 	for _, request := range searches {
-		leased, again, err := r.in.store.Lease(r.in.ctx, request)
+		leased, err := r.in.store.Lease(r.in.ctx, request)
 		if err != nil {
 			return time.Time{}, err
 		}
-		next = again
-		if len(leased) == 0 {
+		next = leased.nextAt(now)
+		if len(leased.Leases) == 0 {
 			continue
 		}
 		r.mu.Lock()
 		h.probeAt = now.Add(h.probePause(g.config))
 		next = h.probeAt
 		r.mu.Unlock()
-		r.start(g, leased, attempt{kind: probing}, now)
+		r.start(g, leased.Leases, attempt{kind: probing}, now)
 		break
 	}
 	return next, nil
@@ -310,8 +324,8 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 
 // searches are the requests for one message, in turn until one finds any: of other hosts than
 // those that are sick, of other destinations, of all. r.mu is held.
-func (r *route) searches(now time.Time, tried bool) []LeaseRequest {
-	request := LeaseRequest{Route: r.name, Now: now, Max: 1, Tried: tried, Newest: r.health.newest && !tried}
+func (r *route) searches(tried bool) []LeaseRequest {
+	request := LeaseRequest{Route: r.name, Max: 1, Tried: tried, Newest: r.health.newest && !tried}
 	var searches []LeaseRequest
 	for _, avoid := range []Destinations{r.health.avoid, r.health.paths} {
 		if len(avoid) > 0 {
@@ -326,9 +340,9 @@ func (r *route) searches(now time.Time, tried bool) []LeaseRequest {
 // search makes the requests until one finds a message, and returns which.
 func (r *route) search(searches []LeaseRequest) (leased []*Lease, found int, err error) {
 	for found, request := range searches {
-		leased, _, err := r.in.store.Lease(r.in.ctx, request)
-		if err != nil || len(leased) > 0 {
-			return leased, found, err
+		leased, err := r.in.store.Lease(r.in.ctx, request)
+		if err != nil || len(leased.Leases) > 0 {
+			return leased.Leases, found, err
 		}
 	}
 	return nil, 0, nil
@@ -348,17 +362,40 @@ func (r *route) start(g *registration, leased []*Lease, template attempt, now ti
 		}
 		a.patience = r.health.patienceFor(g.config, msg, now)
 		r.attempts[a] = struct{}{}
+		r.pace.take(g.config.Interval, now)
 		r.mu.Unlock()
 		g.busy.Add(1)
 		go func() {
 			defer g.busy.Done()
 			defer close(a.done)
 			defer a.cancel()
+			if lease.Lost != nil {
+				go a.endWhenLost()
+			}
 			if before != nil {
 				before.wait()
 			}
 			r.attempt(ctx, g, a)
 		}()
+	}
+}
+
+// endWhenLost breaks off an attempt whose message another gateway may have by now.
+func (a *attempt) endWhenLost() {
+	select {
+	case <-a.lease.Lost:
+		a.cancel()
+	case <-a.done:
+	}
+}
+
+// isLost reports whether the lease was lost.
+func (a *attempt) isLost() bool {
+	select {
+	case <-a.lease.Lost: // which blocks where it is nil
+		return true
+	default:
+		return false
 	}
 }
 
@@ -388,11 +425,12 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 	if r.in.hooks.Attempted != nil {
 		r.in.hooks.Attempted(msg, result, now.Sub(began))
 	}
-	settlement := r.judge(g.config, msg, result, now)
+	settlement := r.judge(g.config, a, result, now)
+	settlement.Attempt = result.record(began, now)
 	r.in.store.Settle(a.lease, settlement)
-	r.announce(msg, result, settlement)
+	r.announce(a, settlement, now)
 	if expire := r.ended(g, a, result, true); expire {
-		r.expire(g.config, now, result.String())
+		r.expire(g.config, result.String())
 	}
 }
 
@@ -400,10 +438,12 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 // or its service.
 func (r *route) deliver(ctx context.Context, g *registration, a *attempt) (result Result, settled bool) {
 	msg := a.msg
-	body, err := r.in.store.Body(ctx, msg.ID)
+	body, err := r.in.openBody(ctx, g.config.Encrypt, msg)
 	switch {
 	case errors.Is(err, ErrNotFound): // dropped meanwhile
 		return Result{Err: err}, false
+	case errors.Is(err, ErrUndecryptable): // until its key is configured again, and it is replayed
+		return Result{Err: err}, true
 	case err != nil:
 		r.in.problem(fmt.Errorf("message %s: %w", msg.ID, err))
 		return Result{Err: fmt.Errorf("%w: %w", errBody, err)}, true
@@ -418,9 +458,9 @@ func (r *route) deliver(ctx context.Context, g *registration, a *attempt) (resul
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.cut {
-		return Result{Err: errNoAnswer}, true
+		return Result{Err: errNoAnswer, Upstream: result.Upstream}, true
 	}
-	return result, g.ctx.Err() == nil
+	return result, g.ctx.Err() == nil && !a.isLost()
 }
 
 // errBody: there was no attempt because the body could not be opened.
@@ -437,24 +477,32 @@ func call(ctx context.Context, deliver Delivery, msg *Message, body Body) (resul
 	return deliver(ctx, &copied, body)
 }
 
-// judge decides what becomes of a message after an attempt.
-func (r *route) judge(config RouteConfig, msg *Message, result Result, now time.Time) Settlement {
-	deadline := msg.ScheduledFrom.Add(config.RetryFor)
-	switch {
-	case result.Outcome() == Delivered:
-		return Settlement{Verdict: Done}
-	case result.Outcome() == Gone, result.Outcome() == Undeliverable, errors.Is(result.Err, ErrDamaged), !now.Before(deadline):
-		return Settlement{Verdict: Bury, At: now, LastError: result.String()}
+// record is what is kept of an attempt.
+func (r Result) record(began, ended time.Time) Attempt {
+	a := Attempt{At: began, Took: ended.Sub(began), Status: r.Status, Upstream: r.Upstream}
+	if r.Outcome() != OutcomeDelivered {
+		a.Error = ClipError(r.String())
 	}
-	delay := config.delay(msg.Attempts + 1)
-	if result.Outcome() == Unavailable && r.isDown() {
+	return a
+}
+
+// judge decides what becomes of a message after an attempt. What is said of times is in the time of
+// the store, which gave the lease.
+func (r *route) judge(config RouteConfig, a *attempt, result Result, now time.Time) Settlement {
+	msg, outcome := a.msg, result.Outcome()
+	left := msg.ScheduledFrom.Add(config.RetryFor).Sub(a.lease.At) - now.Sub(a.began)
+	switch {
+	case outcome == OutcomeDelivered:
+		return Settlement{Verdict: Done, Keep: config.Keep > 0}
+	case outcome == OutcomeGone, outcome == OutcomeUndeliverable, errors.Is(result.Err, ErrDamaged), left <= 0:
+		return Settlement{Verdict: Bury}
+	}
+	delay := config.delay(msg.Tries + 1)
+	if outcome == OutcomeUnavailable && r.isDown() {
 		delay = min(delay, maxDelayWhileDown)
 	}
-	next := now.Add(max(delay, result.RetryAfter))
-	if next.After(deadline) {
-		next = deadline // one last time
-	}
-	return Settlement{Verdict: Retry, At: next, LastError: result.String()}
+	// What would come after the time is over is tried one last time then.
+	return Settlement{Verdict: Retry, Delay: min(max(delay, result.RetryAfter), left)}
 }
 
 func (r *route) isDown() bool {
@@ -464,18 +512,18 @@ func (r *route) isDown() bool {
 }
 
 // announce tells the hooks of the end of a message.
-func (r *route) announce(msg *Message, result Result, settlement Settlement) {
+func (r *route) announce(a *attempt, settlement Settlement, now time.Time) {
 	hooks := r.in.hooks
 	switch settlement.Verdict {
 	case Done:
 		if hooks.Delivered != nil {
-			hooks.Delivered(msg)
+			hooks.Delivered(a.msg)
 		}
 	case Bury:
 		if hooks.Died != nil {
-			dead := *msg
-			dead.State, dead.Attempts, dead.DiedAt = Dead, msg.Attempts+1, settlement.At
-			dead.LastError, dead.NextAttemptAt = ClipError(result.String()), time.Time{}
+			dead := *a.msg
+			dead.AddAttempt(settlement.Attempt)
+			dead.State, dead.DiedAt, dead.NextAttemptAt = Dead, now, time.Time{}
 			hooks.Died(&dead)
 		}
 	}
@@ -493,7 +541,7 @@ func (r *route) ended(g *registration, a *attempt, result Result, settled bool) 
 	switch {
 	case a.cut:
 		r.untriedUntil = later(r.untriedUntil, now.Add(untriedTimeSilent/time.Duration(max(g.config.Concurrency/hungShare, 1))))
-	case outcome == Unavailable, outcome == Rejected && a.msg.Attempts > 0:
+	case outcome == OutcomeUnavailable, outcome == OutcomeRejected && a.msg.Tries > 0:
 		r.untriedUntil = later(r.untriedUntil, now.Add(untriedTime))
 	}
 	switch {
@@ -502,9 +550,9 @@ func (r *route) ended(g *registration, a *attempt, result Result, settled bool) 
 			h.probeAt = later(h.probeAt, now.Add(leaseRetry))
 			h.exploreAt = later(h.exploreAt, now.Add(leaseRetry))
 		}
-	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody), outcome == Undeliverable:
+	case errors.Is(result.Err, ErrDamaged), errors.Is(result.Err, errBody), outcome == OutcomeUndeliverable:
 		// The service has no part in it.
-	case outcome == Unavailable:
+	case outcome == OutcomeUnavailable:
 		if !a.hung { // else it was noted before
 			h.failed(g.config, a, result, a.cut, now)
 		}
@@ -531,9 +579,9 @@ func (r *route) probeNow() {
 }
 
 // expire buries what has waited for too long behind a service that is down.
-func (r *route) expire(config RouteConfig, now time.Time, cause string) {
+func (r *route) expire(config RouteConfig, cause string) {
 	for {
-		expired, err := r.in.store.Expire(r.in.ctx, r.name, now.Add(-config.RetryFor), cause, bulk)
+		expired, err := r.in.store.Expire(r.in.ctx, r.name, config.RetryFor, cause, bulk)
 		if err != nil {
 			r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
 			return

@@ -227,7 +227,7 @@ func (in *Inbox) takeOver(counts Counts) {
 			return
 		}
 		for name, c := range counts.Routes {
-			if c.Pending+c.Dead == 0 || in.inCharge(name) != nil || newest.reported[name] {
+			if c.Pending+c.Dead+c.Delivered == 0 || in.inCharge(name) != nil || newest.reported[name] {
 				continue
 			}
 			others[name] = c

@@ -12,12 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
 // watchedStore is a store in memory that records its limits, and may be unable to count.
 type watchedStore struct {
-	*storetest.Memory
+	*memory.Store
 
 	mu       sync.Mutex
 	limits   []spool.Limits
@@ -37,7 +37,7 @@ func (s *watchedStore) Counts(ctx context.Context) (spool.Counts, error) {
 	if err != nil {
 		return spool.Counts{}, err
 	}
-	return s.Memory.Counts(ctx)
+	return s.Store.Counts(ctx)
 }
 
 func (s *watchedStore) fail(err error) {
@@ -57,7 +57,7 @@ func (s *watchedStore) last() (spool.Limits, int) {
 func withStore(t *testing.T, test func(*testing.T, *spool.Inbox, *watchedStore)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		store := &watchedStore{Memory: storetest.NewMemory()}
+		store := &watchedStore{Store: memory.NewPlace().Open()}
 		in := spool.New(store, spool.Hooks{})
 		test(t, in, store)
 		require.NoError(t, in.Close(t.Context()))

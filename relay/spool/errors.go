@@ -47,6 +47,9 @@ const (
 	// [Recover].
 	ReasonDamaged Reason = "inbox_damaged"
 
+	// ReasonUnavailable: the store cannot be reached.
+	ReasonUnavailable Reason = "store_unavailable"
+
 	// ReasonWrite: writing failed in another way.
 	ReasonWrite Reason = "write_failed"
 )

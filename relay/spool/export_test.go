@@ -8,3 +8,9 @@ const (
 
 // TestHooks lets a test listen to an inbox that exists already, before it does anything.
 func (in *Inbox) TestHooks() *Hooks { return &in.hooks }
+
+// Unseal decrypts the header of a message.
+func Unseal(k *Keys, msg *Message) error {
+	_, err := k.unseal(msg)
+	return err
+}

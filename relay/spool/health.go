@@ -83,6 +83,7 @@ type health struct {
 	lastError   string
 	unreachable bool // the last one found no connection
 	down        bool
+	downSince   time.Time
 	silentUntil time.Time // before this, it is known that there are no answers, of whatever destination
 
 	sick  map[Destination]*illness // of destinations and hosts
@@ -133,6 +134,13 @@ func (h *health) answered(config RouteConfig, a *attempt, took time.Duration, no
 	h.lookNow(now)
 }
 
+// isDown notes that the route is down.
+func (h *health) isDown(now time.Time) {
+	if !h.down {
+		h.down, h.downSince = true, now
+	}
+}
+
 // lookNow lets what is left out be tried without waiting for its time.
 func (h *health) lookNow(now time.Time) {
 	h.tokens, h.tokensAt = exploreBurst, now
@@ -169,6 +177,14 @@ func (h *health) failed(config RouteConfig, a *attempt, result Result, silent bo
 // probePause is the time between messages that have failed before.
 func (h *health) probePause(config RouteConfig) time.Duration {
 	return min(config.delay(h.probes), maxProbePause)
+}
+
+// earlier returns the earlier of two times, of which a zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // later returns the later of two times.

@@ -61,29 +61,22 @@ func compareUint64(a, b uint64) int {
 
 // IDSource makes rising ids. It is not safe for concurrent use.
 type IDSource struct {
-	millis  uint64 // of the last id
-	counter uint64 // of the last id, the 12 bits called rand_a in RFC 9562
+	last uint64 // of the last id: its milliseconds, and the 12 bits behind them
 }
 
 // Resume continues after an id made earlier, by this process or one before.
 func (s *IDSource) Resume(last ID) {
-	millis, counter := last.high()>>16, last.high()&0xfff
-	if millis > s.millis || millis == s.millis && counter > s.counter {
-		s.millis, s.counter = millis, counter
-	}
+	s.last = max(s.last, last.high()>>16<<12|last.high()&0xfff)
 }
 
-// Next returns an id greater than every one before. Within a millisecond, and
-// while the clock is behind the last id, it counts (RFC 9562, section 6.2, method 1).
+// Next returns an id greater than every one before. The 12 bits behind the milliseconds are the
+// fraction of the millisecond (RFC 9562, section 6.2, method 3), so that ids of several gateways
+// rise with the time; they count on where the clock does not.
 func (s *IDSource) Next(now time.Time) ID {
-	if millis := uint64(max(now.UnixMilli(), 0)); millis > s.millis {
-		s.millis, s.counter = millis, 0
-	} else if s.counter++; s.counter > 0xfff {
-		s.millis, s.counter = s.millis+1, 0
-	}
+	s.last = max(s.last+1, uint64(max(now.UnixMicro(), 0))*4096/1000)
 
 	var id ID
-	binary.BigEndian.PutUint64(id[:], s.millis<<16|0x7000|s.counter)
+	binary.BigEndian.PutUint64(id[:], s.last>>12<<16|0x7000|s.last&0xfff)
 	_, _ = rand.Read(id[8:]) // never fails, see its documentation
 	id[8] = id[8]&0x3f | 0x80
 	return id

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"math/rand/v2"
 	"strings"
 )
 
@@ -39,7 +38,7 @@ func writeParts(digest hash.Hash, parts ...string) {
 func shortHash(parts ...string) uint64 {
 	digest := sha256.New()
 	writeParts(digest, parts...)
-	return binary.BigEndian.Uint64(digest.Sum(nil))
+	return max(binary.BigEndian.Uint64(digest.Sum(nil)), 1) // zero is the key of nobody
 }
 
 // OrderBy says which messages of a route are delivered in the order in which they came.
@@ -67,10 +66,10 @@ func (o OrderBy) Check() error {
 	return fmt.Errorf("%q is none of %s, %s and %s", string(o), OrderByRequestID, OrderByURI, OrderByNone)
 }
 
-// key derives the order key of a message: equal for those that must be delivered in order. Two
-// sequences that share a key by accident wait for each other, nothing worse; so a message
-// that waits for nobody has a key at random. Host and user are part of it, so that nobody
-// can stand in the queue of somebody else's request id.
+// key derives the order key of a message: equal for those that must be delivered in order, zero
+// for one that waits for nobody. Two sequences that share a key by accident wait for each
+// other, nothing worse. Host and user are part of it, so that nobody can stand in the queue of
+// somebody else's request id.
 func (o OrderBy) key(e Envelope, found *requestIDScanner) uint64 {
 	switch {
 	case o == OrderByURI:
@@ -81,7 +80,7 @@ func (o OrderBy) key(e Envelope, found *requestIDScanner) uint64 {
 	case found.HasType():
 		return shortHash("uri", e.Host, e.User, e.URI)
 	}
-	return rand.Uint64()
+	return 0
 }
 
 // Destination says where a message goes, as far as one place may be out of order while another

@@ -50,6 +50,9 @@ type Hooks struct {
 	// Dropped: a dead letter was dropped because it was kept long enough.
 	Dropped func(msg *Message)
 
+	// Paused: an operator has paused the deliveries of a route, or resumed them.
+	Paused func(route string, paused bool)
+
 	// Down: the service of a route was found to be down (or overloaded), or to be up again. cause is why it is down.
 	Down func(route string, down bool, cause string)
 
@@ -168,10 +171,18 @@ func (in *Inbox) Accept(ctx context.Context, envelope Envelope, body io.Reader) 
 }
 
 func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
-	now := time.Now()
+	config := in.configOf(envelope.Route)
 	writer, err := in.store.NewBody(ctx, envelope.ContentLength)
 	if err != nil {
 		return Receipt{}, err
+	}
+	var sealing *sealer
+	if config.Encrypt != nil {
+		if sealing, err = config.Encrypt.sealBody(writer); err != nil {
+			writer.Discard()
+			return Receipt{}, err
+		}
+		writer = sealing
 	}
 	digest := newFingerprint(envelope)
 	scanner := newRequestIDScanner()
@@ -180,27 +191,35 @@ func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) 
 		return Receipt{}, err
 	}
 
-	orderBy, window := in.acceptance(envelope.Route)
 	msg := &Message{
-		State:         Pending,
-		Route:         envelope.Route,
-		Method:        envelope.Method,
-		URI:           envelope.URI,
-		Header:        envelope.Header,
-		User:          envelope.User,
-		RequestID:     scanner.RequestID(),
-		ReceivedAt:    now,
-		ScheduledFrom: now,
-		OrderKey:      orderBy.key(envelope, scanner),
-		Destination:   destinationOf(envelope.Host, envelope.URI),
+		Route:       envelope.Route,
+		Method:      envelope.Method,
+		URI:         envelope.URI,
+		Header:      envelope.Header,
+		User:        envelope.User,
+		RequestID:   scanner.RequestID(),
+		OrderKey:    config.OrderBy.key(envelope, scanner),
+		Destination: destinationOf(envelope.Host, envelope.URI),
 	}
 	var fingerprint Fingerprint
-	if msg.RequestID != "" && window > 0 {
-		fingerprint = Fingerprint(digest.Sum(nil))
+	if msg.RequestID != "" && config.DedupeWindow > 0 {
+		fingerprint = config.Encrypt.blind(Fingerprint(digest.Sum(nil)))
+	}
+	if sealing != nil {
+		if err := sealing.finish(msg); err != nil {
+			writer.Discard()
+			return Receipt{}, err
+		}
+		writer = sealing.BodyWriter
 	}
 	// The body has come as a whole, so whatever becomes of its sender, the message is kept: what
 	// is stored is not to be reported as refused.
-	return in.store.Accept(context.WithoutCancel(ctx), msg, fingerprint, window, writer)
+	ctx = context.WithoutCancel(ctx)
+	receipt, err := in.store.Accept(ctx, msg, fingerprint, config.DedupeWindow, writer)
+	if sealing != nil {
+		receipt.Size = plainSize(receipt.Size)
+	}
+	return receipt, err
 }
 
 // readBody reads a body once and gives it to all who need it.
@@ -227,16 +246,17 @@ func readBody(body io.Reader, writer BodyWriter, digest hash.Hash, scanner *requ
 	}
 }
 
-// acceptance returns what the route's configuration says of messages that come in, the defaults
-// for one that is not configured.
-func (in *Inbox) acceptance(name string) (orderBy OrderBy, window time.Duration) {
+// configOf returns the configuration of a route, the defaults for one that has none.
+func (in *Inbox) configOf(name string) RouteConfig {
 	in.mu.Lock()
 	r := in.routes[name]
 	in.mu.Unlock()
-	if r == nil {
-		return OrderByRequestID, defaultDedupeWindow
+	if r != nil {
+		if config, ok := r.config(); ok {
+			return config
+		}
 	}
-	return r.acceptance()
+	return RouteConfig{}.withDefaults()
 }
 
 // Stats says what there is, overall and per route.
@@ -248,7 +268,7 @@ type Stats struct {
 	MaxBytes  int64 `json:"max_bytes,omitempty"`
 
 	// Fingerprints is how many are kept to recognise duplicates.
-	Fingerprints int `json:"fingerprints"`
+	Fingerprints int64 `json:"fingerprints"`
 
 	// Refusing is why messages are refused at present, empty if they are not.
 	Refusing      Reason    `json:"refusing,omitempty"`
@@ -263,7 +283,13 @@ type Totals struct {
 	PendingBytes int64 `json:"pending_bytes"`
 	Dead         int64 `json:"dead"`
 	DeadBytes    int64 `json:"dead_bytes"`
-	InFlight     int   `json:"in_flight"`
+
+	// Delivered ones are kept for a time.
+	Delivered      int64 `json:"delivered"`
+	DeliveredBytes int64 `json:"delivered_bytes"`
+
+	// InFlight is how many of the pending ones are being delivered at this moment.
+	InFlight int `json:"in_flight"`
 
 	// OldestPending is when the oldest pending message was received.
 	OldestPending time.Time `json:"oldest_pending,omitzero"`
@@ -276,8 +302,13 @@ type RouteStats struct {
 	// Configured says whether the route is part of the configuration. If not, its messages wait until it is.
 	Configured bool `json:"configured"`
 
-	// Down says that the service does not answer; NextProbe when it is tried again, LastError what was wrong.
+	// Paused says that an operator has paused deliveries.
+	Paused bool `json:"paused"`
+
+	// Down says that the service does not answer, and DownSince since when. NextProbe is when it is tried
+	// again, LastError what was wrong.
 	Down      bool      `json:"down"`
+	DownSince time.Time `json:"down_since,omitzero"`
 	NextProbe time.Time `json:"next_probe,omitzero"`
 	LastError string    `json:"last_error,omitempty"`
 }
@@ -289,7 +320,7 @@ func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 		return Stats{}, err
 	}
 	stats := Stats{
-		DiskBytes:     counts.DiskBytes,
+		DiskBytes:     counts.Bytes,
 		MaxBytes:      counts.MaxBytes,
 		Fingerprints:  counts.Fingerprints,
 		Refusing:      counts.Refusing,
@@ -297,14 +328,9 @@ func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 		Routes:        make(map[string]RouteStats),
 	}
 	for name, c := range counts.Routes {
-		totals := Totals(c)
-		stats.Routes[name] = RouteStats{Totals: totals}
-		stats.Pending += c.Pending
-		stats.PendingBytes += c.PendingBytes
-		stats.Dead += c.Dead
-		stats.DeadBytes += c.DeadBytes
-		stats.InFlight += c.InFlight
-		stats.OldestPending = earlier(stats.OldestPending, c.OldestPending)
+		route := RouteStats{Totals: c.totals(), Paused: c.Paused}
+		stats.Routes[name] = route
+		stats.Totals.Add(route.Totals)
 	}
 	for _, r := range in.allRoutes() {
 		s := stats.Routes[r.name]
@@ -312,6 +338,27 @@ func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 		stats.Routes[r.name] = s
 	}
 	return stats, nil
+}
+
+func (c RouteCounts) totals() Totals {
+	return Totals{
+		Pending: c.Pending, PendingBytes: c.PendingBytes,
+		Dead: c.Dead, DeadBytes: c.DeadBytes,
+		Delivered: c.Delivered, DeliveredBytes: c.DeliveredBytes,
+		InFlight: c.InFlight, OldestPending: c.OldestPending,
+	}
+}
+
+// Add adds what there is elsewhere.
+func (t *Totals) Add(other Totals) {
+	t.Pending += other.Pending
+	t.PendingBytes += other.PendingBytes
+	t.Dead += other.Dead
+	t.DeadBytes += other.DeadBytes
+	t.Delivered += other.Delivered
+	t.DeliveredBytes += other.DeliveredBytes
+	t.InFlight += other.InFlight
+	t.OldestPending = earlier(t.OldestPending, other.OldestPending)
 }
 
 func (in *Inbox) allRoutes() []*route {
@@ -324,19 +371,54 @@ func (in *Inbox) allRoutes() []*route {
 	return routes
 }
 
-// List returns messages by rising id, see [Filter].
+// List returns the messages that a filter selects. One that cannot be decrypted has no header.
 func (in *Inbox) List(ctx context.Context, filter Filter) ([]*Message, error) {
-	return in.store.List(ctx, filter)
+	messages, err := in.store.List(ctx, filter)
+	for _, msg := range messages {
+		_, _ = in.configOf(msg.Route).Encrypt.unseal(msg) // its delivery says so, and Body does
+	}
+	return messages, err
 }
 
-// Get returns one message, or [ErrNotFound].
-func (in *Inbox) Get(ctx context.Context, id ID) (*Message, error) { return in.store.Get(ctx, id) }
+// Count counts them.
+func (in *Inbox) Count(ctx context.Context, filter Filter) (int64, error) {
+	return in.store.Count(ctx, filter)
+}
 
-// Body opens the body of a message.
-func (in *Inbox) Body(ctx context.Context, id ID) (Body, error) { return in.store.Body(ctx, id) }
+// Get returns one message with its attempts, or [ErrNotFound]. One that cannot be decrypted has no
+// header.
+func (in *Inbox) Get(ctx context.Context, id ID) (*Message, error) {
+	msg, err := in.store.Get(ctx, id)
+	if err == nil {
+		_, _ = in.configOf(msg.Route).Encrypt.unseal(msg)
+	}
+	return msg, err
+}
 
-// Replay makes a message due now, with a fresh schedule and the same id: a dead
-// letter, or a pending one that waits. If its service is down, it is probed at once.
+// Body opens the body of a message. It fails with [ErrUndecryptable] where its key is gone.
+func (in *Inbox) Body(ctx context.Context, id ID) (Body, error) {
+	msg, err := in.store.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return in.openBody(ctx, in.configOf(msg.Route).Encrypt, msg)
+}
+
+// openBody decrypts a message and opens its body.
+func (in *Inbox) openBody(ctx context.Context, keys *Keys, msg *Message) (Body, error) {
+	head, err := keys.unseal(msg)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := in.store.Body(ctx, msg.ID)
+	if err != nil {
+		return nil, err
+	}
+	return keys.openBody(head, stored)
+}
+
+// Replay makes a message due now, with a fresh schedule and the same id: a dead letter, one that was
+// delivered, or a pending one that waits. If its service is down, it is probed at once.
 func (in *Inbox) Replay(ctx context.Context, id ID) error {
 	if err := in.store.Replay(ctx, id); err != nil {
 		return err
@@ -349,23 +431,48 @@ func (in *Inbox) Replay(ctx context.Context, id ID) error {
 	return nil
 }
 
-// ReplayDead does that with all dead letters of a route, or of all routes if it is empty. It
-// returns how many they were.
-func (in *Inbox) ReplayDead(ctx context.Context, route string) (int, error) {
-	total := 0
-	began := time.Now()
-	for {
-		n, err := in.store.ReplayDead(ctx, route, began, bulk)
-		total += n
-		if err != nil || n < bulk {
-			for _, r := range in.allRoutes() {
-				if route == "" || route == r.name {
-					in.probeNow(r.name)
-				}
+// ReplayAll does that with all dead and delivered messages that a filter selects and that were
+// there when it began, however many; its After, Newest and Limit have no meaning. It returns how many
+// they were. progress, if not nil, is called again and again with how many they are so far. When ctx ends,
+// what was replayed stays so.
+func (in *Inbox) ReplayAll(ctx context.Context, filter Filter, progress func(int)) (total int, err error) {
+	if began := time.Now(); filter.Until.IsZero() || filter.Until.After(began) {
+		filter.Until = began
+	}
+	filter.After, filter.Newest, filter.Limit = ID{}, false, bulk
+	defer func() {
+		for _, r := range in.allRoutes() {
+			if total > 0 && (filter.Route == "" || filter.Route == r.name) {
+				r.probeNow()
 			}
+		}
+	}()
+	for {
+		n, last, done, err := in.store.ReplayAll(ctx, filter)
+		total += n
+		if progress != nil {
+			progress(total)
+		}
+		if err != nil || done {
 			return total, err
 		}
+		filter.After = last
 	}
+}
+
+// Pause has the deliveries of a route wait until it is resumed, also over a restart. It goes on accepting, and
+// deliveries that are under way end.
+func (in *Inbox) Pause(ctx context.Context, route string, paused bool) error {
+	if err := in.store.Pause(ctx, route, paused); err != nil {
+		return err
+	}
+	if in.hooks.Paused != nil {
+		in.hooks.Paused(route, paused)
+	}
+	if !paused {
+		in.probeNow(route)
+	}
+	return nil
 }
 
 // probeNow has the service of a route tried at once, should it be down.
@@ -382,7 +489,31 @@ func (in *Inbox) probeNow(name string) {
 // its delivery ends.
 func (in *Inbox) Drop(ctx context.Context, id ID) (*Message, error) { return in.store.Drop(ctx, id) }
 
-// sweep drops dead letters that were kept long enough.
+// DropAll forgets all that a filter selects and that was there when it began, but what is being
+// delivered. It returns how many they were.
+func (in *Inbox) DropAll(ctx context.Context, filter Filter) (total int, err error) {
+	if began := time.Now(); filter.Until.IsZero() || filter.Until.After(began) {
+		filter.Until = began
+	}
+	err = in.dropAll(ctx, filter, func(*Message) { total++ })
+	return total, err
+}
+
+func (in *Inbox) dropAll(ctx context.Context, filter Filter, dropped func(*Message)) error {
+	filter.After, filter.Newest, filter.Limit = ID{}, false, bulk
+	for {
+		messages, err := in.store.DropAll(ctx, filter)
+		for _, msg := range messages {
+			dropped(msg)
+		}
+		if err != nil || len(messages) < bulk {
+			return err
+		}
+		filter.After = messages[len(messages)-1].ID
+	}
+}
+
+// sweep forgets what was kept long enough: dead letters, and what was delivered.
 func (in *Inbox) sweep() {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -393,27 +524,27 @@ func (in *Inbox) sweep() {
 		case <-ticker.C:
 		}
 		for _, r := range in.allRoutes() {
-			if keep := r.deadLetterKeep(); keep > 0 {
-				in.dropDead(r.name, time.Now().Add(-keep))
+			if config, ok := r.config(); ok {
+				in.sweepRoute(r.name, config)
 			}
 		}
 	}
 }
 
-func (in *Inbox) dropDead(name string, diedBefore time.Time) {
-	for {
-		dropped, err := in.store.DropDead(in.ctx, name, diedBefore, bulk)
-		if err != nil {
-			in.problem(fmt.Errorf("drop old dead letters of route %s: %w", name, err))
-			return
+func (in *Inbox) sweepRoute(name string, config RouteConfig) {
+	tell := func(msg *Message) {
+		if msg.State == Dead && in.hooks.Dropped != nil {
+			in.hooks.Dropped(msg)
 		}
-		if in.hooks.Dropped != nil {
-			for _, msg := range dropped {
-				in.hooks.Dropped(msg)
-			}
-		}
-		if len(dropped) < bulk {
-			return
+	}
+	// Where nothing is to be kept any more, this is all that was delivered.
+	filters := []Filter{{Route: name, State: Delivered, EndedFor: config.Keep}}
+	if config.DeadLetterKeep > 0 {
+		filters = append(filters, Filter{Route: name, State: Dead, EndedFor: config.DeadLetterKeep})
+	}
+	for _, filter := range filters {
+		if err := in.dropAll(in.ctx, filter, tell); err != nil {
+			in.problem(fmt.Errorf("forget what was kept long enough of route %s: %w", name, err))
 		}
 	}
 }

@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// State says where a message is in its life. A message that was delivered is
-// gone, so there is no state for it.
+// State says where a message is in its life.
 type State string
 
 const (
@@ -24,6 +23,10 @@ const (
 
 	// Dead messages, the dead letters, are not tried any more, until somebody replays them.
 	Dead State = "dead"
+
+	// Delivered messages are kept for a time, to be looked at and sent again. Where nothing is kept,
+	// a message that was delivered is gone.
+	Delivered State = "delivered"
 )
 
 // Message is one accepted callback without its body. Its JSON form is what
@@ -42,7 +45,8 @@ type Message struct {
 	URI    string `json:"uri"`
 
 	// Header of the request, without hop-by-hop fields and credentials: those
-	// are for the caller of Accept to remove.
+	// are for the caller of Accept to remove. A store keeps it as it is, whatever its names and
+	// values are.
 	Header http.Header `json:"-"`
 
 	// User is who sent the message, where its credentials name one. Empty where they do not, and
@@ -55,31 +59,59 @@ type Message struct {
 
 	ReceivedAt time.Time `json:"received_at"`
 
-	// Attempts counts the finished attempts since the message was accepted or last replayed.
-	Attempts int `json:"attempts"`
+	// Tries counts the finished attempts since the message was accepted or last replayed.
+	Tries int `json:"attempts"`
+
+	// Attempts are the last ten attempts, whenever they were, the latest one last.
+	Attempts []Attempt `json:"history,omitempty"`
 
 	// NextAttemptAt is the moment before which the message is not tried again. Zero: as
 	// soon as its turn comes.
 	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
 
-	// LastError says why the last attempt failed. At most 512 bytes.
+	// LastError says why the last attempt failed, or why the message died without one. At most
+	// 512 bytes.
 	LastError string `json:"last_error,omitempty"`
 
 	// Size of the body in bytes.
 	Size int64 `json:"size"`
 
-	// DiedAt is when a dead letter became one.
-	DiedAt time.Time `json:"died_at,omitzero"`
+	// DiedAt is when a dead letter became one, DeliveredAt when a message that is kept was
+	// delivered.
+	DiedAt      time.Time `json:"died_at,omitzero"`
+	DeliveredAt time.Time `json:"delivered_at,omitzero"`
+
+	// Replayed messages are leased after those that never were.
+	Replayed bool `json:"replayed,omitempty"`
 
 	// ScheduledFrom is where retry_for starts to count: receipt, or the last replay.
 	ScheduledFrom time.Time `json:"-"`
 
-	// OrderKey is equal for messages of a route that must be delivered in order,
-	// see [OrderBy].
+	// OrderKey is equal for messages of a route that must be delivered in order, see [OrderBy].
+	// Zero: the message waits for nobody.
 	OrderKey uint64 `json:"-"`
 
 	// Destination is where the message goes.
 	Destination Destination `json:"-"`
+}
+
+// Attempt is what is kept of one finished attempt to deliver a message.
+type Attempt struct {
+	// At is when it began, Took how long it lasted.
+	At   time.Time     `json:"at"`
+	Took time.Duration `json:"took"`
+
+	// Status is what the service answered; 0 where there was no answer.
+	Status int `json:"status,omitempty"`
+
+	// Error says why it failed, empty where it did not. At most 512 bytes.
+	Error string `json:"error,omitempty"`
+
+	// Upstream is the address that it went to, where one was chosen.
+	Upstream string `json:"upstream,omitempty"`
+
+	// Gateway is who made it, where several share the store.
+	Gateway string `json:"gateway,omitempty"`
 }
 
 // Body is the stored body of a message, read while it is delivered. Reading
@@ -108,6 +140,9 @@ type Result struct {
 	// Unreachable says that there was not even a connection to the service.
 	Unreachable bool
 
+	// Upstream is the address that the attempt went to, where one was chosen.
+	Upstream string
+
 	// RetryAfter is how long the service asked to be left alone, see [ParseRetryAfter].
 	// Zero where it did not say.
 	RetryAfter time.Duration
@@ -117,24 +152,24 @@ type Result struct {
 type Outcome string
 
 const (
-	// Delivered: the service answered 2xx. The message is done.
-	Delivered Outcome = "delivered"
+	// OutcomeDelivered: the service answered 2xx. The message is done.
+	OutcomeDelivered Outcome = "delivered"
 
-	// Rejected: the service answered, and did not take this message. It is tried again on the
+	// OutcomeRejected: the service answered, and did not take this message. It is tried again on the
 	// message's own schedule, and says nothing about other messages.
-	Rejected Outcome = "rejected"
+	OutcomeRejected Outcome = "rejected"
 
-	// Unavailable: no answer, or 429, 502, 503 or 504, by which a service or what stands
+	// OutcomeUnavailable: no answer, or 429, 502, 503 or 504, by which a service or what stands
 	// before it says that it is not there or overloaded. The message is tried again, and
 	// several of these in a row mean that something is down (see [Inbox]).
-	Unavailable Outcome = "unavailable"
+	OutcomeUnavailable Outcome = "unavailable"
 
-	// Gone: the service answered 410 and never wants this message. It dies at once.
-	Gone Outcome = "gone"
+	// OutcomeGone: the service answered 410 and never wants this message. It dies at once.
+	OutcomeGone Outcome = "gone"
 
-	// Undeliverable: the message cannot be made into a request any more. It dies at once, and
+	// OutcomeUndeliverable: the message cannot be made into a request any more. It dies at once, and
 	// that says nothing of the service.
-	Undeliverable Outcome = "undeliverable"
+	OutcomeUndeliverable Outcome = "undeliverable"
 )
 
 // ErrUndeliverable is what the error of a [Result] wraps where it is the message that cannot be
@@ -144,20 +179,20 @@ var ErrUndeliverable = errors.New("cannot be made into a request")
 // Outcome tells what the result means for the message and for its route.
 func (r Result) Outcome() Outcome {
 	switch {
-	case errors.Is(r.Err, ErrUndeliverable):
-		return Undeliverable
+	case errors.Is(r.Err, ErrUndeliverable), errors.Is(r.Err, ErrUndecryptable):
+		return OutcomeUndeliverable
 	case r.Err != nil || r.Status == 0:
-		return Unavailable
+		return OutcomeUnavailable
 	case r.Status >= 200 && r.Status <= 299:
-		return Delivered
+		return OutcomeDelivered
 	case r.Status == http.StatusGone:
-		return Gone
+		return OutcomeGone
 	}
 	switch r.Status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return Unavailable
+		return OutcomeUnavailable
 	}
-	return Rejected
+	return OutcomeRejected
 }
 
 // String says in words why the attempt failed, or that it did not.

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/race"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
 // neighbourhood is a service that takes good messages and does something else with bad ones.
@@ -137,8 +138,8 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 	}
 	service := &neighbourhood{bad: bad, taken: make(map[string]time.Time)}
 	config := spool.RouteConfig{Deliver: service.deliver, Concurrency: concurrency}
-	store := storetest.NewMemory()
-	in := spool.New(store, spool.Hooks{})
+	place := memory.NewPlace()
+	in := spool.New(place.Open(), spool.Hooks{})
 	release := storetest.SetRoute(in, "r", config)
 
 	came := make(map[string]time.Time)
@@ -188,8 +189,7 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 
 	// A restart knows nothing of what it finds.
 	require.NoError(t, in.Close(cancelled))
-	store.Reopen()
-	in = spool.New(store, spool.Hooks{})
+	in = spool.New(place.Open(), spool.Hooks{})
 	good("before the restart")
 	release = storetest.SetRoute(in, "r", config)
 	good("after the restart")
@@ -217,7 +217,7 @@ func TestAServiceThatIsDownIsNotHammered(t *testing.T) {
 			t.Run(trouble+"/"+layout, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					service := &neighbourhood{bad: troubles[trouble], taken: make(map[string]time.Time)}
-					in := spool.New(storetest.NewMemory(), spool.Hooks{})
+					in := spool.New(memory.NewPlace().Open(), spool.Hooks{})
 					for n := range 1000 {
 						host, uri := destination(n)
 						put(t, in, host, uri, fmt.Sprint("bad ", n))
@@ -252,7 +252,7 @@ func TestWhatWaitedIsDeliveredSoonWhenTheServiceIsBack(t *testing.T) {
 			t.Run(trouble+"/"+layout, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					service := &neighbourhood{bad: bad, taken: make(map[string]time.Time)}
-					in := spool.New(storetest.NewMemory(), spool.Hooks{})
+					in := spool.New(memory.NewPlace().Open(), spool.Hooks{})
 					release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: service.deliver})
 					for n := range 500 {
 						host, uri := destination(n)
@@ -277,7 +277,7 @@ func TestASlowServiceGetsEachMessageOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 9 * time.Second
-		in := spool.New(storetest.NewMemory(), spool.Hooks{})
+		in := spool.New(memory.NewPlace().Open(), spool.Hooks{})
 		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 2})
 		for n := range 20 {
 			put(t, in, "h", "/", fmt.Sprint(n))
@@ -295,7 +295,7 @@ func TestAnAttemptThatNobodyWaitsForIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 4 * time.Minute
-		in := spool.New(storetest.NewMemory(), spool.Hooks{})
+		in := spool.New(memory.NewPlace().Open(), spool.Hooks{})
 		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
 		put(t, in, "h", "/", "slow")
 		wait(5 * time.Minute)

@@ -47,6 +47,15 @@ type RouteConfig struct {
 	// DedupeWindow is for how long the same callback again is a duplicate. Default 24h; negative: never.
 	DedupeWindow time.Duration
 
+	// Encrypt has keys by which what is stored is encrypted. Default nil: it is not.
+	Encrypt *Keys
+
+	// Interval is the least time between the beginnings of two deliveries. Default 0: none.
+	Interval time.Duration
+
+	// Keep is for how long delivered messages are kept. Default 0: they are not.
+	Keep time.Duration
+
 	// DeadLetterKeep is for how long dead letters are kept. Default 30 days; negative: for ever.
 	DeadLetterKeep time.Duration
 }
@@ -90,6 +99,7 @@ type route struct {
 	running      bool
 	attempts     map[*attempt]struct{}
 	health       health
+	pace         pace
 	triedFirst   bool      // in the next ordinary turn
 	untriedUntil time.Time // before this, those that were not tried come first in any case
 }
@@ -139,24 +149,14 @@ func (r *route) configured() bool {
 	return r.inCharge != nil
 }
 
-// acceptance is what the configuration in charge says of messages that come in.
-func (r *route) acceptance() (orderBy OrderBy, window time.Duration) {
+// config returns the configuration in charge, if there is one.
+func (r *route) config() (config RouteConfig, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if g := r.current(); g != nil {
-		return g.config.OrderBy, g.config.DedupeWindow
+		return g.config, true
 	}
-	return OrderByRequestID, defaultDedupeWindow
-}
-
-// deadLetterKeep returns zero where nothing is known.
-func (r *route) deadLetterKeep() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if g := r.current(); g != nil {
-		return g.config.DeadLetterKeep
-	}
-	return 0
+	return config, false
 }
 
 func (r *route) describe(s *RouteStats) {
@@ -166,6 +166,7 @@ func (r *route) describe(s *RouteStats) {
 	s.Down = r.health.down
 	s.LastError = r.health.lastError
 	if s.Down {
+		s.DownSince = r.health.downSince
 		s.NextProbe = earlier(r.health.exploreAt, r.health.probeAt)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
 // attemptLog notes when which body was tried, and answers as it is told.
@@ -83,7 +84,7 @@ func (l *attemptLog) change(f func()) {
 func inBubble(t *testing.T, test func(t *testing.T, in *spool.Inbox)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		in := spool.New(storetest.NewMemory(), spool.Hooks{})
+		in := spool.New(memory.NewPlace().Open(), spool.Hooks{})
 		defer func() { assert.NoError(t, in.Close(context.Background())) }()
 		test(t, in)
 	})
@@ -116,7 +117,7 @@ func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead})
 		require.NoError(t, err)
 		require.Len(t, dead, 1)
-		require.Equal(t, len(times), dead[0].Attempts)
+		require.Equal(t, len(times), dead[0].Tries)
 		require.Equal(t, "the service answered 500 Internal Server Error", dead[0].LastError)
 	})
 }
@@ -358,7 +359,7 @@ func TestAReplayedLetterGetsAFreshScheduleAndTheSameID(t *testing.T) {
 		status.Store(410)
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
 			ids = append(ids, m.ID)
-			assert.Zero(t, m.Attempts)
+			assert.Zero(t, m.Tries)
 			return spool.Result{Status: int(status.Load())}
 		}})
 		receipt := accept(t, in, "a")
@@ -383,7 +384,7 @@ func TestReplayingAllTheDeadProbesAtOnce(t *testing.T) {
 		wait(5 * time.Minute)
 		require.Equal(t, int64(600), stats(t, in).Dead)
 		log.change(func() { status = 200 })
-		n, err := in.ReplayDead(t.Context(), "r")
+		n, err := in.ReplayAll(t.Context(), spool.Filter{Route: "r", State: spool.Dead}, nil)
 		require.NoError(t, err)
 		require.Equal(t, 600, n)
 		wait(time.Millisecond)
@@ -464,7 +465,7 @@ func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) 
 		wait(time.Second)
 		msg, err := in.Get(context.Background(), receipt.ID)
 		require.NoError(t, err)
-		require.Zero(t, msg.Attempts, "a cancelled attempt does not count")
+		require.Zero(t, msg.Tries, "a cancelled attempt does not count")
 
 		next := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: next.deliver})
@@ -475,8 +476,8 @@ func TestAReleaseCancelsWhatTakesTooLongAndItIsDeliveredByTheNext(t *testing.T) 
 
 func TestClosingLetsDeliveriesFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := storetest.NewMemory()
-		in := spool.New(store, spool.Hooks{})
+		place := memory.NewPlace()
+		in := spool.New(place.Open(), spool.Hooks{})
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		log.takes = 3 * time.Second
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 1})
@@ -486,8 +487,10 @@ func TestClosingLetsDeliveriesFinish(t *testing.T) {
 		began := time.Now()
 		require.NoError(t, in.Close(t.Context()))
 		require.Equal(t, 2*time.Second, time.Since(began))
-		require.Equal(t, int64(1), stats(t, in).Pending, "one was delivered, the other not begun")
-		_, err := in.Accept(t.Context(), spool.Envelope{Route: "r"}, strings.NewReader("x"))
+		counts, err := place.Open().Counts(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, int64(1), counts.Routes["r"].Pending, "one was delivered, the other not begun")
+		_, err = in.Accept(t.Context(), spool.Envelope{Route: "r"}, strings.NewReader("x"))
 		require.ErrorIs(t, err, spool.ErrClosed)
 	})
 }
@@ -506,7 +509,7 @@ func TestADeliveryThatPanicsIsAFailedAttempt(t *testing.T) {
 
 func TestAStoreThatCannotLeaseIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := storetest.NewMemory()
+		store := memory.NewPlace().Open()
 		problems := 0
 		in := spool.New(store, spool.Hooks{Problem: func(error) { problems++ }})
 		store.FailLease(errConnect)

@@ -6,136 +6,191 @@ package spool
 import (
 	"context"
 	"io"
+	"slices"
+	"strings"
 	"time"
 )
 
-// Store keeps messages. [OpenDisk] is the engine for one process on one file
-// system; the contract is written so that an engine shared by several
-// processes can stand in its place. All methods may be called concurrently.
+// Store keeps messages safe, in order, and apart from their duplicates. The inbox decides when and
+// whether to deliver; a store never delivers. One package is one engine: disk for one process on
+// one file system. The package storetest has this contract as tests.
 //
-// Durability. When Accept returns without an error, the message survives a
-// crash of the process and of the machine, whoever else has failed by then. When it
-// returns an error, the message may or may not have been kept: the sender will
-// send it again, and deduplication makes one of the two. Everything else (Settle, Replay, Drop)
-// may be lost in a crash, always together with everything that was done
-// later: what is on disk after a crash is the state at some moment in the past,
-// and never older than the last Accept that had returned.
+// All methods may be called concurrently. Those that take a context may block on a disk or a
+// network, and return its error when it ends; the others return at once. Times are those of the
+// store's own clock, for a shared store that of its database. So callers give durations, not
+// moments, wherever it matters.
 //
-// Order. Ids rise in the order in which messages are accepted. Messages of one route with
-// equal OrderKey are leased in the order of their ids, each only when the one before was
-// settled as delivered or dead or was dropped. Messages with different keys never
-// wait for each other. A replayed dead letter takes its old place: it comes before
-// everything of its key that waits, but not before what is leased already.
+// Durability. When Accept returns without an error, the message survives a crash of the process
+// and of the machine; in a shared store it survives whatever its database promises to survive. When
+// Accept returns an error, the message may or may not have been kept: the sender will send it again,
+// and deduplication makes one of the two. Pause is as durable. Everything else may be lost in a
+// crash, always together with everything that the same process did later.
+//
+// Order. Ids rise in the order in which messages of one order key are accepted, over all users of
+// the store. Messages of one route with the same OrderKey are leased in the order of their
+// ids, each only when the one before was settled as delivered or dead, or was dropped. A message
+// with the key 0 waits for nobody, and messages of different keys never wait for each other. A
+// replayed message takes its old place: it comes before everything of its key that waits, but not
+// before what is leased already.
 //
 // Deduplication. A fingerprint is kept from the acceptance of its message on, whatever becomes of
-// the message. Accept of a known one returns a duplicate, which is as
-// durable as its original: of two that arrive at once, the second is answered
-// only when the first is safe, and fails if the first fails.
+// the message, for at least the time that [Limits] gives. Accept of a known one returns a
+// duplicate, which is as durable as its original: of two that arrive at once, the second is
+// answered only when the first is safe, and fails, or takes its place, if the first fails. The zero
+// fingerprint is none: such a message is never a duplicate.
 //
-// Leases. A lease makes its holder the only one to deliver the message. It lasts until
-// Settle, or until its holder dies: then the message is pending again with its place in the
-// order. For the engine on disk the holder is the process. An engine shared by several
-// must find out itself that a holder died, and must ignore a Settle by one that
-// lost its lease.
+// Leases. A lease makes its holder the only one to deliver a message. The store renews it for as
+// long as the process lives and can reach it. It ends with Settle, with Close, or when the store
+// finds that it was not renewed in time: then Lost is closed, the message is pending again with its
+// place in the order, and a Settle of that lease changes nothing. Where the holder died, another
+// one's Lease gets the message when the time of leases is over.
+//
+// Paused routes go on accepting, and Lease returns nothing of them.
 type Store interface {
-	// NewBody starts a body that is to be accepted. The hint is its expected
-	// size, negative if unknown. It fails with a *RefusedError.
+	// NewBody starts a body that is to be accepted. The hint is its expected size in bytes,
+	// negative if unknown. It fails with a *RefusedError, at once where the store is known to
+	// be unavailable.
 	NewBody(ctx context.Context, sizeHint int64) (BodyWriter, error)
 
-	// Accept makes a message durable together with its body and fingerprint, and
-	// takes over msg and body whatever happens. The id comes with the receipt.
-	// A message whose fingerprint was accepted within the window before now is a
-	// duplicate and not kept; with a window of zero nothing is one. It fails with a *RefusedError, with
-	// ErrClosed, or with the error of ctx (and then may still come to be accepted).
-	Accept(ctx context.Context, msg *Message, fingerprint Fingerprint, window time.Duration, body BodyWriter) (Receipt, error)
+	// Accept makes a message durable together with its body and fingerprint, and takes over msg
+	// and body whatever happens. It sets ID, State, Size, ReceivedAt and ScheduledFrom. A message whose
+	// fingerprint was accepted within the window before now is a duplicate, and not kept. It
+	// fails with a *RefusedError, with ErrClosed, or with the error of ctx (and then may still
+	// come to be accepted).
+	Accept(ctx context.Context, msg *Message, fingerprint Fingerprint, window time.Duration,
+		body BodyWriter) (Receipt, error)
 
-	// Lease hands out messages that may be delivered now. Where a request for tried ones returns
-	// fewer than asked for, next is the time at which the earliest of
-	// the waiting ones is due, or zero if none waits for a time. It may return fewer than
-	// there are; then the function given to Watch is called when it is worth asking again.
-	Lease(ctx context.Context, request LeaseRequest) (leased []*Lease, next time.Time, err error)
+	// Lease hands out messages that may be delivered now. It may return fewer than there are;
+	// then the function given to Watch is called when it is worth asking again.
+	Lease(ctx context.Context, request LeaseRequest) (Leased, error)
 
-	// Settle ends a lease. It takes effect at once for what is leased next, and gets to
-	// disk soon, in the order of the calls. It never fails: what cannot be written
-	// now is written when that is possible again.
+	// Settle ends a lease. It takes effect at once for what this process leases next, and is
+	// recorded soon, in the order of the calls. It never blocks and never fails: what cannot be
+	// recorded now is recorded when that is possible again, as long as the lease is not lost.
 	Settle(lease *Lease, settlement Settlement)
 
-	// Body opens the body of a message that exists: ErrNotFound otherwise, ErrDamaged if
-	// the bytes are there no more.
+	// Body opens the body of a message: ErrNotFound where there is no such message, ErrDamaged
+	// where the bytes are there no more.
 	Body(ctx context.Context, id ID) (Body, error)
 
-	// Get returns one message, or ErrNotFound.
+	// Get returns one message with its attempts, or ErrNotFound.
 	Get(ctx context.Context, id ID) (*Message, error)
 
-	// List returns messages by rising id.
+	// List returns the messages that a filter selects, by rising id, or by falling id with
+	// Newest. Finding by RequestID is quick however many messages there are.
 	List(ctx context.Context, filter Filter) ([]*Message, error)
 
-	// Replay makes a message due now with a fresh schedule, a dead letter pending again. It
-	// returns ErrNotFound, or ErrInFlight for one that is leased.
+	// Count counts what a filter selects. Its After, Newest and Limit have no meaning.
+	Count(ctx context.Context, filter Filter) (int64, error)
+
+	// Replay makes a message due now with a fresh schedule: a dead or delivered one is pending
+	// again, with Replayed set; one that waits for its next attempt does not wait any more. It returns
+	// ErrNotFound, or ErrInFlight for one that is leased.
 	Replay(ctx context.Context, id ID) error
 
-	// ReplayDead does that for dead letters that died before the time given, at most limit of them,
-	// oldest id first, and returns how many. An empty route means all of them.
-	ReplayDead(ctx context.Context, route string, diedBefore time.Time, limit int) (int, error)
+	// ReplayAll does that for dead and delivered messages that a filter selects, Limit of them,
+	// by rising id. last is the After of the next call: the id of the last message that was
+	// looked at, or filter.After where none was. done says that there are no more.
+	ReplayAll(ctx context.Context, filter Filter) (replayed int, last ID, done bool, err error)
 
-	// Drop forgets a message in whatever state. One that is leased is forgotten
-	// when its delivery ends, however it ends: ErrInFlight says so.
+	// Drop forgets a message in whatever state, and returns what it was. One that is leased is
+	// forgotten when its delivery ends, however it ends: ErrInFlight says so.
 	Drop(ctx context.Context, id ID) (*Message, error)
 
-	// Expire makes dead letters of the route's messages that could be leased now and whose schedule
-	// started before the time given, at most limit of them. They get lastError unless they
-	// have an own one. What waits behind them may come with the next call.
-	Expire(ctx context.Context, route string, scheduledBefore time.Time, lastError string, limit int) ([]*Message, error)
+	// DropAll forgets what a filter selects and is not leased, Limit of them: by rising id, or,
+	// with EndedFor, those that ended longest ago. Its Newest has no meaning, with EndedFor nor has
+	// After.
+	DropAll(ctx context.Context, filter Filter) ([]*Message, error)
 
-	// DropDead forgets the route's dead letters that died before the time given, at most limit of
-	// them, and returns them.
-	DropDead(ctx context.Context, route string, diedBefore time.Time, limit int) ([]*Message, error)
+	// Expire makes dead letters of the route's messages that could be leased now and whose
+	// schedule started longer ago than age, at most limit of them. They get lastError unless
+	// they have one of their own. What waits behind them may come with the next call.
+	Expire(ctx context.Context, route string, age time.Duration, lastError string,
+		limit int) ([]*Message, error)
+
+	// Pause has a route not leased any more, or again. It is kept, also for a route of which
+	// there is no message.
+	Pause(ctx context.Context, route string, paused bool) error
 
 	// SetLimits says how much there may be, and how far back fingerprints are needed.
 	SetLimits(limits Limits)
 
-	// Watch has f called with the name of a route whenever messages of it may have become leasable
-	// otherwise than by the passing of time. f must not block nor call the store.
+	// Watch has f called with the name of a route whenever messages of it may have become
+	// leasable otherwise than by the passing of time, with an empty name for any route. f must
+	// not block nor call the store.
 	Watch(f func(route string))
 
 	// Counts returns how much is there, without looking at every message.
 	Counts(ctx context.Context) (Counts, error)
 
-	// Flush waits until everything settled before the call is on disk.
+	// Flush waits until everything settled before the call is recorded.
 	Flush(ctx context.Context) error
 
-	// Close writes what is left to be written and closes the store. Leases that are not
-	// settled end with it.
+	// Close records what is left to be recorded, gives back leases that are not settled, and
+	// closes the store. A store that cannot be reached returns that error without waiting.
 	Close(ctx context.Context) error
 }
 
+// Shared is what a store has beside, if several gateways can use it at a time.
+type Shared interface {
+	// Gateways lists those that use the store now or did lately, by name.
+	Gateways(ctx context.Context) ([]Gateway, error)
+}
+
+// Gateway is one user of a shared store.
+type Gateway struct {
+	Name        string    `json:"name"`
+	Version     string    `json:"version"`
+	Since       time.Time `json:"since"`
+	LastSeen    time.Time `json:"last_seen"`
+	LiveStreams int       `json:"live_streams"`
+	Leases      int       `json:"delivering"`
+	Self        bool      `json:"self,omitempty"`
+}
+
 // StoreModule makes a store from configuration. It is a Caddy module in the namespace
-// deepgram_callback.stores, with the inline key `engine`, and in a Caddyfile what follows `store <engine>`,
-// where it implements caddyfile.Unmarshaler. It is provisioned for every configuration that is loaded or
-// only validated, so provisioning touches nothing that is stored.
+// deepgram_callback.stores, with the inline key `engine`, and in a Caddyfile what follows
+// `store <engine>`, where it implements caddyfile.Unmarshaler. It is provisioned for every
+// configuration that is loaded or only validated, so provisioning touches nothing that is stored.
 type StoreModule interface {
-	// Identity names what is stored, over all configurations: modules of one identity stand for one store, which
-	// is opened once and shared between directives and over reloads. It is shown to operators, in logs and metrics,
-	// and so has no secret in it.
+	// Identity names what is stored, over all configurations: modules of one identity stand for
+	// one store, which is opened once and shared between directives and over reloads. It is
+	// shown to operators, in logs and metrics, and so has no secret in it.
 	Identity() string
 
-	// Open opens the store, with limits that may change later ([Store.SetLimits]). ctx bounds the opening alone. Its error names what it is about
-	// and what to do. An engine whose store can be away for a time opens all the same, and refuses messages.
+	// Open opens the store, with limits that may change later ([Store.SetLimits]). ctx bounds
+	// the opening alone. Its error names what it is about and what to do. An engine whose store
+	// can be away for a time opens all the same, and refuses messages.
 	Open(ctx context.Context, limits Limits, events StoreEvents) (Store, error)
 }
 
-// StoreEvents are what a store tells by itself, for metrics, events and logs. Each may be nil. They are
-// called from any goroutine and must not block.
+// Reconfigurable is what a store has beside, if its module says more than its identity.
+type Reconfigurable interface {
+	// Reconfigure takes from a module of the same identity what can change while the store is
+	// open, such as a password. It is called when a configuration joins a store that is open
+	// already, and when an older one is in charge again.
+	Reconfigure(module StoreModule) error
+}
+
+// StoreEvents are what a store tells by itself, for metrics, events and logs, and what it asks. Each may be nil. They
+// are called from any goroutine and must not block.
 type StoreEvents struct {
-	// Refusing: the store has begun to refuse new messages, with the cause (nil for [ReasonFull]), or
-	// accepts them again.
+	// Refusing: the store has begun to refuse new messages, with the cause (nil for
+	// [ReasonFull]), or accepts them again.
 	Refusing func(reason Reason, refusing bool, cause error)
 
 	// Synced: a group commit took so long.
 	Synced func(took time.Duration)
 
-	// Problem: something that is stored cannot be read, or something failed in the background, and an
-	// operator should know of it.
+	// Evicted: kept messages of a route gave way to new ones for lack of room, so many of them.
+	Evicted func(route string, messages int)
+
+	// LiveStreams is asked how many streams this gateway has, for others that share the store to
+	// see.
+	LiveStreams func() int
+
+	// Problem: something that is stored cannot be read, or something failed in the background,
+	// and an operator should know of it.
 	Problem func(err error)
 }
 
@@ -161,11 +216,44 @@ type Receipt struct {
 
 // Limits bound a store. They may change while it is open.
 type Limits struct {
-	// MaxBytes is how much the store may take up. 0: no limit. Beyond it, messages are refused.
+	// MaxBytes is how much the store may take up, 0 for no limit. Beyond it messages are refused.
+	// Kept (delivered) messages count, and give way, oldest first, before anything is refused.
 	MaxBytes int64
 
 	// Fingerprints is how far back fingerprints are needed.
 	Fingerprints time.Duration
+}
+
+// LeaseRequest says which messages [Store.Lease] is to hand out.
+type LeaseRequest struct {
+	Route string
+
+	// Max is how many at most.
+	Max int
+
+	// Tried selects the messages that wait for another attempt, those with a NextAttemptAt, in
+	// its order. Without it, those that have none, because they were not tried since they were
+	// accepted or replayed, by rising id. Either way, messages that were replayed come after those
+	// that were not.
+	Tried bool
+
+	// Newest has messages that were not tried come by falling id.
+	Newest bool
+
+	// Avoid leaves out what goes to these destinations or hosts. They are a thousand at most. A
+	// store that has to look through many messages to find others may stop after some thousands
+	// and go on with the next call, see Watch.
+	Avoid Destinations
+}
+
+// Leased is what [Store.Lease] returns.
+type Leased struct {
+	Leases []*Lease
+
+	// Next is how long from now the earliest of those that wait for a time is due, which is worth
+	// asking for; negative if none does. It is set for a request of tried ones that got
+	// fewer than it asked for.
+	Next time.Duration
 }
 
 // Lease is a message that its holder alone may deliver, until the lease is settled or lost.
@@ -173,57 +261,39 @@ type Lease struct {
 	// Message is the holder's own copy.
 	Message *Message
 
-	// Lost is closed when the store has found that it could not renew the lease in time, so that another
-	// may have the message by now. It is nil where that cannot happen.
+	// At is the store's time when the lease was given.
+	At time.Time
+
+	// Lost is closed when the store has found that it could not renew the lease in time, so that
+	// another may have the message by now. It is nil where that cannot happen.
 	Lost <-chan struct{}
 
 	// Token is for the store, to tell this lease of the message from a later one.
 	Token any
 }
 
-// LeaseRequest says which messages [Store.Lease] is to hand out.
-type LeaseRequest struct {
-	Route string
-
-	// Now is the time up to which a message must be due.
-	Now time.Time
-
-	// Max is how many at most.
-	Max int
-
-	// Tried selects the messages that wait for another attempt: those that have a NextAttemptAt,
-	// in its order. Without it, those that have none, because they were not tried since they
-	// were accepted or replayed, by rising id.
-	Tried bool
-
-	// Newest has messages that were not tried come by falling id.
-	Newest bool
-
-	// Avoid leaves out what goes to these destinations or hosts. They are few hundreds at most. A
-	// store that has to look through many messages to find others may stop after some
-	// thousands and go on with the next call, see Watch.
-	Avoid Destinations
-}
-
 // Settlement says how a lease ends.
 type Settlement struct {
 	Verdict Verdict
 
-	// At is the time of the next attempt, or of death.
-	At time.Time
+	// Attempt is the one that was made. It has no meaning with Return.
+	Attempt Attempt
 
-	// LastError for Retry and Bury; at most 512 bytes of it are kept.
-	LastError string
+	// Delay is how long from now the next attempt is due, for Retry.
+	Delay time.Duration
+
+	// Keep has a message that was delivered kept in the state Delivered, instead of forgotten.
+	Keep bool
 }
 
 // Verdict is the kind of a [Settlement].
 type Verdict int
 
 const (
-	// Done: delivered; the message is forgotten.
+	// Done: delivered.
 	Done Verdict = iota
 
-	// Retry: one more attempt has failed; due again at a later time.
+	// Retry: one more attempt has failed; due again after Delay.
 	Retry
 
 	// Bury: one more attempt has failed, and it was the last: a dead letter now.
@@ -233,22 +303,44 @@ const (
 	Return
 )
 
-// Filter selects what [Store.List] returns.
+// Filter selects messages. What is zero selects everything.
 type Filter struct {
-	// State selects one state; empty means both.
 	State State
-
-	// Route selects one route; empty means all.
 	Route string
 
-	// User selects what one user's credentials brought in; empty means all.
+	// RequestID is what the body of the message said in request_id.
+	RequestID string
+
+	// User selects what one user's credentials brought in.
 	User string
 
-	// After skips messages up to and including this id: the last one of the page before.
+	// Since and Until bound the time of receipt, Until itself excluded.
+	Since, Until time.Time
+
+	// EndedFor selects dead and delivered messages that have been so for at least as long.
+	EndedFor time.Duration
+
+	// After skips messages up to and including this id, with Newest from this id on upwards: it
+	// is the last one of the page before.
 	After ID
 
-	// Limit is how many at most; 0 means 100.
+	// Newest lists by falling id.
+	Newest bool
+
+	// Limit is how many at most; 0 means [DefaultListLimit].
 	Limit int
+}
+
+// Matches reports whether a message is one that the filter selects, apart from After and Limit. now
+// is the time of the store, which EndedFor is counted back from.
+func (f Filter) Matches(m *Message, now time.Time) bool {
+	return (f.State == "" || m.State == f.State) &&
+		(f.Route == "" || m.Route == f.Route) &&
+		(f.RequestID == "" || m.RequestID == f.RequestID) &&
+		(f.User == "" || m.User == f.User) &&
+		(f.Since.IsZero() || !m.ReceivedAt.Before(f.Since)) &&
+		(f.Until.IsZero() || m.ReceivedAt.Before(f.Until)) &&
+		(f.EndedFor == 0 || m.State != Pending && !m.EndedAt().After(now.Add(-f.EndedFor)))
 }
 
 // DefaultListLimit is how many messages [Store.List] returns at most where a [Filter] does not say.
@@ -256,15 +348,15 @@ const DefaultListLimit = 100
 
 // Counts says how much a store holds.
 type Counts struct {
-	// Routes has every route of which there are messages, by name.
+	// Routes has every route of which there are messages, or that is paused, by name.
 	Routes map[string]RouteCounts
 
-	// DiskBytes is what the store takes up on disk. MaxBytes is its limit, 0 if it has none.
-	DiskBytes int64
-	MaxBytes  int64
+	// Bytes is what the store takes up. MaxBytes is its limit, 0 if it has none.
+	Bytes    int64
+	MaxBytes int64
 
 	// Fingerprints is how many are kept for deduplication.
-	Fingerprints int
+	Fingerprints int64
 
 	// Refusing is why new messages are refused at present, empty if they are not.
 	Refusing Reason
@@ -275,23 +367,35 @@ type Counts struct {
 
 // RouteCounts says how much a store holds of one route.
 type RouteCounts struct {
-	Pending      int64
-	PendingBytes int64
-	Dead         int64
-	DeadBytes    int64
+	Pending        int64
+	PendingBytes   int64
+	Dead           int64
+	DeadBytes      int64
+	Delivered      int64
+	DeliveredBytes int64
 
-	// InFlight is how many of the pending ones are leased.
+	// InFlight is how many of the pending ones are leased; of a shared store, by anyone.
 	InFlight int
 
 	// OldestPending is when the oldest pending message was received; zero if there is none.
 	OldestPending time.Time
+
+	// Paused says that nothing of the route is leased until it is resumed.
+	Paused bool
 }
 
-// MaxErrorSize is how many bytes are kept of the text of an error.
-const MaxErrorSize = 512
+const (
+	// MaxAttempts is how many attempts are kept of each message.
+	MaxAttempts = 10
 
-// ClipError bounds the text of an error to [MaxErrorSize] without cutting through a character.
+	// MaxErrorSize is how many bytes are kept of the text of an error.
+	MaxErrorSize = 512
+)
+
+// ClipError bounds the text of an error to [MaxErrorSize] without cutting through a character, and
+// takes out what is not text.
 func ClipError(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 	if len(text) <= MaxErrorSize {
 		return text
 	}
@@ -302,10 +406,21 @@ func ClipError(text string) string {
 	return text[:size]
 }
 
-// earlier returns the earlier of two times, of which a zero one is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
+// AddAttempt takes note of a finished attempt, as every store does when a lease is settled.
+func (m *Message) AddAttempt(a Attempt) {
+	a.Error = ClipError(a.Error)
+	m.Tries++
+	m.LastError = a.Error
+	m.Attempts = append(slices.Clone(m.Attempts[max(0, len(m.Attempts)-MaxAttempts+1):]), a)
+}
+
+// EndedAt is when a message died or was delivered. It is zero for one that is pending.
+func (m *Message) EndedAt() time.Time {
+	switch m.State {
+	case Dead:
+		return m.DiedAt
+	case Delivered:
+		return m.DeliveredAt
 	}
-	return a
+	return time.Time{}
 }

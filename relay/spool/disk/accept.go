@@ -3,8 +3,10 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -15,7 +17,10 @@ import (
 )
 
 // NewBody implements [spool.Store].
-func (d *Store) NewBody(_ context.Context, sizeHint int64) (spool.BodyWriter, error) {
+func (d *Store) NewBody(ctx context.Context, sizeHint int64) (spool.BodyWriter, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := d.mayAccept(max(sizeHint, 0)); err != nil {
 		return nil, err
 	}
@@ -125,16 +130,16 @@ func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool
 	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
 		_ = w.store.index.View(func(t *index.Tx) error {
 			value := t.Get(index.Prints, w.prints.key(sequence))
-			if len(value) == len(a.fingerprint)+len(spool.ID{}) &&
-				spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
-				id = spool.ID(value[len(a.fingerprint):])
-				found = now.Sub(id.Time()) <= a.window
+			if len(value) == len(a.fingerprint)+len(spool.ID{}) && spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
+				if last := spool.ID(value[len(a.fingerprint):]); last.Compare(id) > 0 {
+					id = last
+				}
 			}
 			return nil
 		})
-		return found
+		return false // there may be a later one
 	})
-	return id, found
+	return id, !id.IsZero() && now.Sub(id.Time()) <= a.window
 }
 
 // routeNumber returns the number of a route, which is given out here for the first time if need be.
@@ -177,9 +182,11 @@ func (a *acceptance) insert(c *change) error {
 	info.Counts.PendingBytes += where.Size
 	c.lastID = id
 	c.accepted++
+	c.acceptedBytes += where.Size
 
 	msg := *a.msg
 	msg.Where, msg.Size = where, where.Size
+	c.after = append(c.after, func() { c.d.requests.add(id, msg.RequestID) })
 	c.after = append(c.after, func() { c.d.offer(&msg) })
 	return nil
 }
@@ -205,7 +212,7 @@ func (d *Store) Accept(
 	if !ok {
 		return spool.Receipt{}, fmt.Errorf("a body of type %T is not of this store", body)
 	}
-	if err := d.mayAccept(w.Uncounted()); err != nil {
+	if err := cmp.Or(ctx.Err(), d.mayAccept(w.Uncounted())); err != nil {
 		w.Discard()
 		return spool.Receipt{}, err
 	}
@@ -216,14 +223,12 @@ func (d *Store) Accept(
 	}
 
 	msg := &index.Entry{Message: *message}
-	a := &acceptance{
-		msg:         msg,
-		fingerprint: fingerprint,
-		window:      window,
-		body:        w,
-		where:       where,
-		record:      index.AppendRecord(nil, msg),
+	msg.State, msg.ReceivedAt = spool.Pending, time.Now()
+	msg.ScheduledFrom = msg.ReceivedAt
+	if msg.OrderKey == 0 { // a sequence of its own
+		msg.OrderKey = rand.Uint64()
 	}
+	a := &acceptance{msg: msg, fingerprint: fingerprint, window: window, body: w, where: where, record: index.AppendRecord(nil, msg)}
 	op := &operation{accept: a, done: make(chan error, 1)}
 	if !d.ops.push(op, true) {
 		w.Discard()
@@ -231,6 +236,10 @@ func (d *Store) Accept(
 	}
 	select {
 	case err := <-op.done:
+		if err == nil && !a.receipt.Duplicate {
+			message.ID, message.State, message.Size = msg.ID, msg.State, a.receipt.Size
+			message.ReceivedAt, message.ScheduledFrom = msg.ReceivedAt, msg.ScheduledFrom
+		}
 		return a.receipt, err
 	case <-ctx.Done():
 		return spool.Receipt{}, ctx.Err()

@@ -15,6 +15,7 @@ import (
 // more says whether there are more parked ones of its order key.
 func (c *change) remove(p place) (more bool, err error) {
 	more, err = c.extract(p)
+	c.gone = append(c.gone, p.id)
 	if err != nil || !index.Record(p.record).Intact() { // which then does not tell where its body is
 		return more, err
 	}
@@ -40,13 +41,17 @@ func (c *change) extract(p place) (more bool, err error) {
 			err = c.UnparkDamaged(p.info.Number, p.id)
 			_, more = c.FirstParked(p.info.Number, order)
 		}
+	case index.Kept:
+		totals.Delivered--
+		totals.DeliveredBytes -= size
+		return false, c.Delete(index.Kept, index.IDKey(p.info.Number, p.id))
 	case index.Dead:
 		totals.Dead--
 		totals.DeadBytes -= size
 		if !intact {
 			return false, c.ExhumeDamaged(p.info.Number, p.id)
 		}
-		return false, c.Exhume(p.info.Number, p.id, index.FromUnixNano(index.Record(p.record).DiedAt()))
+		return false, c.Exhume(p.info.Number, p.id, index.Record(p.record).EndedAt())
 	}
 	totals.Pending--
 	totals.PendingBytes -= size
@@ -99,7 +104,9 @@ type change struct {
 	printSequence   uint64
 	lastID          spool.ID
 	accepted        int
-	after           []func() // what to do when it is on disk, with Store.mu held
+	acceptedBytes   int64
+	gone            []spool.ID // messages that are forgotten
+	after           []func()   // what to do when it is on disk, with Disk.mu held
 }
 
 func (w *writer) newChange() *change {
@@ -155,6 +162,9 @@ func (c *change) release(where bodies.Location) error {
 // finish writes the totals that the transaction has changed.
 func (c *change) finish(now time.Time) error {
 	if c.accepted > 0 {
+		if err := c.makeRoom(); err != nil {
+			return err
+		}
 		if err := c.trimPrints(now); err != nil {
 			return err
 		}
@@ -204,6 +214,9 @@ func (c *change) publish() {
 	}
 	d.writer.prints.last = c.printSequence
 	d.writer.prints.size.Store(int64(d.writer.prints.table.count))
+	for _, id := range c.gone {
+		d.requests.remove(id)
+	}
 	d.segments.Publish(c.segments, c.removedSegments)
 	for _, where := range c.removedFiles {
 		d.files.Remove(where)

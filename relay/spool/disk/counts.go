@@ -11,29 +11,42 @@ import (
 )
 
 // Counts implements [spool.Store].
-func (d *Store) Counts(context.Context) (spool.Counts, error) {
+func (d *Store) Counts(ctx context.Context) (spool.Counts, error) {
+	if err := d.enter(ctx); err != nil {
+		return spool.Counts{}, err
+	}
 	used := d.used()
 	d.mu.Lock()
 	counts := spool.Counts{
 		Routes:       make(map[string]spool.RouteCounts, len(d.routes)),
-		DiskBytes:    used,
+		Bytes:        used,
 		MaxBytes:     d.maxSize,
-		Fingerprints: int(d.writer.prints.size.Load()),
+		Fingerprints: d.writer.prints.size.Load(),
 	}
 	if d.refusing != nil {
 		counts.Refusing, counts.RefusingSince = d.refusing.Reason, d.since
 	}
 	numbers := make(map[string]uint32, len(d.routes))
 	for name, info := range d.routes {
+		if info.Counts.IsZero() && !d.paused[name] {
+			continue
+		}
 		numbers[name] = info.Number
 		c := spool.RouteCounts{
 			Pending: info.Counts.Pending, PendingBytes: info.Counts.PendingBytes,
 			Dead: info.Counts.Dead, DeadBytes: info.Counts.DeadBytes,
+			Delivered: info.Counts.Delivered, DeliveredBytes: info.Counts.DeliveredBytes,
+			Paused: d.paused[name],
 		}
 		if q := d.queues[name]; q != nil {
 			c.InFlight = q.InFlight()
 		}
 		counts.Routes[name] = c
+	}
+	for name := range d.paused {
+		if d.routes[name] == nil {
+			counts.Routes[name] = spool.RouteCounts{Paused: true}
+		}
 	}
 	d.mu.Unlock()
 
@@ -66,7 +79,8 @@ func (d *Store) admit(more int64) error {
 	used := d.used()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.maxSize > 0 && more > d.maxSize-used {
+	// What is kept gives way.
+	if d.maxSize > 0 && more > d.maxSize-used+d.keptBytes() {
 		return &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: bodies.RetryAfter}
 	}
 	return nil

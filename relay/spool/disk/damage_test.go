@@ -84,15 +84,12 @@ func tryDamaged(t *testing.T, dir string, count int, what string) bool {
 	require.NoError(t, err, what)
 	require.Len(t, list, count, what)
 	for { // it works
-		leased, _, err := d.Lease(
-			context.Background(),
-			spool.LeaseRequest{Route: "r", Now: time.Now().Add(2 * time.Hour), Max: 1000},
-		)
+		leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 1000})
 		require.NoError(t, err, what)
-		if len(leased) == 0 {
+		if len(leased.Leases) == 0 {
 			break
 		}
-		for _, lease := range leased {
+		for _, lease := range leased.Leases {
 			d.Settle(lease, spool.Settlement{Verdict: spool.Done})
 		}
 		require.NoError(t, d.Flush(context.Background()), what)
@@ -136,10 +133,7 @@ func TestAnIndexThatTurnsBadWhileRunningEndsNothingElse(t *testing.T) {
 			)
 
 			eventually(t, func() error {
-				_, _, _ = d.Lease(
-					context.Background(),
-					spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 10},
-				)
+				_, _ = d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 10})
 				_, _ = d.List(context.Background(), spool.Filter{})
 				var refused *spool.RefusedError
 				if err := disktest.TryKeep(d, fmt.Sprint(rand.Uint64())); !errors.As(err, &refused) ||
@@ -203,20 +197,20 @@ func TestADamagedMessageIsListedDroppedAndPassed(t *testing.T) {
 			require.ErrorIs(t, err, spool.ErrNotFound)
 
 			dead := int(counts(t, d).Routes["r"].Dead)
-			future := time.Now().Add(time.Hour)
 			switch {
 			case bucket == index.Dead:
-				n, err := d.ReplayDead(ctx, "r", future, dead-1)
+				n, _, done, err := d.ReplayAll(ctx, spool.Filter{Route: "r", State: spool.Dead, Limit: 1000})
 				require.NoError(t, err)
+				require.True(t, done)
 				require.Equal(t, dead-1, n, "all but the damaged one")
 			default:
 				leaseAll(t, d)
-				expired, err := d.Expire(ctx, "r", future, "too late", 1000)
+				expired, err := d.Expire(ctx, "r", 0, "too late", 1000)
 				require.NoError(t, err)
 				require.Empty(t, expired)
 			}
 			require.NoError(t, d.Flush(ctx))
-			gone, err := d.DropDead(ctx, "r", future, 1000)
+			gone, err := d.DropAll(ctx, spool.Filter{Route: "r", State: spool.Dead, EndedFor: 1, Limit: 1000})
 			require.NoError(t, err)
 			ids := make([]spool.ID, len(gone))
 			for i, m := range gone {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
 // isLeased reports whether a message is being delivered, or its outcome recorded.
@@ -77,14 +78,74 @@ func (d *Store) vanished(p place, order uint64, more bool) {
 }
 
 // droppedLeases returns what is to be forgotten although its delivery has not ended.
-func (d *Store) droppedLeases() []spool.ID {
+func (d *Store) droppedLeases() []*queue.Lease {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var ids []spool.ID
-	for id, l := range d.leases {
+	var dropped []*queue.Lease
+	for _, l := range d.leases {
 		if l.Dropped && !l.IsSettled() {
-			ids = append(ids, id)
+			dropped = append(dropped, l)
 		}
 	}
-	return ids
+	return dropped
+}
+
+// DropAll implements [spool.Store].
+func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Message, error) {
+	filter.Newest = false
+	if filter.EndedFor > 0 {
+		filter.After = spool.ID{}
+	}
+	var dropped []*spool.Message
+	err := d.perform(ctx, func(c *change) error {
+		dropped = nil
+		for _, p := range c.droppable(filter) {
+			dropped = append(dropped, p.show())
+			order := index.Record(p.record).OrderKey()
+			more, err := c.remove(p)
+			if err != nil {
+				return err
+			}
+			if p.isPending() {
+				c.after = append(c.after, func() { d.vanished(p, order, more) })
+			}
+		}
+		return nil
+	})
+	return dropped, err
+}
+
+// droppable returns what a filter selects and is not leased.
+func (c *change) droppable(filter spool.Filter) []place {
+	s := c.d.selecting(c.Tx, filter)
+	if filter.EndedFor > 0 && filter.State == spool.Dead {
+		return c.longDead(s)
+	}
+	if filter.EndedFor > 0 && (filter.Until.IsZero() || filter.Until.After(s.now.Add(-filter.EndedFor))) {
+		s.Until = s.now.Add(-filter.EndedFor) // nothing ends before it comes
+	}
+	found := s.places(buckets(filter.State), func(p place) bool { return !c.d.isLeased(p.id) })
+	for i := range found {
+		found[i] = found[i].clone()
+	}
+	return found
+}
+
+// longDead returns dead letters by the time of their death.
+func (c *change) longDead(s *selection) (found []place) {
+	for _, info := range c.d.routeInfos() {
+		if s.Route != "" && s.Route != info.Name {
+			continue
+		}
+		c.Scan(index.Died, index.RouteKey(info.Number), nil, func(key, _ []byte) bool {
+			if len(found) == s.Limit || index.FromUnixNano(index.KeyTime(key)).After(s.now.Add(-s.EndedFor)) {
+				return false
+			}
+			if p, ok := c.at(info, index.KeyID(key), index.Dead); ok && (!index.Record(p.record).Intact() || s.matches(p)) {
+				found = append(found, p.clone())
+			}
+			return true
+		})
+	}
+	return found
 }

@@ -11,23 +11,18 @@ import (
 )
 
 // Expire implements [spool.Store].
-func (d *Store) Expire(
-	ctx context.Context,
-	route string,
-	scheduledBefore time.Time,
-	lastError string,
-	limit int,
-) ([]*spool.Message, error) {
+func (d *Store) Expire(ctx context.Context, route string, age time.Duration, lastError string, limit int) ([]*spool.Message, error) {
 	var expired []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		expired = nil
 		d.mu.Lock()
-		info := d.routes[route]
+		info, paused := d.routes[route], d.paused[route]
 		d.mu.Unlock()
-		if info == nil {
+		if info == nil || paused {
 			return nil
 		}
 		now := time.Now()
+		scheduledBefore := now.Add(-age)
 		for _, p := range c.expired(info, scheduledBefore, now, limit) {
 			m, err := p.message()
 			if err != nil {
@@ -54,7 +49,7 @@ func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, 
 	var places []place
 	taken := c.d.leasedKeys(info.Name)
 	isOld := func(record []byte) bool {
-		return index.Record(record).ScheduledFrom() < index.UnixNano(scheduledBefore)
+		return index.Record(record).ScheduledFrom() <= index.UnixNano(scheduledBefore)
 	}
 	take := func(bucket index.Bucket, id spool.ID, record []byte) {
 		places = append(
@@ -62,7 +57,7 @@ func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, 
 			place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)},
 		)
 	}
-	c.Scan(index.Due, index.RouteKey(info.Number), nil, func(key, order []byte) bool {
+	takeDue := func(key, order []byte) bool {
 		if len(places) >= limit || index.KeyTime(key) > index.UnixNano(now) {
 			return false
 		}
@@ -73,7 +68,9 @@ func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, 
 			take(index.Parked, id, record)
 		}
 		return true
-	})
+	}
+	c.Scan(index.Due, index.RouteKey(info.Number), nil, takeDue)
+	c.Scan(index.Again, index.RouteKey(info.Number), nil, takeDue)
 	c.Scan(index.Fresh, index.RouteKey(info.Number), nil, func(key, record []byte) bool {
 		if !index.Record(record).Intact() {
 			return true // it is dealt with when its turn to be delivered comes

@@ -1,4 +1,4 @@
-// Where a message is, and what it is: Body, Get, List.
+// Where a message is, and what it is: Body, Get.
 
 package disk
 
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
@@ -15,7 +14,10 @@ import (
 )
 
 // Body implements [spool.Store].
-func (d *Store) Body(_ context.Context, id spool.ID) (spool.Body, error) {
+func (d *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
 	where, err := d.locate(id)
 	if err != nil {
 		return nil, err
@@ -50,7 +52,10 @@ func (d *Store) locate(id spool.ID) (bodies.Location, error) {
 }
 
 // Get implements [spool.Store].
-func (d *Store) Get(_ context.Context, id spool.ID) (*spool.Message, error) {
+func (d *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
 	m, err := d.entry(id)
 	if err != nil {
 		return nil, err
@@ -86,10 +91,7 @@ func (p place) message() (*index.Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("message %s: %w: %w", p.id, spool.ErrDamaged, err)
 	}
-	m.ID, m.Route, m.State = p.id, p.info.Name, spool.Pending
-	if p.bucket == index.Dead {
-		m.State = spool.Dead
-	}
+	m.ID, m.Route, m.State = p.id, p.info.Name, p.bucket.MessageState()
 	return m, nil
 }
 
@@ -100,11 +102,8 @@ func (p place) show() *spool.Message {
 		return &m.Message
 	}
 	damaged := &spool.Message{
-		ID: p.id, Route: p.info.Name, State: spool.Pending, ReceivedAt: p.id.Time(),
+		ID: p.id, Route: p.info.Name, State: p.bucket.MessageState(), ReceivedAt: p.id.Time(),
 		LastError: spool.ClipError(err.Error()),
-	}
-	if p.bucket == index.Dead {
-		damaged.State = spool.Dead
 	}
 	return damaged
 }
@@ -112,7 +111,7 @@ func (p place) show() *spool.Message {
 // find looks for a message, in every route because its id does not tell.
 func (d *Store) find(t *index.Tx, id spool.ID) (place, bool) {
 	for _, info := range d.routeInfos() {
-		for _, bucket := range [...]index.Bucket{index.Fresh, index.Parked, index.Dead} {
+		for _, bucket := range [...]index.Bucket{index.Fresh, index.Parked, index.Dead, index.Kept} {
 			if record := t.Get(bucket, index.IDKey(info.Number, id)); record != nil {
 				return place{bucket: bucket, info: info, id: id, record: record}, true
 			}
@@ -130,49 +129,4 @@ func (d *Store) routeInfos() []*index.RouteInfo {
 		infos = append(infos, info)
 	}
 	return infos
-}
-
-// List implements [spool.Store].
-func (d *Store) List(_ context.Context, filter spool.Filter) ([]*spool.Message, error) {
-	if filter.Limit <= 0 {
-		filter.Limit = spool.DefaultListLimit
-	}
-	var buckets []index.Bucket
-	if filter.State != spool.Dead {
-		buckets = append(buckets, index.Fresh, index.Parked)
-	}
-	if filter.State != spool.Pending {
-		buckets = append(buckets, index.Dead)
-	}
-
-	messages := []*spool.Message{}
-	infos := d.routeInfos()
-	err := d.view(func(t *index.Tx) error {
-		var places []place // the first ones of every list; more than the limit cannot be needed
-		for _, info := range infos {
-			if filter.Route != "" && filter.Route != info.Name {
-				continue
-			}
-			for _, bucket := range buckets {
-				n := 0
-				t.Scan(bucket, index.RouteKey(info.Number), filter.After[:], func(key, record []byte) bool {
-					if filter.User != "" && index.Record(record).User() != filter.User {
-						return true
-					}
-					places = append(
-						places,
-						place{bucket: bucket, info: info, id: index.KeyID(key), record: record},
-					)
-					n++
-					return n < filter.Limit
-				})
-			}
-		}
-		slices.SortFunc(places, func(a, b place) int { return a.id.Compare(b.id) })
-		for _, p := range places[:min(len(places), filter.Limit)] {
-			messages = append(messages, p.show())
-		}
-		return nil
-	})
-	return messages, err
 }

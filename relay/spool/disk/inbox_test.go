@@ -54,7 +54,7 @@ func (s *service) deliver(_ context.Context, msg *spool.Message, body spool.Body
 	if s.answer != nil {
 		result = s.answer(string(b))
 	}
-	if result.Outcome() == spool.Delivered {
+	if result.Outcome() == spool.OutcomeDelivered {
 		s.delivered = append(s.delivered, string(b))
 	}
 	select {

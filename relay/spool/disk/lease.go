@@ -14,21 +14,22 @@ import (
 )
 
 // Lease implements [spool.Store].
-func (d *Store) Lease(
-	_ context.Context,
-	request spool.LeaseRequest,
-) ([]*spool.Lease, time.Time, error) {
+func (d *Store) Lease(ctx context.Context, request spool.LeaseRequest) (spool.Leased, error) {
+	none := spool.Leased{Next: -1}
+	if err := d.enter(ctx); err != nil {
+		return none, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q := d.queue(request.Route)
-	if q == nil || request.Max <= 0 || d.unstored >= maxUnrecorded {
-		return nil, time.Time{}, nil
-	}
-	if d.ops.isClosed() {
-		return nil, time.Time{}, spool.ErrClosed
+	if q == nil || request.Max <= 0 || d.unstored >= maxUnrecorded || d.paused[request.Route] {
+		return none, nil
 	}
 
-	batch := leasing{d: d, q: q, request: request, parked: d.routes[request.Route].Counts.Parked > 0}
+	batch := leasing{
+		d: d, q: q, request: request, now: time.Now(),
+		parked: d.routes[request.Route].Counts.Parked > 0,
+	}
 	if !batch.parked && !request.Tried && !request.Newest && q.InLine() >= request.Max {
 		batch.takeReady(nil) // nothing to look up
 	}
@@ -37,14 +38,10 @@ func (d *Store) Lease(
 			for _, m := range batch.leased {
 				d.giveBack(d.leases[m.ID])
 			}
-			return nil, time.Time{}, err
+			return none, err
 		}
 	}
-	leased := make([]*spool.Lease, len(batch.leased))
-	for i, m := range batch.leased {
-		leased[i] = &spool.Lease{Message: m.Shown()}
-	}
-	return leased, batch.next, nil
+	return batch.result(), nil
 }
 
 // leasing is one call of Lease. d.mu is held throughout.
@@ -52,9 +49,21 @@ type leasing struct {
 	d       *Store
 	q       *queue.Queue
 	request spool.LeaseRequest
+	now     time.Time
 	parked  bool // there are parked messages
 	leased  []*index.Entry
 	next    time.Time
+}
+
+func (l *leasing) result() spool.Leased {
+	leased := spool.Leased{Next: -1, Leases: make([]*spool.Lease, len(l.leased))}
+	for i, m := range l.leased {
+		leased.Leases[i] = &spool.Lease{Message: m.Shown(), At: l.now, Token: l.d.leases[m.ID]}
+	}
+	if !l.next.IsZero() {
+		leased.Next = l.next.Sub(l.now)
+	}
+	return leased
 }
 
 // maxPassedOver is how many parked messages are passed over in one call because of where they go.
@@ -69,37 +78,42 @@ func (l *leasing) missing() int { return l.request.Max - len(l.leased) }
 
 // fill looks for messages in the index.
 func (l *leasing) fill(t *index.Tx) error {
-	l.takeResumed(t)
+	// What was replayed comes last, so that a replay of many delays nothing else.
+	l.takeResumed(t, false)
 	if l.request.Tried {
-		l.takeDue(t)
+		l.takeDue(t, index.Due)
+		l.takeResumed(t, true)
+		l.takeDue(t, index.Again)
 		return nil
 	}
 	l.takeFresh(t)
-	l.takeParked(t)
+	l.takeParked(t, index.Due)
+	l.takeResumed(t, true)
+	l.takeParked(t, index.Again)
 	return nil
 }
 
 // wanted reports whether a parked message is one of those that are asked for.
 func (l *leasing) wanted(m *index.Entry) bool {
-	return m.NextAttemptAt.IsZero() != l.request.Tried && !m.NextAttemptAt.After(l.request.Now) &&
+	return m.NextAttemptAt.IsZero() != l.request.Tried && !m.NextAttemptAt.After(l.now) &&
 		!l.request.Avoid.Has(m.Destination)
 }
 
 // takeResumed leases the next parked message of keys of which the one before is done, which
-// the index does not know yet.
-func (l *leasing) takeResumed(t *index.Tx) {
-	l.q.Resume(func(order uint64) bool { return l.missing() > 0 && l.takeFirst(t, order) })
+// the index does not know yet: of those that were replayed, or of the others.
+func (l *leasing) takeResumed(t *index.Tx, replayed bool) {
+	l.q.Resume(func(order uint64) bool { return l.missing() > 0 && l.takeFirst(t, order, replayed) })
 }
 
 // takeFirst leases the first parked message of an order key that is not leased, if it is wanted.
-func (l *leasing) takeFirst(t *index.Tx, order uint64) (taken bool) {
+func (l *leasing) takeFirst(t *index.Tx, order uint64, replayed bool) (taken bool) {
 	t.Scan(index.Order, index.OrderPrefix(l.q.Number, order), nil, func(key, _ []byte) bool {
 		id := index.KeyID(key)
 		if l.d.leases[id] != nil {
 			return true
 		}
 		if m, err := index.ParseRecord(t.Get(index.Parked, index.IDKey(l.q.Number, id))); err == nil &&
-			l.wanted(m) {
+			m.Replayed == replayed && l.wanted(m) {
 			m.ID = id
 			l.lease(m, true)
 			taken = true
@@ -109,21 +123,21 @@ func (l *leasing) takeFirst(t *index.Tx, order uint64) (taken bool) {
 	return taken
 }
 
-// takeDue leases parked messages whose time has come.
-func (l *leasing) takeDue(t *index.Tx) {
+// takeDue leases parked messages whose time has come, of those that have their turn in a bucket.
+func (l *leasing) takeDue(t *index.Tx, turns index.Bucket) {
 	if !l.parked {
 		return
 	}
 	passed := 0
 	untried := binary.BigEndian.AppendUint64(nil, 0)
 	after := append(untried, bytes.Repeat([]byte{0xff}, len(spool.ID{}))...)
-	t.Scan(index.Due, index.RouteKey(l.q.Number), after, func(key, value []byte) bool {
+	t.Scan(turns, index.RouteKey(l.q.Number), after, func(key, value []byte) bool {
 		due := index.FromUnixNano(index.KeyTime(key))
 		switch {
 		case l.isTaken(key, value):
 			return true
-		case due.After(l.request.Now):
-			l.next = due
+		case due.After(l.now):
+			l.next = earlier(l.next, due)
 			return false
 		case l.missing() == 0:
 			return false
@@ -132,17 +146,17 @@ func (l *leasing) takeDue(t *index.Tx) {
 	})
 }
 
-// takeParked leases parked messages that were not tried.
-func (l *leasing) takeParked(t *index.Tx) {
+// takeParked leases parked messages that were not tried, of those that have their turn in a bucket.
+func (l *leasing) takeParked(t *index.Tx, turns index.Bucket) {
 	if !l.parked || l.missing() == 0 {
 		return
 	}
 	scan := func(fn func(key, value []byte) bool) {
 		prefix := binary.BigEndian.AppendUint64(index.RouteKey(l.q.Number), 0)
 		if l.request.Newest {
-			t.ScanBack(index.Due, prefix, fn)
+			t.ScanBack(turns, prefix, fn)
 		} else {
-			t.Scan(index.Due, prefix, nil, fn)
+			t.Scan(turns, prefix, nil, fn)
 		}
 	}
 	passed := 0
@@ -192,7 +206,7 @@ func (l *leasing) takeFresh(t *index.Tx) {
 		case l.missing() == 0 || l.q.IsAtEnd():
 			return
 		case complete:
-			for _, order := range l.q.Clear(l.request.Now) {
+			for _, order := range l.q.Clear(l.now) {
 				l.d.park(l.q, order, nil)
 			}
 			return

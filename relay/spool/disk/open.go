@@ -149,6 +149,8 @@ func (d *Store) load(found *index.Tally) error {
 			d.writer.ids.Resume(spool.ID(last))
 		}
 		d.writer.prints.load(t, found.Prints)
+		d.requests.load(found.Requests)
+		d.loadPaused(t)
 		t.Scan(index.Damaged, nil, nil, func(_, _ []byte) bool {
 			d.putAside = true
 			return false

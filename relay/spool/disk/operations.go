@@ -191,6 +191,9 @@ func (q *operations) isEmpty() bool {
 
 // perform has the writer do something and waits until it is on disk.
 func (d *Store) perform(ctx context.Context, apply func(*change) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	op := &operation{done: make(chan error, 1), apply: apply}
 	if !d.ops.push(op, true) {
 		return spool.ErrClosed

@@ -32,7 +32,7 @@ func TestALongBacklogOfOneStreamKeepsItsOrderAndHoldsNobodyUp(t *testing.T) {
 		switch {
 		case msg.RequestID == "other":
 			close(overtaken)
-		case msg.ID == firstID && msg.Attempts < 2:
+		case msg.ID == firstID && msg.Tries < 2:
 			return spool.Result{Status: http.StatusInternalServerError}
 		case msg.ID == firstID:
 			<-overtaken // the other one comes all the same

@@ -123,7 +123,7 @@ func contentOf(t *testing.T, d *Store) map[spool.ID]string {
 		b, err := io.ReadAll(body)
 		require.NoError(t, err, "a body that is not what was accepted")
 		require.NoError(t, body.Close())
-		content[m.ID] = fmt.Sprintf("%s %d %x", m.State, m.Attempts, sha256.Sum256(b))
+		content[m.ID] = fmt.Sprintf("%s %d %x", m.State, m.Tries, sha256.Sum256(b))
 	}
 	return content
 }
@@ -327,19 +327,10 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 			})
 		}
 		writers.Wait()
-		leased, _, err := d.Lease(
-			context.Background(),
-			spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 3},
-		)
+		leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 3})
 		require.NoError(t, err)
-		for i, lease := range leased {
-			d.Settle(
-				lease,
-				spool.Settlement{
-					Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4],
-					At:      time.Now(),
-				},
-			)
+		for i, lease := range leased.Leases {
+			d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4]})
 		}
 		require.NoError(t, d.Flush(context.Background()))
 	}

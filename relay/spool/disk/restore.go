@@ -75,6 +75,10 @@ func (a *acceptance) restore(c *change) error {
 	index.SetRecordLocation(a.record, where)
 	var err error
 	switch a.bucket {
+	case index.Kept:
+		err = c.Put(index.Kept, index.IDKey(info.Number, id), a.record)
+		info.Counts.Delivered++
+		info.Counts.DeliveredBytes += where.Size
 	case index.Dead:
 		err = c.Bury(info.Number, id, a.msg.DiedAt, a.record)
 		info.Counts.Dead++
@@ -97,6 +101,8 @@ func (a *acceptance) restore(c *change) error {
 		c.lastID = id
 	}
 	c.accepted++
+	request := a.msg.RequestID
+	c.after = append(c.after, func() { c.d.requests.add(id, request) })
 	return c.retain(where, id)
 }
 

@@ -3,6 +3,8 @@
 package disk
 
 import (
+	"time"
+
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
@@ -14,18 +16,19 @@ const maxUnrecorded = 4096
 
 // Settle implements [spool.Store].
 func (d *Store) Settle(leased *spool.Lease, s spool.Settlement) {
-	d.settle(leased.Message.ID, s)
+	if l, ok := leased.Token.(*queue.Lease); ok {
+		d.settle(l, s)
+	}
 }
 
-func (d *Store) settle(id spool.ID, s spool.Settlement) {
+func (d *Store) settle(l *queue.Lease, s spool.Settlement) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l := d.leases[id]
-	if l == nil || l.IsSettled() {
+	if d.leases[l.Msg.ID] != l || l.IsSettled() {
 		return
 	}
 	if l.Dropped {
-		s.Verdict = spool.Done
+		s.Verdict, s.Keep = spool.Done, false
 	}
 	if s.Verdict == spool.Return {
 		d.giveBack(l)
@@ -47,7 +50,7 @@ func (d *Store) giveBack(l *queue.Lease) {
 
 // settleOperation records the end of a lease. d.mu is held.
 func (d *Store) settleOperation(l *queue.Lease, s spool.Settlement) *operation {
-	id, order, q := l.Msg.ID, l.Msg.OrderKey, l.Queue
+	id, order, q, now := l.Msg.ID, l.Msg.OrderKey, l.Queue, time.Now()
 	var more bool
 	after := func() {
 		delete(d.leases, id)
@@ -57,36 +60,40 @@ func (d *Store) settleOperation(l *queue.Lease, s spool.Settlement) *operation {
 	}
 	apply := func(c *change) error {
 		c.after = append(c.after, after)
-		err := c.settle(l, s)
+		err := c.settle(l, s, now)
 		_, more = c.FirstParked(q.Number, order)
 		return err
 	}
 	return &operation{apply: apply, durable: true}
 }
 
-func (c *change) settle(l *queue.Lease, s spool.Settlement) error {
+func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error {
 	p, ok := c.at(c.route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
 	if !ok {
 		return nil // dropped meanwhile
 	}
-	if s.Verdict == spool.Done {
+	if s.Verdict == spool.Done && !s.Keep {
 		_, err := c.remove(p)
 		return err
 	}
-	if p.bucket == index.Dead {
+	if p.bucket == index.Dead && s.Verdict != spool.Done {
 		return nil // expired meanwhile
 	}
 	m, err := p.message()
 	if err != nil { // it has turned bad since it was leased
 		m = l.Msg
 	}
-	m.Attempts++
-	m.LastError = spool.ClipError(s.LastError)
-	if s.Verdict == spool.Bury {
-		_, err := c.kill(p, m, s.At)
+	m.AddAttempt(s.Attempt)
+	switch s.Verdict {
+	case spool.Done:
+		m.DiedAt, m.DeliveredAt, m.NextAttemptAt = time.Time{}, now, time.Time{}
+		_, err := c.keep(p, m)
+		return err
+	case spool.Bury:
+		_, err := c.kill(p, m, now)
 		return err
 	}
-	m.NextAttemptAt = s.At
+	m.NextAttemptAt = now.Add(s.Delay)
 	if _, err := c.extract(p); err != nil {
 		return err
 	}

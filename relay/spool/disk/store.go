@@ -19,6 +19,8 @@ import (
 
 const (
 	defaultSegmentSize     = 32 << 20
+	segmentShare           = 16 // of max_size, a segment takes up no more than that
+	minSegmentSize         = 1 << 20
 	defaultMaxFingerprints = 4 << 20
 	defaultCommitDelay     = time.Millisecond
 	defaultPause           = 500 * time.Millisecond
@@ -76,7 +78,10 @@ type Store struct {
 	window   time.Duration
 	usedDB   int64
 	maxSize  int64
+	paused   map[string]bool
 	putAside bool // there are records that an earlier version put aside
+
+	requests requests
 
 	ops *operations
 
@@ -93,6 +98,9 @@ func Open(path string, options Options) (*Store, error) {
 	}
 	if options.segmentSize == 0 {
 		options.segmentSize = defaultSegmentSize
+		if options.MaxSize > 0 { // room is given back by whole segments
+			options.segmentSize = min(defaultSegmentSize, max(options.MaxSize/segmentShare, minSegmentSize))
+		}
 	}
 	if options.CommitDelay == 0 {
 		options.CommitDelay = defaultCommitDelay
@@ -200,6 +208,14 @@ func (d *Store) queue(route string) *queue.Queue {
 	return q
 }
 
+// enter begins a method that can fail.
+func (d *Store) enter(ctx context.Context) error {
+	if d.ops.isClosed() {
+		return spool.ErrClosed
+	}
+	return ctx.Err()
+}
+
 // Flush implements [spool.Store].
 func (d *Store) Flush(ctx context.Context) error {
 	return d.perform(ctx, func(*change) error { return nil })
@@ -207,8 +223,8 @@ func (d *Store) Flush(ctx context.Context) error {
 
 // Close implements [spool.Store].
 func (d *Store) Close(context.Context) error {
-	for _, id := range d.droppedLeases() {
-		d.settle(id, spool.Settlement{Verdict: spool.Done})
+	for _, l := range d.droppedLeases() {
+		d.settle(l, spool.Settlement{Verdict: spool.Done})
 	}
 	if !d.ops.close() {
 		<-d.done

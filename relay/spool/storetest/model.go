@@ -1,12 +1,14 @@
+// The store does at random what the store in memory does, and must come to the same.
+
 package storetest
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,321 +16,350 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
-// Place is where a store keeps its messages.
-type Place interface {
-	// Open opens a store there, which finds what the one before has left.
-	Open() (spool.Store, error)
-
-	// Remove removes everything.
-	Remove() error
-}
-
-// pair is a store and the model side by side. Their ids differ, so both are
-// known by the number of the message.
+// pair is a store and the model side by side. Their ids differ, so messages are known by their number.
 type pair struct {
 	t     *rapid.T
-	place Place
+	open  func() spool.Store
 	store spool.Store
-	model *Memory
+	place *memory.Place
+	model *memory.Store
 
-	inStore, inModel map[int]spool.ID
-	leased           map[int]*leases
-	accepted         int
+	ids    [2][]spool.ID // by number: in the store, in the model
+	routes []string      // by number
+	leased map[int][2]*spool.Lease
 }
 
-// leases are those of one message, in the store and in the model.
-type leases struct{ store, model *spool.Lease }
+const (
+	inStore = iota
+	inModel
+)
 
-const modelRoutes = 2
+var modelRoutes = []string{"route0", "route1"}
 
-// modelDestination gives messages three destinations on two hosts.
-func modelDestination(n int) spool.Destination {
-	return spool.Destination(n%2+1)<<32 | spool.Destination(n%3)
+func compareWithModel(t *testing.T, f Factory) {
+	rapid.Check(t, func(rt *rapid.T) {
+		p := &pair{t: rt, open: f.New(t), place: memory.NewPlace(), leased: make(map[int][2]*spool.Lease)}
+		p.store, p.model = p.open(), p.place.Open()
+		defer func() { require.NoError(rt, p.store.Close(context.Background())) }()
+		rt.Repeat(map[string]func(*rapid.T){
+			"":          func(*rapid.T) {},
+			"accept":    p.accept,
+			"accept 2":  p.accept,
+			"lease":     p.lease,
+			"lease 2":   p.lease,
+			"settle":    p.settle,
+			"settle 2":  p.settle,
+			"replay":    p.replay,
+			"replayAll": p.replayAll,
+			"drop":      p.drop,
+			"dropAll":   p.dropAll,
+			"expire":    p.expire,
+			"pause":     p.pause,
+			"list":      p.list,
+			"reopen":    p.reopen,
+			"check":     p.check,
+		})
+		p.t = rt
+		p.check(rt)
+	})
 }
 
-func (p *pair) open() {
-	store, err := p.place.Open()
-	require.NoError(p.t, err)
-	p.store = store
+func (p *pair) number(id spool.ID, where int) int {
+	n := slices.Index(p.ids[where], id)
+	require.GreaterOrEqual(p.t, n, 0, "unknown id %s", id)
+	return n
 }
 
-func (p *pair) number(id spool.ID, ids map[int]spool.ID) int {
-	for n, other := range ids {
-		if other == id {
-			return n
-		}
+func (p *pair) numbers(list []*spool.Message, where int) []int {
+	numbers := []int{}
+	for _, m := range list {
+		numbers = append(numbers, p.number(m.ID, where))
 	}
-	require.FailNow(p.t, "unknown id")
-	return 0
+	return numbers
 }
 
-// accept offers the same message to both.
-func (p *pair) accept(route, key, size int, again bool) {
-	n := p.accepted
-	if again && n > 0 {
-		n--
-	} else {
-		p.accepted++
-	}
-	fingerprint := sha256.Sum256(fmt.Append(nil, n))
-	now := time.Now()
-	msg := spool.Message{
-		State: spool.Pending, Route: fmt.Sprint("route", route), Method: "POST", URI: "/", RequestID: fmt.Sprint(key),
-		OrderKey: uint64(key), Destination: modelDestination(n), ReceivedAt: now, ScheduledFrom: now,
-	}
+func (p *pair) both() [2]spool.Store { return [2]spool.Store{p.store, p.model} }
+
+func (p *pair) flush(t *rapid.T) {
+	p.t = t
+	require.NoError(t, p.store.Flush(context.Background()))
+}
+
+// accept offers the same message to both, sometimes one that was there before.
+func (p *pair) accept(t *rapid.T) {
+	p.t = t
+	n := len(p.ids[inStore])
+	again := n > 0 && rapid.IntRange(0, 5).Draw(t, "again") == 0
 	if again {
-		if m := p.model.messages[p.inModel[n]]; m != nil {
-			msg.Route = m.Route // as the real fingerprint would have it
-		}
+		n = rapid.IntRange(0, n-1).Draw(t, "which")
+	}
+	s := sample{
+		route: rapid.SampledFrom(modelRoutes).Draw(t, "route"), key: rapid.Uint64Range(0, 3).Draw(t, "key"),
+		requestID: rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "request id"), destination: spool.Destination(rapid.Uint64Range(0, 2).Draw(t, "destination")),
+		text: fmt.Sprint(n, ":", strings.Repeat("x", []int{0, 10, 3000, 70_000}[n%4])),
 	}
 	var receipts [2]spool.Receipt
-	for i, store := range []spool.Store{p.store, p.model} {
-		copied := msg
+	for i, store := range p.both() {
 		body, err := store.NewBody(context.Background(), -1)
-		require.NoError(p.t, err)
-		_, err = body.Write(modelBody(n, size))
-		require.NoError(p.t, err)
-		receipts[i], err = store.Accept(context.Background(), &copied, fingerprint, time.Hour, body)
-		require.NoError(p.t, err)
+		require.NoError(t, err)
+		_, err = io.WriteString(body, s.text)
+		require.NoError(t, err)
+		receipts[i], err = store.Accept(context.Background(), s.message(), sha256.Sum256(fmt.Append(nil, n)), longWindow, body)
+		require.NoError(t, err)
+		require.Equal(t, again, receipts[i].Duplicate)
+		if again {
+			require.Equal(t, p.ids[i][n], receipts[i].ID, "the receipt of a duplicate names the original")
+		} else {
+			p.ids[i] = append(p.ids[i], receipts[i].ID)
+		}
 	}
-	require.Equal(p.t, receipts[1].Duplicate, receipts[0].Duplicate)
-	if !receipts[1].Duplicate {
-		p.inStore[n], p.inModel[n] = receipts[0].ID, receipts[1].ID
-		return
+	require.Equal(t, receipts[inModel].Size, receipts[inStore].Size)
+	if !again {
+		p.routes = append(p.routes, s.route)
 	}
-	require.Equal(p.t, p.inStore[n], receipts[0].ID, "the receipt of a duplicate names the original")
 }
 
-func modelBody(n, size int) []byte {
-	return append(fmt.Append(nil, n, ":"), make([]byte, size)...)
-}
-
-// lease takes what the engine offers, which the model must allow, and as much as the model has, unless
-// the engine is in the middle of something.
-func (p *pair) lease(request spool.LeaseRequest, ahead time.Duration, patient bool) {
-	if patient {
-		p.flush()
+// lease takes what the store offers, which the model must allow, and as much as the model has.
+func (p *pair) lease(t *rapid.T) {
+	p.flush(t)
+	request := spool.LeaseRequest{
+		Route: rapid.SampledFrom(modelRoutes).Draw(t, "route"), Max: rapid.IntRange(1, 5).Draw(t, "max"), Tried: rapid.Bool().Draw(t, "tried"),
 	}
-	request.Now = time.Now().Add(ahead)
-	limit := request.Max
-	heads := slices.DeleteFunc(p.model.heads(request.Route), func(m *memoryMessage) bool {
-		return m.leased || m.NextAttemptAt.After(request.Now) || m.NextAttemptAt.IsZero() == request.Tried || request.Avoid.Has(m.Destination)
-	})
-	var got []*spool.Lease
-	for empty := 0; empty < 3 && request.Max > 0; empty++ { // with little memory it may take several calls
-		more, _, err := p.store.Lease(context.Background(), request)
-		require.NoError(p.t, err)
-		if len(more) > 0 {
-			empty = 0
+	if rapid.Bool().Draw(t, "avoid") {
+		avoided := rapid.SliceOfN(rapid.Uint64Range(0, 2), 0, 2).Draw(t, "avoided")
+		request.Avoid = make(spool.Destinations)
+		for _, d := range avoided {
+			request.Avoid[spool.Destination(d)] = struct{}{}
 		}
-		got = append(got, more...)
-		request.Max -= len(more)
-		if !patient {
-			break
-		}
-		p.flush()
 	}
-	if patient && request.Avoid == nil {
-		require.Len(p.t, got, min(limit, len(heads)))
+	all := request
+	all.Max = 1000
+	allowed, err := p.model.Lease(context.Background(), all)
+	require.NoError(t, err)
+	var may []int
+	for _, lease := range allowed.Leases {
+		may = append(may, p.number(lease.Message.ID, inModel))
+		p.model.Settle(lease, spool.Settlement{Verdict: spool.Return})
 	}
+	got := leaseClass(t, p.store, request)
+	require.Len(t, got, min(request.Max, len(may)))
 	for _, lease := range got {
-		m := lease.Message
-		n := p.number(m.ID, p.inStore)
-		twin := p.model.messages[p.inModel[n]]
-		require.Contains(p.t, heads, twin, "message %d may not be leased now", n)
-		twin.leased = true
-		p.leased[n] = &leases{lease, &spool.Lease{Message: &twin.Message}}
-		p.compare(m, twin)
-		p.compareBody(m, n)
+		n := p.number(lease.Message.ID, inStore)
+		require.Contains(t, may, n)
+		twin, ok := p.model.LeaseOnly(p.ids[inModel][n])
+		require.True(t, ok, "message %d may not be leased now", n)
+		p.compare(lease.Message, twin.Message)
+		p.compareBody(n)
+		p.leased[n] = [2]*spool.Lease{lease, twin}
 	}
 }
 
-func (p *pair) compare(m *spool.Message, twin *memoryMessage) {
+func (p *pair) compare(m, twin *spool.Message) {
 	require.Equal(p.t, twin.State, m.State)
 	require.Equal(p.t, twin.Route, m.Route)
 	require.Equal(p.t, twin.RequestID, m.RequestID)
-	require.Equal(p.t, twin.Attempts, m.Attempts)
+	if twin.OrderKey != 0 { // one that waits for nobody may have been given one
+		require.Equal(p.t, twin.OrderKey, m.OrderKey)
+	}
+	require.Equal(p.t, twin.Destination, m.Destination)
+	require.Equal(p.t, twin.Tries, m.Tries)
+	require.Equal(p.t, twin.Replayed, m.Replayed)
 	require.Equal(p.t, twin.LastError, m.LastError)
+	require.Equal(p.t, len(twin.Attempts), len(m.Attempts))
 	require.Equal(p.t, twin.Size, m.Size)
-	require.WithinDuration(p.t, twin.NextAttemptAt, m.NextAttemptAt, time.Minute)
-	require.True(p.t, twin.ReceivedAt.Equal(m.ReceivedAt))
+	for _, times := range [][2]time.Time{
+		{twin.NextAttemptAt, m.NextAttemptAt}, {twin.ReceivedAt, m.ReceivedAt}, {twin.ScheduledFrom, m.ScheduledFrom},
+		{twin.DiedAt, m.DiedAt}, {twin.DeliveredAt, m.DeliveredAt},
+	} {
+		require.WithinDuration(p.t, times[0], times[1], time.Minute)
+	}
 }
 
-func (p *pair) compareBody(m *spool.Message, n int) {
-	body, err := p.store.Body(context.Background(), m.ID)
-	require.NoError(p.t, err)
-	got, err := io.ReadAll(body)
-	require.NoError(p.t, err)
-	require.NoError(p.t, body.Close())
-	require.Equal(p.t, p.model.messages[p.inModel[n]].body, got)
+func (p *pair) compareBody(n int) {
+	var sums [2][]byte
+	for i, store := range p.both() {
+		body, err := store.Body(context.Background(), p.ids[i][n])
+		require.NoError(p.t, err)
+		sums[i] = digest(body, 5000)
+		require.NoError(p.t, body.Close())
+	}
+	require.Equal(p.t, sums[inModel], sums[inStore])
 }
 
-func (p *pair) settle(n int, s spool.Settlement) {
-	both := p.leased[n]
+func (p *pair) settle(t *rapid.T) {
+	p.t = t
+	if len(p.leased) == 0 {
+		return
+	}
+	var numbers []int
+	for n := range p.leased {
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	n := rapid.SampledFrom(numbers).Draw(t, "leased")
+	s := spool.Settlement{
+		Verdict: rapid.SampledFrom([]spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Retry, spool.Bury, spool.Return}).Draw(t, "verdict"),
+		Attempt: spool.Attempt{Status: 500, Error: "because"},
+	}
+	switch s.Verdict {
+	case spool.Done:
+		s.Keep, s.Attempt = rapid.Bool().Draw(t, "keep"), spool.Attempt{Status: 200}
+	case spool.Retry:
+		s.Delay = rapid.SampledFrom([]time.Duration{0, defaultWait}).Draw(t, "delay")
+	}
+	for i, store := range p.both() {
+		store.Settle(p.leased[n][i], s)
+	}
 	delete(p.leased, n)
-	p.store.Settle(both.store, s)
-	p.model.Settle(both.model, s)
 }
 
-func (p *pair) flush() { require.NoError(p.t, p.store.Flush(context.Background())) }
+func (p *pair) anyMessage(t *rapid.T) int {
+	return rapid.IntRange(0, max(len(p.ids[inStore])-1, 0)).Draw(t, "message")
+}
 
-// reopen closes the engine, on which the leases end, or drops it as a crash would.
-func (p *pair) reopen() {
-	require.NoError(p.t, p.store.Close(context.Background()))
-	for _, both := range p.leased {
-		p.model.Settle(both.model, spool.Settlement{Verdict: spool.Return})
+func (p *pair) replay(t *rapid.T) {
+	p.flush(t)
+	if len(p.routes) == 0 {
+		return
+	}
+	n := p.anyMessage(t)
+	require.Equal(t, p.model.Replay(context.Background(), p.ids[inModel][n]), p.store.Replay(context.Background(), p.ids[inStore][n]))
+}
+
+// filters draws a filter, for each store with its own id in it.
+func (p *pair) filters(t *rapid.T) (filters [2]spool.Filter) {
+	f := spool.Filter{
+		State:     rapid.SampledFrom([]spool.State{"", spool.Pending, spool.Dead, spool.Delivered}).Draw(t, "state"),
+		Route:     rapid.SampledFrom([]string{"", "route0", "route1", "none"}).Draw(t, "route"),
+		RequestID: rapid.SampledFrom([]string{"", "", "x", "z"}).Draw(t, "request id"),
+		Newest:    rapid.Bool().Draw(t, "newest"),
+		Limit:     rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "limit"),
+	}
+	filters = [2]spool.Filter{f, f}
+	if len(p.routes) > 0 && rapid.Bool().Draw(t, "after something") {
+		n := p.anyMessage(t)
+		filters[inStore].After, filters[inModel].After = p.ids[inStore][n], p.ids[inModel][n]
+	}
+	return filters
+}
+
+func (p *pair) replayAll(t *rapid.T) {
+	p.flush(t)
+	filters := p.filters(t)
+	var replayed [2]int
+	for i, store := range p.both() {
+		for done, f := false, filters[i]; !done; {
+			var n int
+			var err error
+			n, f.After, done, err = store.ReplayAll(context.Background(), f)
+			require.NoError(t, err)
+			replayed[i] += n
+		}
+	}
+	require.Equal(t, replayed[inModel], replayed[inStore])
+}
+
+func (p *pair) drop(t *rapid.T) {
+	p.flush(t)
+	if len(p.routes) == 0 {
+		return
+	}
+	n := p.anyMessage(t)
+	want, wantErr := p.model.Drop(context.Background(), p.ids[inModel][n])
+	got, err := p.store.Drop(context.Background(), p.ids[inStore][n])
+	require.Equal(t, wantErr, err)
+	if want != nil {
+		p.compare(got, want)
+	}
+}
+
+func (p *pair) dropAll(t *rapid.T) {
+	p.flush(t)
+	filters := p.filters(t)
+	var dropped [2][]int
+	for i, store := range p.both() {
+		list, err := store.DropAll(context.Background(), filters[i])
+		require.NoError(t, err)
+		dropped[i] = p.numbers(list, i)
+	}
+	require.Equal(t, dropped[inModel], dropped[inStore])
+}
+
+func (p *pair) expire(t *rapid.T) {
+	p.flush(t)
+	route := rapid.SampledFrom(modelRoutes).Draw(t, "route")
+	age := rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "age")
+	var expired [2][]int
+	for i, store := range p.both() {
+		for {
+			list, err := store.Expire(context.Background(), route, age, "expired", 100)
+			require.NoError(t, err)
+			if len(list) == 0 {
+				break
+			}
+			expired[i] = append(expired[i], p.numbers(list, i)...)
+		}
+	}
+	require.ElementsMatch(t, expired[inModel], expired[inStore])
+}
+
+func (p *pair) pause(t *rapid.T) {
+	p.t = t
+	route, paused := rapid.SampledFrom(modelRoutes).Draw(t, "route"), rapid.IntRange(0, 2).Draw(t, "paused") == 0
+	for _, store := range p.both() {
+		require.NoError(t, store.Pause(context.Background(), route, paused))
+	}
+}
+
+func (p *pair) list(t *rapid.T) {
+	p.flush(t)
+	filters := p.filters(t)
+	var numbers [2][]int
+	var counts [2]int64
+	for i, store := range p.both() {
+		list, err := store.List(context.Background(), filters[i])
+		require.NoError(t, err)
+		numbers[i] = p.numbers(list, i)
+		counts[i], err = store.Count(context.Background(), filters[i])
+		require.NoError(t, err)
+	}
+	require.Equal(t, numbers[inModel], numbers[inStore])
+	require.Equal(t, counts[inModel], counts[inStore])
+}
+
+// reopen closes both, on which the leases end.
+func (p *pair) reopen(t *rapid.T) {
+	p.t = t
+	for _, store := range p.both() {
+		require.NoError(t, store.Close(context.Background()))
 	}
 	clear(p.leased)
-	p.open()
+	p.store, p.model = p.open(), p.place.Open()
 }
 
 // check compares everything that can be seen.
-func (p *pair) check() {
-	ctx := context.Background()
-	p.flush()
-	for _, filter := range []spool.Filter{{Limit: 1000}, {State: spool.Dead, Limit: 1000}, {State: spool.Pending, Limit: 3}, {Route: "route1", Limit: 1000}} {
-		got, err := p.store.List(ctx, filter)
-		require.NoError(p.t, err)
-		want, err := p.model.List(ctx, filter)
-		require.NoError(p.t, err)
-		require.Len(p.t, got, len(want))
-		for i, m := range got {
-			n := p.number(m.ID, p.inStore)
-			require.Equal(p.t, p.number(want[i].ID, p.inModel), n)
-			p.compare(m, p.model.messages[want[i].ID])
-		}
-	}
-	counted, err := p.store.Counts(ctx)
-	require.NoError(p.t, err)
-	expected, err := p.model.Counts(ctx)
-	require.NoError(p.t, err)
-	for name, counts := range counted.Routes {
-		counts.OldestPending = time.Time{}
-		other := expected.Routes[name]
-		other.OldestPending = time.Time{}
-		require.Equal(p.t, other, counts, name)
-	}
-}
-
-func (p *pair) anyLeased() int {
-	return rapid.SampledFrom(sortedKeys(p.leased)).Draw(p.t, "leased")
-}
-
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	keys := make([]K, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-func (p *pair) anyMessage() int {
-	return rapid.IntRange(0, max(p.accepted-1, 0)).Draw(p.t, "message")
-}
-
-// Model has a store do at random what the model does: both must come to the same. place makes a new
-// place for a store, for each of many runs; variant is a random number for it, to vary with.
-func Model(t *testing.T, place func(variant int) (Place, error)) {
-	rapid.Check(t, func(t *rapid.T) {
-		made, err := place(rapid.IntRange(0, 1).Draw(t, "variant"))
+func (p *pair) check(t *rapid.T) {
+	p.flush(t)
+	var lists [2][]*spool.Message
+	var counts [2]spool.Counts
+	for i, store := range p.both() {
+		var err error
+		lists[i], err = store.List(context.Background(), spool.Filter{Limit: 10_000})
 		require.NoError(t, err)
-		defer func() { require.NoError(t, made.Remove()) }()
-		p := &pair{
-			t: t, place: made, model: NewMemory(),
-			inStore: make(map[int]spool.ID), inModel: make(map[int]spool.ID), leased: make(map[int]*leases),
+		counts[i], err = store.Counts(context.Background())
+		require.NoError(t, err)
+		for name, c := range counts[i].Routes {
+			c.OldestPending = time.Time{}
+			counts[i].Routes[name] = c
 		}
-		p.open()
-		defer func() { require.NoError(t, p.store.Close(context.Background())) }()
-		defer p.check()
-
-		ctx := context.Background()
-		accept := func(t *rapid.T) {
-			p.accept(rapid.IntRange(0, modelRoutes-1).Draw(t, "route"), rapid.IntRange(0, 3).Draw(t, "key"),
-				rapid.SampledFrom([]int{0, 10, 3000, 64 << 10}).Draw(t, "size"), rapid.IntRange(0, 5).Draw(t, "again") == 0)
-		}
-		lease := func(t *rapid.T) {
-			request := spool.LeaseRequest{
-				Route: fmt.Sprint("route", rapid.IntRange(0, modelRoutes-1).Draw(t, "route")), Max: rapid.IntRange(1, 5).Draw(t, "limit"),
-				Tried: rapid.Bool().Draw(t, "tried"), Newest: rapid.Bool().Draw(t, "newest"),
-			}
-			switch rapid.IntRange(0, 5).Draw(t, "avoid") {
-			case 0:
-				request.Avoid = spool.Destinations{modelDestination(0): {}, modelDestination(4): {}}
-			case 1:
-				request.Avoid = spool.Destinations{modelDestination(0).Host(): {}}
-			}
-			p.lease(request, rapid.SampledFrom([]time.Duration{0, 0, 2 * time.Hour}).Draw(t, "ahead"), rapid.Bool().Draw(t, "patient"))
-		}
-		settle := func(t *rapid.T) {
-			if len(p.leased) == 0 {
-				return
-			}
-			verdict := rapid.SampledFrom([]spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Retry, spool.Bury, spool.Return}).Draw(t, "verdict")
-			at := time.Now()
-			if verdict == spool.Retry {
-				at = at.Add(rapid.SampledFrom([]time.Duration{-time.Second, time.Hour}).Draw(t, "pause"))
-			}
-			p.settle(p.anyLeased(), spool.Settlement{Verdict: verdict, At: at, LastError: "because"})
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"check":   func(*rapid.T) { p.check() },
-			"accept":  accept,
-			"accept2": accept,
-			"lease":   lease,
-			"lease2":  lease,
-			"settle":  settle,
-			"settle2": settle,
-			"replay": func(t *rapid.T) {
-				p.flush()
-				n := p.anyMessage()
-				require.Equal(t, p.model.Replay(ctx, p.inModel[n]), p.store.Replay(ctx, p.inStore[n]))
-			},
-			"replay the dead": func(t *rapid.T) {
-				before, limit := time.Now().Add(time.Second), rapid.IntRange(1, 10).Draw(t, "limit")
-				want, _ := p.model.ReplayDead(ctx, "route0", before, limit)
-				got, err := p.store.ReplayDead(ctx, "route0", before, limit)
-				require.NoError(t, err)
-				require.Equal(t, want, got)
-			},
-			"drop": func(t *rapid.T) {
-				p.flush()
-				n := p.anyMessage()
-				_, want := p.model.Drop(ctx, p.inModel[n])
-				_, got := p.store.Drop(ctx, p.inStore[n])
-				require.Equal(t, want, got)
-			},
-			"expire": func(t *rapid.T) {
-				p.flush()
-				var counts [2]int
-				now := time.Now()
-				for i, store := range []spool.Store{p.store, p.model} {
-					for {
-						expired, err := store.Expire(ctx, "route1", now, "expired", 1000)
-						require.NoError(t, err)
-						if len(expired) == 0 {
-							break
-						}
-						counts[i] += len(expired)
-					}
-				}
-				require.Equal(t, counts[1], counts[0])
-			},
-			"drop the dead": func(t *rapid.T) {
-				before := time.Now().Add(time.Second)
-				want, _ := p.model.DropDead(ctx, "route1", before, 3)
-				got, err := p.store.DropDead(ctx, "route1", before, 3)
-				require.NoError(t, err)
-				require.Equal(t, len(want), len(got))
-				// Which ones die first among equals is not defined; so drop the rest too.
-				want, _ = p.model.DropDead(ctx, "route1", before, 1000)
-				got, err = p.store.DropDead(ctx, "route1", before, 1000)
-				require.NoError(t, err)
-				require.Equal(t, len(want), len(got))
-			},
-			"reopen": func(*rapid.T) { p.reopen() },
-		})
-	})
+	}
+	require.Equal(t, p.numbers(lists[inModel], inModel), p.numbers(lists[inStore], inStore))
+	for i, m := range lists[inStore] {
+		p.compare(m, lists[inModel][i])
+	}
+	require.Equal(t, counts[inModel].Routes, counts[inStore].Routes)
+	require.Equal(t, counts[inModel].Fingerprints, counts[inStore].Fingerprints)
 }

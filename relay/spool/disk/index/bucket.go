@@ -2,7 +2,11 @@
 
 package index
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
 
 // Bucket is one of the buckets of the index. Numbers in keys are big endian, so that the order of
 // keys is the order of numbers.
@@ -22,6 +26,9 @@ const (
 	Prints                 // sequence → fingerprint, id
 	Segments               // number → size and counts
 	Files                  // name of a body file → id
+	Kept                   // route, id → record: delivered, and kept for a time
+	Again                  // as Due, of those whose first parked one was replayed
+	Paused                 // name of a route → nothing
 
 	Count // how many there are
 )
@@ -31,11 +38,22 @@ var bucketNames = [Count]string{
 	State: "state", Routes: "routes", Fresh: "fresh", Parked: "parked",
 	Order: "order", Due: "due", Dead: "dead", Died: "died",
 	Damaged: "damaged", Prints: "prints", Segments: "segments",
-	Files: "files",
+	Files: "files", Kept: "kept", Again: "again", Paused: "paused",
 }
 
 // String returns the name of the bucket in the file.
 func (b Bucket) String() string { return bucketNames[b] }
+
+// MessageState is that of the messages in the bucket.
+func (b Bucket) MessageState() spool.State {
+	switch b {
+	case Dead:
+		return spool.Dead
+	case Kept:
+		return spool.Delivered
+	}
+	return spool.Pending
+}
 
 // bucketNamed returns the bucket that has a name in the file. It is not ok for what is no
 // bucket of ours.

@@ -2,7 +2,10 @@
 
 package index
 
-import "github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+import (
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+)
 
 const (
 	maxRecord    = 1 << 20 // a record that is longer is not looked for outside of the tree
@@ -59,20 +62,29 @@ func (s *Salvage) unseen() func(yield func(from, to int64) bool) {
 func (s *Salvage) orphan(key, record []byte, at int64) {
 	m := Found{
 		ID: KeyID(key), Route: Uint32(key), at: at, size: uint32(len(record)),
-		dead: Record(record).DiedAt() != 0, parked: Record(record).nextAttempt() != 0, Orphan: true,
+		state: Record(record).state(), parked: Record(record).nextAttempt() != 0, Orphan: true,
 	}
 	if s.MayBeLostOf(m.Route, m.ID) {
 		s.add(m)
 	}
 }
 
+// state is what the record alone says of the state of its message.
+func (b Record) state() spool.State {
+	switch {
+	case b.EndedAt().IsZero():
+		return spool.Pending
+	case b.delivered():
+		return spool.Delivered
+	}
+	return spool.Dead
+}
+
 // recordBehindKey returns the length of the record at the beginning of b, behind the key of a
 // message. It is 0 if there is none.
 func recordBehindKey(b []byte) int {
-	if len(b) < idKeySize+recordFixed1 ||
-		b[idKeySize] != recordVersion && b[idKeySize] != recordVersion1 ||
-		b[routeKeySize+6]>>4 != 7 ||
-		b[routeKeySize+8]>>6 != 2 { // an id is a UUID of version 7
+	if len(b) < idKeySize+recordFixed1 || b[idKeySize] == 0 || b[idKeySize] > recordVersion ||
+		b[routeKeySize+6]>>4 != 7 || b[routeKeySize+8]>>6 != 2 { // an id is a UUID of version 7
 		return 0
 	}
 	b = b[idKeySize:]

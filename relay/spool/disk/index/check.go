@@ -114,7 +114,7 @@ func (c *indexCheck) hash(b []byte) uint64 { return maphash.Bytes(c.seed, b) }
 // holds has to change its form here.
 var entryForms = [Count]struct{ key, value int }{
 	State:    {-1, -1},
-	Routes:   {-1, 4 + 5*8},
+	Routes:   {-1, -1}, // see below
 	Fresh:    {idKeySize, -1},
 	Parked:   {idKeySize, -1},
 	Order:    {timeKeySize, 0},
@@ -125,12 +125,18 @@ var entryForms = [Count]struct{ key, value int }{
 	Prints:   {8, printSize},
 	Segments: {4, 24},
 	Files:    {16, len(spool.ID{})},
+	Kept:     {idKeySize, -1},
+	Again:    {timeKeySize, 8},
+	Paused:   {-1, 0},
 }
 
 // checkForm looks at the sizes of an entry of a bucket.
 func (b Bucket) checkForm(key, value []byte) error {
 	form := entryForms[b]
 	if form.key >= 0 && len(key) != form.key || form.value >= 0 && len(value) != form.value {
+		return fmt.Errorf("an entry of %d and %d bytes", len(key), len(value))
+	}
+	if b == Routes && len(value) != routeInfoSize && len(value) != routeInfoSize1 {
 		return fmt.Errorf("an entry of %d and %d bytes", len(key), len(value))
 	}
 	return nil
@@ -156,7 +162,7 @@ func (c *indexCheck) entry(name string, key, value []byte, _ int64) error {
 			return fmt.Errorf("the number %d for the route %q", info.Number, key)
 		}
 		c.stored[info.Number] = info
-	case Fresh, Parked, Dead:
+	case Fresh, Parked, Dead, Kept:
 		c.message(b, key, value)
 	case Damaged:
 		c.Unreadable++
@@ -169,7 +175,7 @@ func (c *indexCheck) entry(name string, key, value []byte, _ int64) error {
 			c.oldOrder = append(c.oldOrder[:0], prefix...)
 			c.due.wants += c.hash(key)
 		}
-	case Due:
+	case Due, Again:
 		if len(value) != 8 && len(value) != 16 { // without the destination, by an earlier version
 			return fmt.Errorf("a value of %d bytes", len(value))
 		}
@@ -195,7 +201,13 @@ func (c *indexCheck) message(b Bucket, key, record []byte) {
 		c.Unreadable++
 		where.Size = 0
 	}
+	if request := Record(record).RequestID(); intact && request != "" {
+		c.Requests = append(c.Requests, Request{id, HashRequest(request)})
+	}
 	switch b {
+	case Kept:
+		totals.Delivered++
+		totals.DeliveredBytes += where.Size
 	case Dead:
 		totals.Dead++
 		totals.DeadBytes += where.Size
@@ -233,19 +245,11 @@ func (c *indexCheck) links() error {
 		return nil
 	}
 	for number, info := range c.stored {
-		if is, was := c.Tally.Routes[number], info.Counts; is.Pending != was.Pending ||
-			is.Parked != was.Parked ||
-			is.Dead != was.Dead {
-			return fmt.Errorf(
-				"routes: %q has %d pending (%d parked) and %d dead messages, but should have %d (%d) and %d",
-				info.Name,
-				is.Pending,
-				is.Parked,
-				is.Dead,
-				was.Pending,
-				was.Parked,
-				was.Dead,
-			)
+		if is, was := c.Tally.Routes[number], info.Counts; is.Pending != was.Pending || is.Parked != was.Parked ||
+			is.Dead != was.Dead || is.Delivered != was.Delivered {
+			return fmt.Errorf("routes: %q has %d pending (%d parked), %d dead and %d delivered messages, "+
+				"but should have %d (%d), %d and %d", info.Name, is.Pending, is.Parked, is.Dead, is.Delivered,
+				was.Pending, was.Parked, was.Dead, was.Delivered)
 		}
 	}
 	for b, l := range map[Bucket]link{Order: c.order, Due: c.due, Files: c.files} {

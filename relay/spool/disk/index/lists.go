@@ -18,8 +18,8 @@ func (t *Tx) FirstParked(route uint32, order uint64) (id spool.ID, ok bool) {
 	return id, ok
 }
 
-// Park puts a record among the parked. Its order key's entry in Due
-// always belongs to the first parked message, so it moves when this one comes before.
+// Park puts a record among the parked. Its order key's entry in Due, or in Again, always belongs
+// to the first parked message, so it moves when this one comes before.
 func (t *Tx) Park(route uint32, id spool.ID, record []byte) error {
 	order := Record(record).OrderKey()
 	if first, ok := t.FirstParked(route, order); ok && id.Compare(first) < 0 {
@@ -60,18 +60,23 @@ func (t *Tx) putDue(route uint32, order uint64) error {
 	if !ok {
 		return nil
 	}
-	record := t.Get(Parked, IDKey(route, first))
-	return t.Put(
-		Due,
-		timeKey(route, Record(record).nextAttempt(), first),
-		binary.BigEndian.AppendUint64(nil, order),
-	)
+	record := Record(t.Get(Parked, IDKey(route, first)))
+	key := timeKey(route, record.nextAttempt(), first)
+	return t.Put(record.turn(), key, binary.BigEndian.AppendUint64(nil, order))
 }
 
-// deleteDue removes a parked message from Due, if it is there.
+// deleteDue removes a parked message from where it has its turn, if it is there.
 func (t *Tx) deleteDue(route uint32, id spool.ID) error {
-	record := t.Get(Parked, IDKey(route, id))
-	return t.Delete(Due, timeKey(route, Record(record).nextAttempt(), id))
+	record := Record(t.Get(Parked, IDKey(route, id)))
+	return t.Delete(record.turn(), timeKey(route, record.nextAttempt(), id))
+}
+
+// turn is the bucket in which a parked message has its turn.
+func (b Record) turn() Bucket {
+	if b.Replayed() {
+		return Again
+	}
+	return Due
 }
 
 // Bury puts a record among the dead letters.
@@ -95,9 +100,14 @@ func (t *Tx) UnparkDamaged(route uint32, id spool.ID) error {
 	if err := t.Delete(Parked, IDKey(route, id)); err != nil {
 		return err
 	}
-	due, orders := t.keyOf(Due, route, id)
+	turn := Due
+	due, orders := t.keyOf(turn, route, id)
+	if due == nil {
+		turn = Again
+		due, orders = t.keyOf(turn, route, id)
+	}
 	if due != nil {
-		if err := t.Delete(Due, due); err != nil {
+		if err := t.Delete(turn, due); err != nil {
 			return err
 		}
 	}

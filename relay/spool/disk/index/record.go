@@ -20,23 +20,33 @@ import (
 // before it. The id, the route and the state are not in it: they are its place in the index.
 //
 // Version 2 has the destination behind the other fixed-width fields, and the user behind the
-// header. Version 1 is still read: its messages have no user, and are of no known destination.
+// header. Version 3 has a byte of flags behind the destination, and the attempts behind the user.
+// The earlier ones are still read: what they do not have is not known of their messages.
 const (
-	recordVersion  = 2
+	recordVersion  = 3
+	recordVersion2 = 2
 	recordVersion1 = 1
 
 	recordFixed1 = recordWhere + bodies.LocationSize
-	recordFixed  = recordFixed1 + 8
+	recordFixed2 = recordFixed1 + 8
+	recordFixed  = recordFixed2 + 1
 
 	// Where the fields are.
 	recordReceived  = 5
 	recordScheduled = 13
 	recordNext      = 21
-	recordDied      = 29
+	recordEnded     = 29 // death, or delivery
 	recordOrder     = 37
-	recordAttempts  = 45
+	recordTries     = 45
 	recordWhere     = 49
 	recordDest      = recordFixed1
+	recordFlags     = recordFixed2
+)
+
+// The flags of a record.
+const (
+	flagReplayed = 1 << iota
+	flagDelivered
 )
 
 // recordSums is the polynomial of the checksums of records.
@@ -64,13 +74,14 @@ type Record []byte
 func AppendRecord(b []byte, m *Entry) []byte {
 	start := len(b)
 	b = append(b, recordVersion, 0, 0, 0, 0)
-	for _, t := range [...]time.Time{m.ReceivedAt, m.ScheduledFrom, m.NextAttemptAt, m.DiedAt} {
+	for _, t := range [...]time.Time{m.ReceivedAt, m.ScheduledFrom, m.NextAttemptAt, m.ended()} {
 		b = binary.BigEndian.AppendUint64(b, uint64(UnixNano(t)))
 	}
 	b = binary.BigEndian.AppendUint64(b, m.OrderKey)
-	b = binary.BigEndian.AppendUint32(b, uint32(m.Attempts))
+	b = binary.BigEndian.AppendUint32(b, uint32(m.Tries))
 	b = m.Where.Append(b)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Destination))
+	b = append(b, flagsOf(m))
 	b = appendText(b, m.Method)
 	b = appendText(b, m.URI)
 	b = appendText(b, m.RequestID)
@@ -90,9 +101,28 @@ func AppendRecord(b []byte, m *Entry) []byte {
 		}
 	}
 	b = appendText(b, m.User)
+	b = appendAttempts(b, m.Attempts)
 
 	sealRecord(b[start:])
 	return b
+}
+
+func flagsOf(m *Entry) (flags byte) {
+	if m.Replayed {
+		flags |= flagReplayed
+	}
+	if m.DiedAt.IsZero() && !m.DeliveredAt.IsZero() {
+		flags |= flagDelivered
+	}
+	return flags
+}
+
+// ended is when the message died or was delivered.
+func (m *Entry) ended() time.Time {
+	if m.DiedAt.IsZero() {
+		return m.DeliveredAt
+	}
+	return m.DiedAt
 }
 
 // sealRecord sets the checksum of an encoded record.
@@ -125,11 +155,16 @@ func ParseRecord(b []byte) (*Entry, error) {
 		ReceivedAt:    timeAt(b[recordReceived:]),
 		ScheduledFrom: timeAt(b[recordScheduled:]),
 		NextAttemptAt: timeAt(b[recordNext:]),
-		DiedAt:        timeAt(b[recordDied:]),
 		OrderKey:      binary.BigEndian.Uint64(b[recordOrder:]),
-		Attempts:      int(binary.BigEndian.Uint32(b[recordAttempts:])),
+		Tries:         int(binary.BigEndian.Uint32(b[recordTries:])),
 		Destination:   Record(b).Destination(),
+		Replayed:      Record(b).Replayed(),
 	}, Where: bodies.ParseLocation(b[recordWhere:])}
+	if Record(b).delivered() {
+		m.DeliveredAt = Record(b).EndedAt()
+	} else {
+		m.DiedAt = Record(b).EndedAt()
+	}
 	m.Size = m.Where.Size
 	if m.Size < 0 || m.Where.Offset < 0 {
 		return nil, fmt.Errorf("%w: negative size", errRecord)
@@ -148,6 +183,8 @@ func recordTexts(b []byte) int {
 	switch {
 	case len(b) >= recordFixed && b[0] == recordVersion:
 		return recordFixed
+	case len(b) >= recordFixed2 && b[0] == recordVersion2:
+		return recordFixed2
 	case len(b) >= recordFixed1 && b[0] == recordVersion1:
 		return recordFixed1
 	}
@@ -176,7 +213,45 @@ func (b Record) ScheduledFrom() int64 { return b.field(recordScheduled) }
 
 func (b Record) nextAttempt() int64 { return b.field(recordNext) }
 
-func (b Record) DiedAt() int64 { return b.field(recordDied) }
+// EndedAt is when the message died or was delivered, zero if it did neither.
+func (b Record) EndedAt() time.Time { return FromUnixNano(b.field(recordEnded)) }
+
+func (b Record) flag(flag byte) bool {
+	return len(b) >= recordFixed && b[0] == recordVersion && b[recordFlags]&flag != 0
+}
+
+// Replayed reports whether the message was sent again by somebody.
+func (b Record) Replayed() bool { return b.flag(flagReplayed) }
+
+func (b Record) delivered() bool { return b.flag(flagDelivered) }
+
+// RequestID is empty for a record that has none, or that cannot be read.
+func (b Record) RequestID() string {
+	texts := recordTexts(b)
+	if texts == 0 {
+		return ""
+	}
+	rest := b[texts:]
+	for range 2 { // method and URI
+		if rest = rest.skipText(); rest == nil {
+			return ""
+		}
+	}
+	n, length := binary.Uvarint(rest)
+	if length <= 0 || n > uint64(len(rest)-length) {
+		return ""
+	}
+	return string(rest[length : length+int(n)])
+}
+
+// skipText returns what is behind a text, nil if that is cut off.
+func (b Record) skipText() Record {
+	n, length := binary.Uvarint(b)
+	if length <= 0 || n > uint64(len(b)-length) {
+		return nil
+	}
+	return b[length+int(n):]
+}
 
 func (b Record) OrderKey() uint64 { return uint64(b.field(recordOrder)) }
 
@@ -244,6 +319,9 @@ func (r *textReader) message(m *Entry, version byte) {
 	m.Header = r.header()
 	if version != recordVersion1 {
 		m.User = r.text()
+	}
+	if version == recordVersion {
+		m.Attempts = r.attempts()
 	}
 }
 

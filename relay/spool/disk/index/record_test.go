@@ -16,12 +16,13 @@ import (
 func sampleMessage() *Entry {
 	at := time.Unix(1_800_000_000, 123).Local()
 	return &Entry{Message: spool.Message{
-		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at,
-		ScheduledFrom: at.Add(time.Second),
-		NextAttemptAt: at.Add(
-			time.Minute,
-		), DiedAt: at.Add(time.Hour), Attempts: 7, LastError: "no", Size: 1 << 33,
-		OrderKey: 1<<63 + 5, Destination: 1<<40 + 7, User: "dégé",
+		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at, ScheduledFrom: at.Add(time.Second),
+		NextAttemptAt: at.Add(time.Minute), DiedAt: at.Add(time.Hour), Tries: 7, LastError: "no", Size: 1 << 33,
+		OrderKey: 1<<63 + 5, Destination: 1<<40 + 7, User: "dégé", Replayed: true,
+		Attempts: []spool.Attempt{
+			{At: at, Took: 3 * time.Second, Status: 500, Error: "no", Upstream: "10.0.0.1:80", Gateway: "gw"},
+			{At: at.Add(time.Second), Status: 200},
+		},
 		Header: http.Header{"Content-Type": {"application/json"}, "X-Many": {"a", "", "c"}, "X-None": {}},
 	}, Where: bodies.Location{
 		Segment: 9, Offset: 1 << 40, File: [16]byte{1, 2, 3}, Size: 1 << 33, CRC: 77,
@@ -29,7 +30,9 @@ func sampleMessage() *Entry {
 }
 
 func TestRecordsComeBackAsTheyWere(t *testing.T) {
-	for _, m := range []*Entry{sampleMessage(), {Message: spool.Message{Header: http.Header{}}}} {
+	delivered := sampleMessage()
+	delivered.DiedAt, delivered.DeliveredAt = time.Time{}, delivered.DiedAt
+	for _, m := range []*Entry{sampleMessage(), delivered, {Message: spool.Message{Header: http.Header{}}}} {
 		got, err := ParseRecord(AppendRecord([]byte("before"), m)[len("before"):])
 		require.NoError(t, err)
 		require.Equal(t, m, got)
@@ -42,10 +45,12 @@ func TestRecordFieldsAreWhereTheyAreReadWithoutDecoding(t *testing.T) {
 	require.Equal(t, m.ReceivedAt.UnixNano(), Record(record).ReceivedAt())
 	require.Equal(t, m.ScheduledFrom.UnixNano(), Record(record).ScheduledFrom())
 	require.Equal(t, m.NextAttemptAt.UnixNano(), Record(record).nextAttempt())
-	require.Equal(t, m.DiedAt.UnixNano(), Record(record).DiedAt())
+	require.Equal(t, m.DiedAt.UnixNano(), Record(record).EndedAt().UnixNano())
 	require.Equal(t, m.OrderKey, Record(record).OrderKey())
 	require.Equal(t, m.Where, Record(record).Location())
 	require.Equal(t, m.Destination, Record(record).Destination())
+	require.Equal(t, m.RequestID, Record(record).RequestID())
+	require.True(t, Record(record).Replayed())
 
 	elsewhere := bodies.Location{Segment: 1, Offset: 2, Size: 3, CRC: 4}
 	SetRecordLocation(record, elsewhere)
@@ -75,18 +80,8 @@ func FuzzParseRecord(f *testing.F) {
 			b[0] = recordVersion
 			sealRecord(b)
 		}
-		_, _, _, _ = Record(
-			b,
-		).OrderKey(),
-			Record(
-				b,
-			).Location(),
-			Record(
-				b,
-			).nextAttempt(),
-			Record(
-				b,
-			).DiedAt()
+		_, _, _, _ = Record(b).OrderKey(), Record(b).Location(), Record(b).nextAttempt(), Record(b).EndedAt()
+		_, _ = Record(b).RequestID(), Record(b).Replayed()
 		m, err := ParseRecord(b)
 		if err != nil {
 			require.ErrorIs(t, err, errRecord)
@@ -112,18 +107,24 @@ func TestADamagedRecordIsFound(t *testing.T) {
 	}
 }
 
-// An inbox that was written before messages had a user is read on.
-func TestARecordOfTheFirstVersionIsRead(t *testing.T) {
-	record, err := base64.StdEncoding.DecodeString("" +
-		"AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAA" +
-		"AAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVu" +
-		"dC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
+// An inbox that was written before messages had a user, or attempts, is read on.
+func TestRecordsOfEarlierVersionsAreRead(t *testing.T) {
+	record, err := base64.StdEncoding.DecodeString("AvsFnXEY+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0AAAEAAAAABwRQT1NUCS9ob29rP2E9YgTDpGJjAm5vAwxDb250ZW50LVR5cGUBEGFwcGxpY2F0aW9uL2pzb24GWC1NYW55AwFhAAFjBlgtTm9uZQAGZMOpZ8Op")
 	require.NoError(t, err)
 	m := sampleMessage()
+	m.Attempts, m.Replayed = nil, false
+	require.Equal(t, m.RequestID, Record(record).RequestID())
+	got, err := ParseRecord(record)
+	require.NoError(t, err)
+	require.Equal(t, m, got)
+
+	record, err = base64.StdEncoding.DecodeString("AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVudC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
+	require.NoError(t, err)
 	m.User, m.Destination = "", 0
+	require.Equal(t, m.RequestID, Record(record).RequestID())
 	require.Zero(t, Record(record).Destination())
 	require.Equal(t, m.Where, Record(record).Location())
-	got, err := ParseRecord(record)
+	got, err = ParseRecord(record)
 	require.NoError(t, err)
 	require.Equal(t, m, got)
 }

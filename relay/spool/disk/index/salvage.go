@@ -25,6 +25,7 @@ type Salvage struct {
 	Messages []Found          // by rising id
 	known    map[spool.ID]int // where in messages
 	Prints   []Print
+	Paused   []string // names of routes
 	names    map[uint32]string
 	Totals   map[uint32]routeTotals
 	lastID   spool.ID
@@ -47,7 +48,7 @@ type Found struct {
 	Route  uint32
 	size   uint32
 	at     int64
-	dead   bool
+	state  spool.State
 	parked bool
 	Orphan bool // not found along the tree
 }
@@ -130,11 +131,13 @@ func (s *Salvage) entry(name string, key, value []byte, at int64) error {
 		return err
 	}
 	switch b {
-	case Fresh, Parked, Dead, Damaged:
+	case Fresh, Parked, Dead, Damaged, Kept:
 		s.add(Found{
 			ID: KeyID(key), Route: Uint32(key), at: at, size: uint32(len(value)),
-			dead: b == Dead, parked: b == Parked,
+			state: b.MessageState(), parked: b == Parked,
 		})
+	case Paused:
+		s.Paused = append(s.Paused, string(key))
 	case Routes:
 		info := ParseRouteInfo(string(key), value)
 		s.names[info.Number], s.Totals[info.Number] = info.Name, info.Counts
@@ -186,7 +189,7 @@ func (s *Salvage) age(m *Found) int64 {
 	if err != nil {
 		return 0
 	}
-	return UnixNano(msg.ScheduledFrom) + int64(msg.Attempts)
+	return UnixNano(msg.ScheduledFrom) + int64(msg.Tries)
 }
 
 // Message reads a message.
@@ -202,10 +205,7 @@ func (s *Salvage) Message(found *Found) (*Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("its record: %w: %w", spool.ErrDamaged, err)
 	}
-	m.ID, m.Route, m.State = found.ID, s.RouteName(found.Route), spool.Pending
-	if found.dead {
-		m.State = spool.Dead
-	}
+	m.ID, m.Route, m.State = found.ID, s.RouteName(found.Route), found.state
 	return m, nil
 }
 
@@ -216,7 +216,8 @@ func (s *Salvage) RouteName(number uint32) string {
 // LostAnything reports whether there may be messages that the tree does not lead to.
 func (s *Salvage) LostAnything() bool {
 	return s.everything || s.since ||
-		len(s.lost[Fresh.String()])+len(s.lost[Parked.String()])+len(s.lost[Dead.String()]) > 0
+		len(s.lost[Fresh.String()])+len(s.lost[Parked.String()])+
+			len(s.lost[Dead.String()])+len(s.lost[Kept.String()]) > 0
 }
 
 // MayBeLostOf reports whether a message may have been in a part that is lost.
@@ -225,7 +226,7 @@ func (s *Salvage) MayBeLostOf(route uint32, id spool.ID) bool {
 		return true
 	}
 	key := IDKey(route, id)
-	for _, b := range [...]Bucket{Fresh, Parked, Dead} {
+	for _, b := range [...]Bucket{Fresh, Parked, Dead, Kept} {
 		for _, keys := range s.lost[b.String()] {
 			if keys.contains(key) {
 				return true
@@ -253,7 +254,7 @@ func (s *Salvage) MayBeLost(id spool.ID) bool {
 func (s *Salvage) noteParked() {
 	for i := range s.Messages {
 		found := &s.Messages[i]
-		if !found.parked || found.dead {
+		if !found.parked || found.state != spool.Pending {
 			continue
 		}
 		if m, err := s.Message(found); err == nil {
@@ -265,8 +266,10 @@ func (s *Salvage) noteParked() {
 // Bucket returns where a message belongs: everything of an order key is parked where one of it is.
 func (s *Salvage) Bucket(m *Entry, found *Found) Bucket {
 	switch {
-	case found.dead:
+	case found.state == spool.Dead:
 		return Dead
+	case found.state == spool.Delivered:
+		return Kept
 	case s.parkedKeys[parkedKey{found.Route, m.OrderKey}]:
 		return Parked
 	}

@@ -22,9 +22,10 @@ type Recovery struct {
 	// Into is the directory of the new inbox.
 	Into string `json:"into"`
 
-	// Pending and Dead are how many messages were copied.
-	Pending int `json:"pending"`
-	Dead    int `json:"dead"`
+	// Pending, Dead and Delivered are how many messages were copied.
+	Pending   int `json:"pending"`
+	Dead      int `json:"dead"`
+	Delivered int `json:"delivered"`
 
 	// Uncertain is how many of them were found only on pages that nothing points to any more, or
 	// under another id than their body. The former may have been delivered already; they have
@@ -196,6 +197,11 @@ func (r *rescue) fill(ctx context.Context) (err error) {
 	if err := restoring.Wait(); err != nil {
 		return err
 	}
+	for _, route := range r.salvage.Paused {
+		if err := d.Pause(ctx, route, true); err != nil {
+			return err
+		}
+	}
 	return d.RestorePrints(ctx, func(p index.Print) bool {
 		// That of a lost message goes, so that it is not taken for a duplicate when it is sent again.
 		return r.saved[p.ID] || !r.salvage.MayBeLost(p.ID)
@@ -239,9 +245,12 @@ func (r *rescue) copyMessage(d *disk.Store, restoring *disk.Restoration, found *
 	if uncertain {
 		r.Uncertain++
 	}
-	if m.State == spool.Dead {
+	switch m.State {
+	case spool.Dead:
 		r.Dead++
-	} else {
+	case spool.Delivered:
+		r.Delivered++
+	default:
 		r.Pending++
 	}
 	return restoring.Add(m, r.salvage.Bucket(m, found), w)

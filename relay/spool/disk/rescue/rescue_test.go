@@ -150,7 +150,7 @@ func TestRecoverSavesWhatIsWhole(t *testing.T) {
 					require.Positive(t, r.Uncertain, what)
 				}
 			}
-			require.Equal(t, len(got), r.Pending+r.Dead, what)
+			require.Equal(t, len(got), r.Pending+r.Dead+r.Delivered, what)
 			require.NoError(t, disktest.TryKeep(d, "more"), what)
 			require.NoError(t, d.Close(context.Background()), what)
 			if name == "zeros" && (page == root || page < 2) {
@@ -224,7 +224,7 @@ func TestRecoverSurvivesAnyBytes(t *testing.T) {
 			)
 			r, err := Recover(context.Background(), dir, filepath.Join(disktest.TempDir(t), "new"))
 			require.NoError(t, err)
-			require.Zero(t, r.Pending+r.Dead+r.Bodies)
+			require.Zero(t, r.Pending+r.Dead+r.Delivered+r.Bodies)
 			require.NotEmpty(t, r.Damage)
 		})
 	}

@@ -115,11 +115,13 @@ func (r *rescue) eachSegmentBody(
 func (r *rescue) count() {
 	var expected int64
 	for _, totals := range r.salvage.Totals {
-		if totals.Pending >= 0 && totals.Dead >= 0 && totals.Pending < 1<<40 && totals.Dead < 1<<40 {
-			expected += totals.Pending + totals.Dead
+		for _, n := range []int64{totals.Pending, totals.Dead, totals.Delivered} {
+			if n >= 0 && n < 1<<40 {
+				expected += n
+			}
 		}
 	}
-	r.Missing = max(expected-int64(r.Pending+r.Dead+len(r.Lost)), 0)
+	r.Missing = max(expected-int64(r.Pending+r.Dead+r.Delivered+len(r.Lost)), 0)
 }
 
 // giveAway has the new files belong to whom the old ones do, where the caller may do that: an

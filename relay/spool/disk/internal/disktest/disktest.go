@@ -83,19 +83,25 @@ func Fill(
 		Keep(t, d, fmt.Sprint("message ", i))
 	}
 	Keep(t, d, strings.Repeat("large", 64<<10))
-	leased, _, err := d.Lease(
-		context.Background(),
-		spool.LeaseRequest{Route: "r", Now: time.Now(), Max: 50},
-	)
+	leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 50})
 	require.NoError(t, err)
-	require.Len(t, leased, 50)
-	for i, lease := range leased {
-		d.Settle(
-			lease,
-			spool.Settlement{Verdict: spool.Verdict(i % 3), At: time.Now().Add(time.Hour), LastError: "x"},
-		)
+	require.Len(t, leased.Leases, 50)
+	var dead []spool.ID
+	for i, lease := range leased.Leases {
+		s := spool.Settlement{
+			Verdict: spool.Verdict(i % 3), Keep: i%2 == 0, Delay: time.Hour,
+			Attempt: spool.Attempt{At: time.Now(), Status: 500, Error: "x", Upstream: "10.0.0.1:80"},
+		}
+		if s.Verdict == spool.Bury {
+			dead = append(dead, lease.Message.ID)
+		}
+		d.Settle(lease, s)
 	}
 	require.NoError(t, d.Flush(ctx))
+	for _, id := range dead[:4] {
+		require.NoError(t, d.Replay(ctx, id))
+	}
+	require.NoError(t, d.Pause(ctx, "paused", true))
 	count = len(Everything(t, d))
 	if killed {
 		Copy(t, dir, dir+".copy")

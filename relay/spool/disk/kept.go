@@ -1,0 +1,88 @@
+// What was delivered and is kept: how it gives way.
+
+package disk
+
+import (
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+const (
+	// roomShare is the part of max_size that is kept free, where something can give way for it.
+	roomShare = 32
+
+	// minEvicted is how many bytes are freed at least, maxEvicted how many messages go at most, in one
+	// transaction.
+	minEvicted = 256 << 10
+	maxEvicted = 1024
+)
+
+// keptBytes is how much would give way for new messages. d.mu is held.
+func (d *Store) keptBytes() (n int64) {
+	for _, info := range d.routes {
+		n += info.Counts.DeliveredBytes
+	}
+	return n
+}
+
+// makeRoom forgets the oldest of what is kept, if there is little room left: twice as much as the
+// transaction brings in, so that it comes to an end.
+func (c *change) makeRoom() error {
+	d := c.d
+	used := d.used()
+	d.mu.Lock()
+	limit, kept := d.maxSize, d.keptBytes()
+	d.mu.Unlock()
+	if limit == 0 || kept == 0 || used <= limit-limit/roomShare {
+		return nil
+	}
+	evicted := make(map[string]int)
+	need := max(2*c.acceptedBytes, minEvicted)
+	for range maxEvicted {
+		p, ok := c.oldestKept()
+		if !ok || need <= 0 {
+			break
+		}
+		need -= index.Record(p.record).Location().Size + int64(len(p.record))
+		if _, err := c.remove(p); err != nil {
+			return err
+		}
+		evicted[p.info.Name]++
+	}
+	if d.options.Events.Evicted != nil {
+		c.after = append(c.after, func() {
+			for route, n := range evicted {
+				d.options.Events.Evicted(route, n)
+			}
+		})
+	}
+	return nil
+}
+
+// oldestKept returns the message that was accepted first of those that are kept.
+func (c *change) oldestKept() (oldest place, ok bool) {
+	for _, info := range c.d.routeInfos() {
+		id, found := c.First(index.Kept, info.Number)
+		if !found || ok && id.Compare(oldest.id) > 0 {
+			continue
+		}
+		oldest, ok = place{bucket: index.Kept, info: info, id: id}, true
+	}
+	if ok {
+		oldest.record = append([]byte(nil), c.Get(index.Kept, index.IDKey(oldest.info.Number, oldest.id))...)
+	}
+	return oldest, ok
+}
+
+// keep puts a message that was delivered among those that are kept. Its body stays.
+func (c *change) keep(p place, m *index.Entry) (more bool, err error) {
+	more, err = c.extract(p)
+	if err != nil {
+		return more, err
+	}
+	totals := &c.route(p.info.Name).Counts
+	totals.Delivered++
+	totals.DeliveredBytes += m.Size
+	m.State = spool.Delivered
+	return more, c.Put(index.Kept, index.IDKey(p.info.Number, p.id), index.AppendRecord(nil, m))
+}

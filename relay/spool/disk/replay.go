@@ -1,0 +1,98 @@
+// Replay: how messages are sent again.
+
+package disk
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// Replay implements [spool.Store].
+func (d *Store) Replay(ctx context.Context, id spool.ID) error {
+	var result error
+	err := d.perform(ctx, func(c *change) error {
+		p, ok := d.find(c.Tx, id)
+		switch {
+		case !ok:
+			result = spool.ErrNotFound
+			return nil
+		case d.isLeased(id):
+			result = spool.ErrInFlight
+			return nil
+		}
+		var err error
+		result, err = c.replay(p, time.Now())
+		return err
+	})
+	if err == nil {
+		err = result
+	}
+	return err
+}
+
+// replay makes a message due. Failing to read it is the result; failing to write it is err.
+func (c *change) replay(p place, now time.Time) (result, err error) {
+	if p.bucket == index.Fresh {
+		return nil, nil // it is due anyway
+	}
+	m, result := p.message()
+	if result != nil {
+		return result, nil
+	}
+	if _, err := c.extract(p); err != nil {
+		return nil, err
+	}
+	m.Replayed = m.Replayed || !p.isPending()
+	m.State, m.Tries, m.ScheduledFrom = spool.Pending, 0, now
+	m.NextAttemptAt, m.DiedAt, m.DeliveredAt = time.Time{}, time.Time{}, time.Time{}
+	c.after = append(c.after, func() { c.d.replayed(p.info.Name, m.OrderKey) })
+	return nil, c.parkAgain(p.info, m)
+}
+
+// replayed lets the queue of a route know. d.mu is held.
+func (d *Store) replayed(route string, order uint64) {
+	if q := d.queue(route); q != nil {
+		q.LetPass(order)
+		d.notify(route)
+	}
+}
+
+// ReplayAll implements [spool.Store].
+func (d *Store) ReplayAll(ctx context.Context, filter spool.Filter) (replayed int, last spool.ID, done bool, err error) {
+	in := []index.Bucket{index.Dead, index.Kept}
+	if filter.State != "" {
+		in = buckets(filter.State)
+	}
+	if filter.State == spool.Pending {
+		return 0, filter.After, true, nil
+	}
+	filter.Newest = false
+	err = d.perform(ctx, func(c *change) error {
+		replayed, last = 0, filter.After
+		now := time.Now()
+		s := d.selecting(c.Tx, filter)
+		found := s.places(in, nil)
+		done = len(found) < s.Limit
+		for i := range found {
+			found[i] = found[i].clone() // a change moves what is mapped
+		}
+		for _, p := range found {
+			last = p.id
+			if d.isLeased(p.id) {
+				continue
+			}
+			result, err := c.replay(p, now)
+			if err != nil {
+				return err
+			}
+			if result == nil {
+				replayed++
+			}
+		}
+		return nil
+	})
+	return replayed, last, done, err
+}

@@ -1,0 +1,98 @@
+// Which messages have a request id: kept in memory, to find them however many there are.
+
+package disk
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// requests has 12 bytes for each message with a request id: the upper half of its id, which is
+// never that of another one, and a hash of the request id. To look through a million takes about a
+// millisecond, and nothing is written for it: it is read from the index when that is opened.
+type requests struct {
+	mu     sync.RWMutex
+	ids    []uint64 // rising
+	hashes []uint32 // 0: the message is gone
+	gone   int
+}
+
+func upper(id spool.ID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
+
+// load takes what was found in an index.
+func (r *requests) load(found []index.Request) {
+	slices.SortFunc(found, func(a, b index.Request) int { return a.ID.Compare(b.ID) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = 0
+	r.ids, r.hashes = make([]uint64, len(found)), make([]uint32, len(found))
+	for i, f := range found {
+		r.ids[i], r.hashes[i] = upper(f.ID), f.Hash
+	}
+}
+
+// add notes a message.
+func (r *requests) add(id spool.ID, request string) {
+	if request == "" {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, known := len(r.ids), false
+	if at > 0 && r.ids[at-1] >= upper(id) { // of another inbox
+		at, known = slices.BinarySearch(r.ids, upper(id))
+	}
+	hash := index.HashRequest(request)
+	if known {
+		r.hashes[at] = hash
+		return
+	}
+	r.ids, r.hashes = slices.Insert(r.ids, at, upper(id)), slices.Insert(r.hashes, at, hash)
+}
+
+// remove forgets a message, if it is known.
+func (r *requests) remove(id spool.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, known := slices.BinarySearch(r.ids, upper(id))
+	if !known || r.hashes[at] == 0 {
+		return
+	}
+	r.hashes[at] = 0
+	if r.gone++; r.gone > 1024 && r.gone > len(r.ids)/2 {
+		r.compact()
+	}
+}
+
+func (r *requests) compact() {
+	n := 0
+	for i, hash := range r.hashes {
+		if hash != 0 {
+			r.ids[n], r.hashes[n] = r.ids[i], hash
+			n++
+		}
+	}
+	r.ids, r.hashes, r.gone = slices.Clone(r.ids[:n]), slices.Clone(r.hashes[:n]), 0
+}
+
+// find returns the upper halves of the ids of messages that may have a request id, in rising order,
+// or falling.
+func (r *requests) find(request string, falling bool) []uint64 {
+	hash := index.HashRequest(request)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var found []uint64
+	for i, h := range r.hashes {
+		if h == hash {
+			found = append(found, r.ids[i])
+		}
+	}
+	if falling {
+		slices.Reverse(found)
+	}
+	return found
+}

@@ -1,0 +1,260 @@
+// Which messages a filter selects, and where they are.
+
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+)
+
+// receiptSlack is how much later than its receipt the time in the id of a message may be, by
+// versions that took the time before they read the body.
+const receiptSlack = time.Minute
+
+// selection is a filter on its way through the index.
+type selection struct {
+	spool.Filter
+	d   *Store
+	t   *index.Tx
+	now time.Time
+}
+
+func (d *Store) selecting(t *index.Tx, filter spool.Filter) *selection {
+	if filter.Limit <= 0 {
+		filter.Limit = spool.DefaultListLimit
+	}
+	return &selection{Filter: filter, d: d, t: t, now: time.Now()}
+}
+
+// buckets are those in which messages of a state are.
+func buckets(state spool.State) []index.Bucket {
+	switch state {
+	case spool.Pending:
+		return []index.Bucket{index.Fresh, index.Parked}
+	case spool.Dead:
+		return []index.Bucket{index.Dead}
+	case spool.Delivered:
+		return []index.Bucket{index.Kept}
+	}
+	return []index.Bucket{index.Fresh, index.Parked, index.Dead, index.Kept}
+}
+
+// places returns where the messages are that are selected, by rising id, or falling, and no more than
+// the limit. Only those count that suit, if it is not nil.
+func (s *selection) places(in []index.Bucket, suits func(place) bool) []place {
+	if s.RequestID != "" {
+		return s.ofRequest(in, suits)
+	}
+	var found []place // the first ones of every list; more than the limit cannot be needed
+	for _, info := range s.d.routeInfos() {
+		if s.Route != "" && s.Route != info.Name {
+			continue
+		}
+		for _, bucket := range in {
+			n := 0
+			s.each(bucket, info, func(p place) bool {
+				if suits == nil || suits(p) {
+					found = append(found, p)
+					n++
+				}
+				return n < s.Limit
+			})
+		}
+	}
+	slices.SortFunc(found, func(a, b place) int {
+		if s.Newest {
+			a, b = b, a
+		}
+		return a.id.Compare(b.id)
+	})
+	return found[:min(len(found), s.Limit)]
+}
+
+// each calls fn for the messages of a route in a bucket that are selected, until fn returns false.
+func (s *selection) each(bucket index.Bucket, info *index.RouteInfo, fn func(place) bool) {
+	visit := func(key, record []byte) bool {
+		p := place{bucket: bucket, info: info, id: index.KeyID(key), record: record}
+		if s.isBeyond(p.id) {
+			return false
+		}
+		return !s.matches(p) || fn(p)
+	}
+	prefix := index.RouteKey(info.Number)
+	if s.Newest {
+		s.t.ScanDown(bucket, prefix, s.top(), visit)
+	} else {
+		s.t.Scan(bucket, prefix, s.bottom(), visit)
+	}
+}
+
+// bottom is an id after which those begin that may be selected.
+func (s *selection) bottom() []byte {
+	if s.Since.IsZero() {
+		return s.After[:]
+	}
+	first := firstID(s.Since)
+	if first.Compare(s.After) > 0 {
+		return first[:]
+	}
+	return s.After[:]
+}
+
+// top is an id before which those are that may be selected; nil: all.
+func (s *selection) top() []byte {
+	var last spool.ID
+	if !s.Until.IsZero() {
+		last = firstID(s.Until.Add(receiptSlack))
+	}
+	if !s.After.IsZero() && (last.IsZero() || s.After.Compare(last) < 0) {
+		last = s.After
+	}
+	if last.IsZero() {
+		return nil
+	}
+	return last[:]
+}
+
+// isBeyond reports whether nothing behind an id can be selected any more.
+func (s *selection) isBeyond(id spool.ID) bool {
+	if s.Newest {
+		return !s.Since.IsZero() && id.Time().Before(s.Since.Truncate(time.Millisecond))
+	}
+	return !s.Until.IsZero() && id.Time().After(s.Until.Add(receiptSlack))
+}
+
+// firstID is less than all ids of a moment and later ones, to the millisecond.
+func firstID(at time.Time) (id spool.ID) {
+	binary.BigEndian.PutUint64(id[:], uint64(max(at.UnixMilli(), 0))<<16)
+	return id
+}
+
+// matches reports whether a message is selected, apart from its place in the order. It is asked of
+// many, so nothing is decoded that need not be.
+func (s *selection) matches(p place) bool {
+	record := index.Record(p.record)
+	received, intact := p.id.Time(), record.Intact()
+	if intact {
+		received = index.FromUnixNano(record.ReceivedAt())
+	}
+	switch {
+	case !s.Since.IsZero() && received.Before(s.Since), !s.Until.IsZero() && !received.Before(s.Until):
+		return false
+	case s.RequestID != "" && record.RequestID() != s.RequestID:
+		return false
+	case s.EndedFor > 0 && (p.isPending() || record.EndedAt().After(s.now.Add(-s.EndedFor))):
+		return false
+	case !intact && (s.RequestID != "" || s.EndedFor > 0):
+		return false
+	}
+	return s.User == "" || record.User() == s.User
+}
+
+// ofRequest is places for a request id.
+func (s *selection) ofRequest(in []index.Bucket, suits func(place) bool) (found []place) {
+	for _, half := range s.d.requests.find(s.RequestID, s.Newest) {
+		if len(found) == s.Limit {
+			break
+		}
+		p, ok := s.at(half, in)
+		if !ok || !s.matches(p) || suits != nil && !suits(p) {
+			continue
+		}
+		if order := p.id.Compare(s.After); s.After.IsZero() || order != 0 && (order > 0) != s.Newest {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// at finds a message by the upper half of its id.
+func (s *selection) at(half uint64, in []index.Bucket) (p place, ok bool) {
+	for _, info := range s.d.routeInfos() {
+		if s.Route != "" && s.Route != info.Name {
+			continue
+		}
+		prefix := binary.BigEndian.AppendUint64(index.RouteKey(info.Number), half)
+		for _, bucket := range in {
+			s.t.Scan(bucket, prefix, nil, func(key, record []byte) bool {
+				p, ok = place{bucket: bucket, info: info, id: index.KeyID(key), record: record}, true
+				return false
+			})
+			if ok {
+				return p, true
+			}
+		}
+	}
+	return place{}, false
+}
+
+// List implements [spool.Store].
+func (d *Store) List(ctx context.Context, filter spool.Filter) ([]*spool.Message, error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	messages := []*spool.Message{}
+	err := d.view(func(t *index.Tx) error {
+		for _, p := range d.selecting(t, filter).places(buckets(filter.State), nil) {
+			messages = append(messages, p.show())
+		}
+		return nil
+	})
+	return messages, err
+}
+
+// Count implements [spool.Store]. Where only a state and a route are asked for, nothing is looked
+// at.
+func (d *Store) Count(ctx context.Context, filter spool.Filter) (n int64, err error) {
+	if err := d.enter(ctx); err != nil {
+		return 0, err
+	}
+	filter.After, filter.Newest = spool.ID{}, false
+	if filter == (spool.Filter{State: filter.State, Route: filter.Route, Limit: filter.Limit}) {
+		return d.countOf(filter.State, filter.Route), nil
+	}
+	err = d.view(func(t *index.Tx) error {
+		s := d.selecting(t, filter)
+		s.Limit = 1 << 62
+		s.places(buckets(filter.State), func(place) bool {
+			n++
+			return false // they are not wanted, only counted
+		})
+		return ctx.Err()
+	})
+	return n, err
+}
+
+func (d *Store) countOf(state spool.State, route string) (n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, info := range d.routes {
+		if route != "" && route != name {
+			continue
+		}
+		c := info.Counts
+		switch state {
+		case spool.Pending:
+			n += c.Pending
+		case spool.Dead:
+			n += c.Dead
+		case spool.Delivered:
+			n += c.Delivered
+		default:
+			n += c.Pending + c.Dead + c.Delivered
+		}
+	}
+	return n
+}
+
+// clone has a place outlive the transaction that it was found in.
+func (p place) clone() place {
+	p.record = bytes.Clone(p.record)
+	return p
+}
+
+func (p place) isPending() bool { return p.bucket == index.Fresh || p.bucket == index.Parked }
