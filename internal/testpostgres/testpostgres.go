@@ -1,0 +1,226 @@
+//go:build unix
+
+// Package testpostgres gives tests a PostgreSQL: one of their own, made of the binaries that the machine has, or the one that the
+// environment names.
+package testpostgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Environment names a database that is there already, as a data source name. Tests make schemas of
+// their own in it.
+const Environment = "DEEPGRAM_CALLBACK_TEST_POSTGRES"
+
+// Server is a PostgreSQL server that a test started, and may stop.
+type Server struct {
+	bin, data string
+	port      int
+	as        *syscall.Credential
+	process   *exec.Cmd
+}
+
+var shared struct {
+	sync.Mutex
+	server *Server
+	err    error
+	tried  bool
+}
+
+// DSN returns a data source name of the server that all tests of the process share. Where there is none, the
+// test is skipped, and says why. Main must have been called by TestMain.
+func DSN(t testing.TB) string {
+	t.Helper()
+	if dsn := os.Getenv(Environment); dsn != "" {
+		return dsn
+	}
+	shared.Lock()
+	defer shared.Unlock()
+	if !shared.tried {
+		shared.tried = true
+		shared.server, shared.err = Start()
+	}
+	if shared.err != nil {
+		t.Skipf("no PostgreSQL: %v; install one (Debian: postgresql), or name a database in %s", shared.err, Environment)
+	}
+	return shared.server.DSN()
+}
+
+// Main runs the tests of a package and stops the server that they shared.
+func Main(m *testing.M) {
+	code := m.Run()
+	shared.Lock()
+	if shared.server != nil {
+		shared.server.Remove()
+	}
+	shared.Unlock()
+	os.Exit(code)
+}
+
+// New starts a server for one test, which may do to it what it likes.
+func New(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s, err := Start(settings...)
+	if err != nil {
+		t.Skipf("no PostgreSQL: %v; install one (Debian: postgresql)", err)
+	}
+	t.Cleanup(s.Remove)
+	return s
+}
+
+// binaries returns the directory of the newest version that is installed.
+func binaries() (string, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	slices.SortFunc(found, func(a, b string) int { return version(a) - version(b) })
+	if len(found) > 0 {
+		return filepath.Dir(found[len(found)-1]), nil
+	}
+	path, err := exec.LookPath("postgres")
+	if err != nil {
+		return "", errors.New("there are no binaries in /usr/lib/postgresql, nor in PATH")
+	}
+	return filepath.Dir(path), nil
+}
+
+func version(path string) int {
+	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
+	return n
+}
+
+// Start makes a database in a directory of its own and starts a server for it. A setting is like "max_connections=20".
+func Start(settings ...string) (*Server, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin}
+	if s.data, err = os.MkdirTemp("", "postgres-*"); err != nil {
+		return nil, err
+	}
+	if err := s.initialise(settings); err != nil {
+		s.Remove()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) initialise(settings []string) error {
+	if os.Geteuid() == 0 { // the server refuses to run as root
+		nobody, err := user.Lookup("nobody")
+		if err != nil {
+			return err
+		}
+		uid, _ := strconv.ParseUint(nobody.Uid, 10, 32)
+		gid, _ := strconv.ParseUint(nobody.Gid, 10, 32)
+		s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		if err := os.Chown(s.data, int(uid), int(gid)); err != nil {
+			return err
+		}
+	}
+	initdb := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.port = listener.Addr().(*net.TCPAddr).Port
+	_ = listener.Close()
+	config := fmt.Sprintf("listen_addresses = '127.0.0.1'\nport = %d\nunix_socket_directories = ''\nlog_min_messages = warning\n", s.port)
+	for _, setting := range settings {
+		config += strings.Replace(setting, "=", " = ", 1) + "\n"
+	}
+	file, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(config)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return s.Start()
+}
+
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.data
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	return cmd
+}
+
+// DSN returns the data source name of the server.
+func (s *Server) DSN() string {
+	return (&url.URL{Scheme: "postgres", User: url.User("postgres"), Host: s.Address(), Path: "postgres", RawQuery: "sslmode=disable"}).String()
+}
+
+// Address returns host and port.
+func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+
+// Start starts the server, and returns when it takes connections.
+func (s *Server) Start() error {
+	log, err := os.OpenFile(filepath.Join(s.data, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	s.process = s.command("postgres", "-D", s.data)
+	s.process.Stdout, s.process.Stderr = log, log
+	if err := s.process.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		check := s.command("pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port))
+		if check.Run() == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	text, _ := os.ReadFile(filepath.Join(s.data, "log"))
+	return fmt.Errorf("the server does not start: %s", text)
+}
+
+// Signal sends the server a signal: SIGTERM lets clients finish, SIGINT does not, SIGKILL is a crash.
+func (s *Server) Signal(signal syscall.Signal) error { return s.process.Process.Signal(signal) }
+
+// Kill ends the server as a crash would.
+func (s *Server) Kill() {
+	_ = s.Signal(syscall.SIGKILL)
+	_ = s.process.Wait()
+	// Its children notice, and the next server waits for them.
+	_ = os.Remove(filepath.Join(s.data, "postmaster.pid"))
+}
+
+// Stop ends the server in an orderly way.
+func (s *Server) Stop() {
+	_ = s.Signal(syscall.SIGINT)
+	_ = s.process.Wait()
+}
+
+// Remove stops the server and removes everything of it.
+func (s *Server) Remove() {
+	if s.process != nil && s.process.ProcessState == nil {
+		s.Stop()
+	}
+	_ = os.RemoveAll(s.data)
+}

@@ -1,0 +1,438 @@
+// Accepting: senders that wait share one statement and one commit.
+
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+const (
+	// acceptors is how many statements are under way at once: while one is being
+	// committed, the next one can be sent.
+	acceptors = 2
+
+	maxGroup      = 128
+	maxGroupBytes = 2 << 20
+)
+
+// acceptor gathers what is to be accepted.
+type acceptor struct {
+	s *Store
+
+	mu      sync.Mutex
+	waiting []*entry
+	busy    map[spool.Fingerprint]bool // of which one is on its way at present
+	closed  bool
+	ready   chan struct{} // has an element when there may be something to do
+	floor   int64         // the highest time in an id that was given out to this process
+}
+
+// entry is a message to be accepted.
+type entry struct {
+	ctx         context.Context
+	msg         *spool.Message
+	fingerprint spool.Fingerprint
+	window      time.Duration
+	body        *bodyWriter
+	meta        []byte
+	random      int64
+	done        chan struct{}
+
+	receipt spool.Receipt
+	err     error
+}
+
+func newAcceptor(s *Store) *acceptor {
+	return &acceptor{s: s, busy: make(map[spool.Fingerprint]bool), ready: make(chan struct{}, acceptors)}
+}
+
+// wake has one more group looked for.
+func (a *acceptor) wake() {
+	select {
+	case a.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Accept implements spool.Store.
+func (s *Store) Accept(ctx context.Context, msg *spool.Message, fingerprint spool.Fingerprint, window time.Duration, body spool.BodyWriter) (spool.Receipt, error) {
+	w := body.(*bodyWriter)
+	e := &entry{
+		ctx: ctx, msg: msg, fingerprint: fingerprint, window: window, body: w,
+		meta: encodeMeta(msg), random: random(), done: make(chan struct{}),
+	}
+	if err := errors.Join(s.enter(ctx), w.finish()); err != nil {
+		w.Discard()
+		return spool.Receipt{}, err
+	}
+	msg.Size = w.size
+	if err := s.acceptor.add(e); err != nil {
+		w.Discard()
+		return spool.Receipt{}, err
+	}
+	select {
+	case <-e.done:
+		return e.receipt, e.err
+	case <-ctx.Done():
+		return spool.Receipt{}, ctx.Err()
+	}
+}
+
+func (a *acceptor) add(e *entry) error {
+	if err := a.s.health.ready(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return spool.ErrClosed
+	}
+	a.waiting = append(a.waiting, e)
+	a.wake()
+	return nil
+}
+
+func (a *acceptor) close() {
+	a.mu.Lock()
+	a.closed = true
+	rest := a.waiting
+	a.waiting = nil
+	a.mu.Unlock()
+	for _, e := range rest {
+		e.finish(spool.Receipt{}, spool.ErrClosed)
+	}
+}
+
+// finish answers a sender.
+func (e *entry) finish(receipt spool.Receipt, err error) {
+	e.receipt, e.err = receipt, err
+	if err == nil && !receipt.Duplicate {
+		e.body.keep()
+	} else {
+		e.body.Discard()
+	}
+	close(e.done)
+}
+
+// run makes groups and has them accepted.
+func (a *acceptor) run(ctx context.Context, slot int) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.ready:
+		}
+		for group := a.take(); len(group) > 0; group = a.take() {
+			a.accept(ctx, slot, group)
+			a.release(group)
+		}
+	}
+}
+
+// take takes the next group out of those that wait. Of each fingerprint there is only one on its way, so that the
+// next one finds out what became of it.
+func (a *acceptor) take() (group []*entry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rest := a.waiting[:0]
+	bytes := 0
+	for i, e := range a.waiting {
+		if len(group) == maxGroup || bytes > maxGroupBytes {
+			rest = append(rest, a.waiting[i:]...)
+			break
+		}
+		switch {
+		case e.ctx.Err() != nil:
+			e.finish(spool.Receipt{}, e.ctx.Err())
+		case e.fingerprint == spool.Fingerprint{}:
+			group = append(group, e)
+			bytes += len(e.body.inline())
+		case a.busy[e.fingerprint]:
+			rest = append(rest, e)
+		default:
+			a.busy[e.fingerprint] = true
+			group = append(group, e)
+			bytes += len(e.body.inline())
+		}
+	}
+	clear(a.waiting[len(rest):])
+	a.waiting = rest
+	return group
+}
+
+func (a *acceptor) release(group []*entry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range group {
+		delete(a.busy, e.fingerprint)
+	}
+	if len(a.waiting) > 0 {
+		a.wake()
+	}
+}
+
+// accept has a group accepted. One that the database does not like as a whole goes in halves, so that whoever
+// the trouble is with is refused alone.
+func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
+	group = a.s.room.admit(ctx, group)
+	if len(group) == 0 {
+		return
+	}
+	began := time.Now()
+	accepted, err := a.insert(ctx, slot, group)
+	var refused *spool.RefusedError
+	switch {
+	case err == nil:
+		if a.s.options.Events.Synced != nil {
+			a.s.options.Events.Synced(time.Since(began))
+		}
+	case len(group) > 1 && !errors.As(err, &refused) && !isAbsence(err) && !isBusy(err):
+		a.accept(ctx, slot, group[:len(group)/2])
+		a.accept(ctx, slot, group[len(group)/2:])
+		return
+	default:
+		for _, e := range group {
+			e.finish(spool.Receipt{}, refuse(err))
+		}
+		return
+	}
+	a.answer(ctx, group, accepted)
+}
+
+// isBusy reports whether a statement took too long or something it needs was not to be had.
+func isBusy(err error) bool {
+	switch code := sqlState(err); code {
+	case "57014", "55P03", "40001", "40P01": // query_canceled, lock_not_available, serialization_failure, deadlock_detected
+		return true
+	case "":
+		return true
+	default:
+		return code[:2] == "53" // insufficient resources
+	}
+}
+
+// insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that two groups
+// never wait for each other. A lane may be made or moved on for a message that turns out to be a duplicate: a
+// lane in which nothing waits is found empty by whoever leases it, and goes.
+//
+// What is large stays in its array until it is inserted, so that it is not copied from one step to the next.
+//
+// An id is made of the time, of which a lane never gives out the same again, nor an earlier one; see tick.
+const insertSQL = `
+WITH input AS MATERIALIZED (
+	SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::interval[], $7::bigint[], $8::bigint[],
+		$9::bigint[], $10::uuid[], $11::bigint[], $12::text[], $13::text[], $16::bigint[])
+	WITH ORDINALITY AS i (route, lane, order_key, destination, fingerprint, span, size, cost,
+		crc, pieces, request_key, request_id, account, random, place)
+), clock AS MATERIALIZED (
+	SELECT clock_timestamp() AS at, greatest(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, $17::bigint) AS tick
+), held AS MATERIALIZED (
+	SELECT body FROM @schema@.uploads WHERE body = ANY($18::uuid[]) ORDER BY body FOR UPDATE
+), offered AS MATERIALIZED (
+	SELECT route, lane, destination, place, random, fingerprint, size, span, row_number() OVER (PARTITION BY route, lane ORDER BY place) AS nth
+	FROM input WHERE pieces IS NULL OR pieces IN (SELECT body FROM held)
+), line AS (
+	INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
+	SELECT o.route, o.lane, c.tick + count(*), count(*), 0, c.at, c.at, (array_agg(o.destination ORDER BY o.place))[1]
+	FROM offered o CROSS JOIN clock c GROUP BY o.route, o.lane, c.tick, c.at ORDER BY o.route, o.lane
+	ON CONFLICT (route, key) DO UPDATE SET last = greatest(l.last + excluded.added, excluded.last), added = excluded.added
+	RETURNING route, key, last - added AS base
+), numbered AS MATERIALIZED (
+	SELECT o.place, o.fingerprint, o.size, o.span,
+		(lpad(to_hex((line.base + o.nth) >> 12), 12, '0') || '7' || lpad(to_hex((line.base + o.nth) & 4095), 3, '0') || to_hex(o.random))::uuid AS id
+	FROM offered o JOIN line ON line.route = o.route AND line.key = o.lane
+), fresh AS (
+	INSERT INTO @schema@.fingerprints AS f (fingerprint, id, at, size)
+	SELECT n.fingerprint, n.id, c.at, n.size FROM numbered n CROSS JOIN clock c WHERE n.fingerprint IS NOT NULL ORDER BY n.fingerprint
+	ON CONFLICT (fingerprint) DO UPDATE SET id = excluded.id, at = excluded.at, size = excluded.size, renewed = f.renewed + 1
+	WHERE f.at <= excluded.at - (SELECT i.span FROM input i WHERE i.fingerprint = excluded.fingerprint)
+	RETURNING fingerprint, renewed
+), kept AS (
+	INSERT INTO @schema@.messages (id, route, lane, order_key, destination, size, cost, crc, pieces, request_key, request_id, account,
+		meta, body, scheduled_from)
+	SELECT n.id, i.route, i.lane, i.order_key, i.destination, i.size, i.cost, i.crc, i.pieces, i.request_key, i.request_id, i.account,
+		($14::bytea[])[i.place], ($15::bytea[])[i.place], c.at
+	FROM numbered n JOIN input i ON i.place = n.place CROSS JOIN clock c
+	WHERE n.fingerprint IS NULL OR n.fingerprint IN (SELECT fingerprint FROM fresh)
+	RETURNING id, route, size, cost, pieces
+), arrived AS (
+	DELETE FROM @schema@.uploads WHERE body IN (SELECT pieces FROM kept WHERE pieces IS NOT NULL)
+), tally AS (
+	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, cost, fingerprints)
+	SELECT $19::uuid, $20::integer, k.route, count(*), sum(k.size), sum(k.cost), 0 FROM kept k GROUP BY k.route
+	UNION ALL
+	SELECT $19::uuid, $20::integer, 0, 0, 0, 0, count(*) FROM fresh WHERE renewed = 0
+	ORDER BY 3
+	ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending + excluded.pending,
+		pending_bytes = t.pending_bytes + excluded.pending_bytes, cost = t.cost + excluded.cost,
+		fingerprints = t.fingerprints + excluded.fingerprints
+)
+SELECT id FROM kept`
+
+// insert returns the ids of what was accepted by the random part that was asked for.
+func (a *acceptor) insert(ctx context.Context, slot int, group []*entry) (map[int64]spool.ID, error) {
+	args, err := a.arguments(ctx, slot, group)
+	if err != nil {
+		return nil, err
+	}
+	accepted := make(map[int64]spool.ID, len(group))
+	err = a.s.insertOnly(ctx, quick, step{insertSQL, args, func(rows pgx.Rows) error {
+		var id [16]byte
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		accepted[int64(binary.BigEndian.Uint64(id[8:]))] = id
+		return nil
+	}})
+	return accepted, err
+}
+
+func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]any, error) {
+	n := len(group)
+	var (
+		routes       = make([]int32, n)
+		lanes        = make([]int64, n)
+		orderKeys    = make([]int64, n)
+		destinations = make([]int64, n)
+		fingerprints = make([]*[16]byte, n)
+		spans        = make([]time.Duration, n)
+		sizes        = make([]int64, n)
+		costs        = make([]int64, n)
+		crcs         = make([]int64, n)
+		pieces       = make([]*[16]byte, n)
+		requestKeys  = make([]int64, n)
+		requestIDs   = make([]string, n)
+		accounts     = make([]string, n)
+		metas        = make([][]byte, n)
+		bodies       = make([][]byte, n)
+		randoms      = make([]int64, n)
+		uploads      = [][16]byte{}
+	)
+	for i, e := range group {
+		route, err := a.s.routes.number(ctx, e.msg.Route)
+		if err != nil {
+			return nil, err
+		}
+		routes[i], lanes[i], orderKeys[i], destinations[i] = route, int64(e.msg.OrderKey), int64(e.msg.OrderKey), int64(e.msg.Destination)
+		if e.msg.OrderKey == 0 {
+			lanes[i] = e.random // a lane of its own
+		}
+		if e.fingerprint != (spool.Fingerprint{}) {
+			fingerprints[i] = (*[16]byte)(e.fingerprint[:])
+		}
+		spans[i], sizes[i], costs[i], crcs[i] = e.window, e.body.size, e.cost(), int64(e.body.crc)
+		if e.body.stored() {
+			pieces[i] = &e.body.name
+			uploads = append(uploads, e.body.name)
+		}
+		requestKeys[i], requestIDs[i], accounts[i] = requestKey(e.msg.RequestID), clean(e.msg.RequestID), clean(e.msg.User)
+		metas[i], bodies[i], randoms[i] = e.meta, e.body.inline(), e.random
+	}
+	a.mu.Lock()
+	floor := a.floor + 1
+	a.mu.Unlock()
+	return []any{
+		routes, lanes, orderKeys, destinations, fingerprints, spans, sizes, costs, crcs, pieces, requestKeys, requestIDs, accounts,
+		metas, bodies, randoms, floor, uploads, a.s.id, slot,
+	}, nil
+}
+
+// rowCost is what a message takes up besides its body and what was said of it, roughly: rows and entries of indexes.
+const rowCost = 600
+
+func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + rowCost }
+
+// answer tells the senders of a group what became of it.
+func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int64]spool.ID) {
+	var others []*entry
+	touched := make(map[string]bool)
+
+	for _, e := range group {
+		id, ok := accepted[e.random]
+		if !ok {
+			others = append(others, e)
+			continue
+		}
+		a.note(id)
+
+		touched[e.msg.Route] = true
+		at := receivedAt(id)
+		e.msg.ID, e.msg.State, e.msg.ReceivedAt, e.msg.ScheduledFrom = id, spool.Pending, at, at
+		e.finish(spool.Receipt{ID: id, Size: e.body.size}, nil)
+	}
+
+	for route := range touched {
+		a.s.changed(route)
+		a.s.hints.give(route)
+	}
+	if len(others) > 0 {
+		a.answerOthers(ctx, others)
+	}
+}
+
+func (a *acceptor) note(id spool.ID) {
+	a.mu.Lock()
+	a.floor = max(a.floor, tick(id))
+	a.mu.Unlock()
+}
+
+var errSwept = errors.New("the body took too long to arrive and was swept away")
+
+// answerOthers finds the originals of duplicates.
+func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
+	var prints [][16]byte
+	for _, e := range others {
+		prints = append(prints, [16]byte(e.fingerprint[:16]))
+	}
+	originals := make(map[[16]byte]spool.Receipt)
+	err := a.s.query(ctx, quick, `SELECT fingerprint, id, size FROM @schema@.fingerprints WHERE fingerprint = ANY($1::uuid[])`,
+		func(rows pgx.Rows) error {
+			var print, id [16]byte
+			receipt := spool.Receipt{Duplicate: true}
+			err := rows.Scan(&print, &id, &receipt.Size)
+			receipt.ID = id
+			originals[print] = receipt
+			return err
+		}, prints)
+	for _, e := range others {
+		receipt, ok := originals[[16]byte(e.fingerprint[:16])]
+		switch {
+		case err != nil:
+			e.finish(spool.Receipt{}, refuse(err))
+		case !ok || e.fingerprint == spool.Fingerprint{}:
+			e.finish(spool.Receipt{}, &spool.RefusedError{Reason: spool.ReasonWrite, RetryAfter: retryAfter, Err: errSwept})
+		default:
+			e.finish(receipt, nil)
+		}
+	}
+}
+
+// tick is the time in an id: milliseconds, and 12 bits of fractions of one.
+func tick(id spool.ID) int64 {
+	high := binary.BigEndian.Uint64(id[:8])
+	return int64(high>>16<<12 | high&0xfff)
+}
+
+// receivedAt is the moment in an id, which is when it was accepted, by the clock of the database.
+func receivedAt(id spool.ID) time.Time {
+	t := tick(id)
+	return time.UnixMicro(t >> 12 * 1000).Add(time.Duration(t&0xfff) * time.Millisecond / 4096)
+}
+
+// idFrom returns the lowest id that can be of a message accepted at this moment or later.
+func idFrom(at time.Time) spool.ID {
+	nanos := at.UnixNano() // rounded up, to what receivedAt returns
+	t := nanos / 1e6 << 12
+	t += (nanos%1e6*4096 + 1e6 - 1) / 1e6
+	var id spool.ID
+	binary.BigEndian.PutUint64(id[:], uint64(t)>>12<<16|0x7000|uint64(t)&0xfff)
+	return id
+}

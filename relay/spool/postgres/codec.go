@@ -1,0 +1,139 @@
+// How a message is written in a row: what the database need not understand is one value.
+
+package postgres
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// A meta value is a version byte, then texts with their length before each: method, URI, request id, user, and the
+// header as the number of names, and for each the name, the number of values, and the values.
+const metaVersion = 1
+
+var errMeta = errors.New("unreadable record")
+
+func encodeMeta(m *spool.Message) []byte {
+	b := make([]byte, 0, 256+len(m.URI))
+	b = append(b, metaVersion)
+	for _, text := range [...]string{m.Method, m.URI, m.RequestID, m.User} {
+		b = appendText(b, text)
+	}
+	b = binary.AppendUvarint(b, uint64(len(m.Header)))
+	for name, values := range m.Header {
+		b = appendText(b, name)
+		b = binary.AppendUvarint(b, uint64(len(values)))
+		for _, value := range values {
+			b = appendText(b, value)
+		}
+	}
+	return b
+}
+
+func appendText(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}
+
+func decodeMeta(b []byte, m *spool.Message) error {
+	if len(b) == 0 || b[0] != metaVersion {
+		return errMeta
+	}
+	r := metaReader{rest: b[1:]}
+	m.Method, m.URI, m.RequestID, m.User = r.text(), r.text(), r.text(), r.text()
+	names := r.number()
+	m.Header = make(http.Header, min(names, 64))
+	for range names {
+		name := r.text()
+		values := r.number()
+		list := make([]string, 0, min(values, 4))
+		for range values {
+			if r.failed {
+				return errMeta
+			}
+			list = append(list, r.text())
+		}
+		if r.failed {
+			return errMeta
+		}
+		m.Header[name] = list
+	}
+	if r.failed || len(r.rest) > 0 {
+		return errMeta
+	}
+	return nil
+}
+
+// metaReader reads one thing after another, nothing after a failure.
+type metaReader struct {
+	rest   []byte
+	failed bool
+}
+
+func (r *metaReader) number() uint64 {
+	n, size := binary.Uvarint(r.rest)
+	if size <= 0 || n > uint64(len(r.rest)) { // of whatever it is the number, each takes a byte at least
+		r.failed, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return n
+}
+
+func (r *metaReader) text() string {
+	n := r.number()
+	if n > uint64(len(r.rest)) {
+		r.failed, r.rest = true, nil
+		return ""
+	}
+	text := string(r.rest[:n])
+	r.rest = r.rest[n:]
+	return text
+}
+
+const maxColumnText = 200
+
+// clean returns a text as it is in a column to be searched: equal texts are equal there and others differ. The
+// database takes no zero bytes, nothing that is not UTF-8, and indexes nothing that is long.
+func clean(text string) string {
+	if len(text) <= maxColumnText && utf8.ValidString(text) && !strings.ContainsRune(text, 0) {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if len(text) > maxColumnText {
+		text = strings.ToValidUTF8(text[:maxColumnText], "")
+	}
+	return text + "#" + hex.EncodeToString(sum[:16])
+}
+
+// requestKey is what a request id is found by; 0 for none.
+func requestKey(id string) int64 {
+	if id == "" {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(id))
+	return int64(binary.BigEndian.Uint64(sum[:8]) | 1)
+}
+
+// encodeAttempts writes attempts as JSON that the database takes.
+func encodeAttempts(attempts []spool.Attempt) (*string, error) {
+	if len(attempts) == 0 {
+		return nil, nil
+	}
+	plain := make([]spool.Attempt, len(attempts))
+	for i, a := range attempts {
+		a.Error, a.Upstream, a.Gateway = spool.ClipError(a.Error), spool.ClipError(a.Upstream), spool.ClipError(a.Gateway)
+		plain[i] = a
+	}
+	b, err := json.Marshal(plain)
+	text := string(b)
+	return &text, err
+}

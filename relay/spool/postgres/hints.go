@@ -1,0 +1,282 @@
+// Hints: gateways tell each other what there is to deliver. They are only hints, since some are lost and some
+// databases and poolers have none: every gateway looks for itself from time to time.
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// pollListening is how often a gateway looks for itself when it is told by others, pollAlone when it is not. The
+	// latter is less than three times a second, of the five statements that an idle gateway may ask for.
+	pollListening = 2 * time.Second
+	pollAlone     = 400 * time.Millisecond
+
+	// hintPause is the least time between two hints.
+	hintPause = 20 * time.Millisecond
+
+	// echoTime is how long a hint to itself may take until a gateway does not believe any more that it is told,
+	// echoPause how often it tries, relisten when it tries again to listen.
+	echoTime  = 3 * time.Second
+	echoPause = 30 * time.Second
+	relisten  = 30 * time.Second
+)
+
+type hints struct {
+	s      *Store
+	config *pgx.ConnConfig
+
+	mu        sync.Mutex
+	outbox    map[string]bool
+	routes    map[int32]bool // that somebody here leases from
+	listening bool
+	ready     chan struct{}
+	repoll    chan struct{}
+}
+
+func newHints(s *Store, config *pgx.ConnConfig) *hints {
+	return &hints{
+		s: s, config: config.Copy(), outbox: make(map[string]bool), routes: make(map[int32]bool),
+		ready: make(chan struct{}, 1), repoll: make(chan struct{}, 1),
+	}
+}
+
+func (h *hints) channel() string { return "inbox_" + h.s.options.Schema }
+
+// interest notes that there is somebody here who leases messages of a route.
+func (h *hints) interest(route int32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.routes[route] = true
+}
+
+// give tells the other gateways soon.
+func (h *hints) give(route string) {
+	h.mu.Lock()
+	h.outbox[route] = true
+	h.mu.Unlock()
+	select {
+	case h.ready <- struct{}{}:
+	default:
+	}
+}
+
+// giveNow tells them before it returns.
+func (h *hints) giveNow(route string) {
+	h.mu.Lock()
+	h.outbox[route] = true
+	h.mu.Unlock()
+	h.send(h.s.ctx)
+}
+
+// run has all of it going until ctx ends.
+func (h *hints) run(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { h.sendAll(ctx) })
+	all.Go(func() { h.listen(ctx) })
+	all.Go(func() { h.poll(ctx) })
+	all.Wait()
+}
+
+func (h *hints) sendAll(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.ready:
+		}
+		h.send(ctx)
+		if !pause(ctx, hintPause) {
+			return
+		}
+	}
+}
+
+// pause waits, and reports whether ctx has not ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func (h *hints) send(ctx context.Context) {
+	h.mu.Lock()
+	outbox := h.outbox
+	h.outbox = make(map[string]bool)
+	h.mu.Unlock()
+	var payloads []string
+	for route := range outbox {
+		if number, ok, err := h.s.routes.find(ctx, route); ok && err == nil {
+			payloads = append(payloads, h.payload(strconv.Itoa(int(number))))
+		}
+	}
+	if len(payloads) > 0 {
+		h.notify(ctx, payloads...)
+	}
+}
+
+func (h *hints) payload(text string) string { return uuid.UUID(h.s.id).String() + " " + text }
+
+// notify is outside of every other transaction, since one that has hints in it keeps all others from
+// being committed at the same time.
+func (h *hints) notify(ctx context.Context, payloads ...string) {
+	_ = h.s.query(ctx, quick, `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`, func(pgx.Rows) error { return nil }, h.channel(), payloads)
+}
+
+func (h *hints) setListening(listening bool) {
+	h.mu.Lock()
+	changed := h.listening != listening
+	h.listening = listening
+	h.mu.Unlock()
+	if changed {
+		select {
+		case h.repoll <- struct{}{}:
+		default:
+		}
+	}
+}
+
+var errNoEcho = errors.New("hints do not arrive")
+
+// listen listens on a connection of its own.
+func (h *hints) listen(ctx context.Context) {
+	for {
+		wait := time.Second
+		if h.s.health.ready() == nil {
+			if err := h.listenOnce(ctx); errors.Is(err, errNoEcho) {
+				wait = relisten
+			}
+		}
+		h.setListening(false)
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+}
+
+func (h *hints) listenOnce(ctx context.Context) error {
+	connecting, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	login := h.config.Copy()
+	logIn(login, h.s.login.Load())
+	conn, err := pgx.ConnectConfig(connecting, login)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	if _, err := conn.Exec(connecting, `LISTEN `+h.channel(), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return err
+	}
+	for {
+		h.notify(ctx, h.payload("echo"))
+		if err := h.receive(ctx, conn, echoTime, true); err != nil {
+			return err
+		}
+		if h.setListening(true); h.receive(ctx, conn, echoPause, false) != nil && conn.IsClosed() {
+			return errors.New("the connection broke")
+		}
+	}
+}
+
+// receive takes in what comes, for so long, or until a hint of our own has come.
+func (h *hints) receive(ctx context.Context, conn *pgx.Conn, limit time.Duration, echo bool) error {
+	until := time.Now().Add(limit)
+	for {
+		waiting, cancel := context.WithDeadline(ctx, until)
+		notification, err := conn.WaitForNotification(waiting)
+		cancel()
+		switch {
+		case err != nil && waiting.Err() != nil && ctx.Err() == nil && echo:
+			return errNoEcho
+		case err != nil:
+			return err
+		case h.take(notification.Payload) && echo:
+			return nil
+		}
+	}
+}
+
+// take passes a hint on. It reports whether it is a test of our own.
+func (h *hints) take(payload string) bool {
+	from, text, _ := strings.Cut(payload, " ")
+	if from == uuid.UUID(h.s.id).String() {
+		return text == "echo"
+	}
+	number, err := strconv.ParseInt(text, 10, 32)
+	if err != nil {
+		return false // another one's test
+	}
+	if route, err := h.s.routes.name(h.s.ctx, int32(number)); err == nil && route != "" {
+		h.s.changed(route)
+	}
+	return false
+}
+
+// pollSQL looks which routes have something to lease.
+const pollSQL = `
+SELECT r.id FROM @schema@.routes r WHERE r.id = ANY($1::integer[]) AND NOT r.paused AND EXISTS (
+	SELECT FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
+		SELECT FROM @schema@.lanes x
+		WHERE (x.route, x.class, x.due) >= (r.id, c.class, '-infinity'::timestamptz) AND (x.route, x.class, x.due) <= (r.id, c.class, now())
+		ORDER BY x.route, x.class, x.due LIMIT 1
+	) x
+)`
+
+func (h *hints) poll(ctx context.Context) {
+	for {
+		h.mu.Lock()
+		wait := pollAlone
+		if h.listening {
+			wait = pollListening
+		}
+		routes := make([]int32, 0, len(h.routes))
+		for route := range h.routes {
+			routes = append(routes, route)
+		}
+		h.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.repoll:
+			continue
+		case <-time.After(wait):
+		}
+		if len(routes) > 0 {
+			h.look(ctx, routes)
+		}
+	}
+}
+
+func (h *hints) look(ctx context.Context, routes []int32) {
+	var found []int32
+	err := h.s.query(ctx, quick, pollSQL, func(rows pgx.Rows) error {
+		var route int32
+		err := rows.Scan(&route)
+		found = append(found, route)
+		return err
+	}, routes)
+	if err != nil {
+		return
+	}
+	for _, route := range found {
+		if name, err := h.s.routes.name(ctx, route); err == nil && name != "" {
+			h.s.changed(name)
+		}
+	}
+}

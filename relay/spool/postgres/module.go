@@ -1,0 +1,207 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+func init() { caddy.RegisterModule(new(Module)) }
+
+// Module keeps callbacks in a PostgreSQL database, which any number of gateways share.
+type Module struct {
+	// Where the database is, as a URL (postgres://user:password@host:5432/database) or as pairs
+	// (host=… user=…). What libpq reads from the environment (PGHOST, PGPASSWORD, PGSSLMODE …)
+	// applies too. Placeholders are replaced, so that the password can be kept elsewhere.
+	DSN string `json:"dsn,omitempty"`
+
+	// The schema that the tables are in. The first gateway that needs it makes it. Default:
+	// deepgram_callback.
+	Schema string `json:"schema,omitempty"`
+
+	// How many connections to the database there are at most, at least 4; one more listens.
+	// Default: 8.
+	Connections int `json:"connections,omitempty"`
+
+	// How long a gateway that died, or that cannot reach the database, holds what it was
+	// delivering. At least 1s. Default: 30s.
+	Lease caddy.Duration `json:"lease,omitempty"`
+
+	dsn      string
+	identity string
+	options  Options
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Module) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "deepgram_callback.stores.postgres",
+		New: func() caddy.Module { return new(Module) },
+	}
+}
+
+// Provision implements [caddy.Provisioner]. It does not connect.
+func (m *Module) Provision(caddy.Context) error {
+	if m.DSN == "" {
+		return errors.New("no database is named")
+	}
+	repl := caddy.NewReplacer()
+	var err error
+	if m.dsn, err = repl.ReplaceOrErr(m.DSN, true, true); err != nil {
+		return errors.New("a placeholder in the name of the database is unknown or empty")
+	}
+	m.options, err = Options{
+		Schema:      m.Schema,
+		Connections: m.Connections,
+		Lease:       time.Duration(m.Lease),
+		Name:        gatewayName(),
+		Version:     version(),
+	}.withDefaults()
+	if err != nil {
+		return err
+	}
+	config, err := pgxpool.ParseConfig(m.dsn)
+	if err != nil {
+		return errDSN // not wrapped, as it quotes from it
+	}
+	m.identity = identity(&config.ConnConfig.Config, m.options.Schema)
+	return nil
+}
+
+// identity names a schema of a database, without who uses it.
+func identity(config *pgconn.Config, schema string) string {
+	addresses := []string{address(config.Host, config.Port)}
+	for _, fallback := range config.Fallbacks {
+		if a := address(fallback.Host, fallback.Port); !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
+		}
+	}
+	return "postgres://" + strings.Join(addresses, ",") + "/" +
+		url.PathEscape(cmp.Or(config.Database, config.User)) + "?schema=" + schema
+}
+
+func address(host string, port uint16) string {
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+// gatewayName is what other gateways call this one.
+func gatewayName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return host
+}
+
+const modulePath = "github.com/caddy-deepgram/deepgram-callback"
+
+// version is that of this module in the binary.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == modulePath {
+			return cmp.Or(m.Version, "(devel)")
+		}
+	}
+	return "unknown"
+}
+
+// Identity implements [spool.StoreModule]: hosts, database and schema.
+func (m *Module) Identity() string { return m.identity }
+
+// Open implements [spool.StoreModule]. A database that is away is no error.
+func (m *Module) Open(
+	ctx context.Context, limits spool.Limits, events spool.StoreEvents,
+) (spool.Store, error) {
+	options := m.options
+	options.Limits, options.Events = limits, events
+	store, err := Open(ctx, m.dsn, options)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", m.identity, err)
+	}
+	return store, nil
+}
+
+// UnmarshalCaddyfile implements [caddyfile.Unmarshaler]:
+//
+//	store postgres <dsn> {
+//		schema <name>
+//		connections <n>
+//		lease <duration>
+//	}
+func (m *Module) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // its name
+	args := d.RemainingArgs()
+	if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
+		return d.Err("it needs a data source name, such as postgres://user:{env.PASSWORD}@host/database")
+	}
+	m.DSN = args[0]
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if seen[name] {
+			return d.Errf("%s stands here a second time", name)
+		}
+		seen[name] = true
+		var value string
+		if !d.AllArgs(&value) {
+			return d.Errf("%s needs one value", name)
+		}
+		if err := m.set(d, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Module) set(d *caddyfile.Dispenser, name, value string) error {
+	switch name {
+	case "schema":
+		if !plainName.MatchString(value) {
+			_, err := Schema(value)
+			return d.WrapErr(err)
+		}
+		m.Schema = value
+	case "connections":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < minConnections {
+			return d.Errf("connections: %q is not a number of at least %d", value, minConnections)
+		}
+		m.Connections = n
+	case "lease":
+		lease, err := caddy.ParseDuration(value)
+		if err != nil || lease < minLease {
+			return d.Errf("lease: %q is not a duration of at least %s", value, minLease)
+		}
+		m.Lease = caddy.Duration(lease)
+	default:
+		return d.Errf("unrecognized option %s; there are schema, connections and lease", name)
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ spool.StoreModule     = (*Module)(nil)
+	_ caddy.Provisioner     = (*Module)(nil)
+	_ caddyfile.Unmarshaler = (*Module)(nil)
+)

@@ -1,0 +1,435 @@
+// What an operator asks for: messages sent again, dropped, expired; routes paused.
+
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// lockLanesSQL locks the lanes of messages, in their order, and says which of them are leased.
+const lockLanesSQL = `
+SELECT l.route, l.key, l.claim, l.claim IS NOT NULL AND l.due > now(), l.head FROM (
+	SELECT DISTINCT m.route, m.lane FROM @schema@.messages m WHERE m.id = ANY($1::uuid[])
+) m JOIN @schema@.lanes l ON l.route = m.route AND l.key = m.lane
+ORDER BY l.route, l.key FOR UPDATE OF l`
+
+// makeLanesSQL makes the lanes of messages that are to be pending again.
+const makeLanesSQL = `
+INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
+SELECT DISTINCT m.route, m.lane, floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, 0, 2, now(), now(), 0
+FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) ORDER BY m.route, m.lane
+ON CONFLICT (route, key) DO NOTHING`
+
+// lockedLanes are lanes of which a transaction is in charge.
+type lockedLanes struct {
+	routes []int32
+	keys   []int64
+	claims []*[16]byte
+	heads  map[spool.ID]bool // leased messages
+}
+
+func (l *lockedLanes) lock(ctx context.Context, s *Store, tx pgx.Tx, ids [][16]byte) error {
+	l.heads = make(map[spool.ID]bool)
+	rows, err := tx.Query(ctx, s.sql(lockLanesSQL), ids)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at lane
+		var claim, head *[16]byte
+		var leased bool
+		if err := rows.Scan(&at.route, &at.key, &claim, &leased, &head); err != nil {
+			return err
+		}
+		if leased {
+			if head != nil {
+				l.heads[*head] = true
+			}
+			continue // whoever has it sees to it in the end
+		}
+		l.add(at.route, at.key, claim)
+	}
+	return rows.Err()
+}
+
+func (l *lockedLanes) add(route int32, key int64, claim *[16]byte) {
+	l.routes, l.keys, l.claims = append(l.routes, route), append(l.keys, key), append(l.claims, claim)
+}
+
+func (l *lockedLanes) refresh(ctx context.Context, s *Store, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, s.sql(refreshSQL), l.routes, l.keys, l.claims)
+	return err
+}
+
+// inTransaction has work done step by step in a transaction, again where another one gets in its way.
+func (s *Store) inTransaction(ctx context.Context, work func(tx pgx.Tx) error) error {
+	if err := s.health.ready(); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, slow+answerTime)
+	defer cancel()
+	run := func() error {
+		tx, err := s.pool.Begin(limited)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback(context.WithoutCancel(limited)) }() // does nothing after Commit
+		if _, err := tx.Exec(limited, settings, strconv.FormatInt(slow.Milliseconds(), 10)); err != nil {
+			return err
+		}
+		if err := work(tx); err != nil {
+			return err
+		}
+		return tx.Commit(limited)
+	}
+	err := run()
+	for range maxReruns {
+		if !isRolledBack(err) {
+			break
+		}
+		err = run()
+	}
+	if errors.Is(err, spool.ErrNotFound) || errors.Is(err, spool.ErrInFlight) {
+		return err
+	}
+	return s.observe(ctx, err)
+}
+
+const replaySQL = `
+WITH was AS MATERIALIZED (
+	SELECT m.id, m.state FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state = ANY($2::smallint[]) ORDER BY m.id FOR UPDATE
+), again AS (
+	UPDATE @schema@.messages m SET state = 0, tries = 0, scheduled_from = now(), next_at = NULL, ended_at = NULL, replayed = m.replayed OR was.state <> 0
+	FROM was WHERE m.id = was.id RETURNING m.route, m.size, was.state
+), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes) AS (
+	SELECT route, 1, size, -1, -size, 0, 0::bigint FROM again WHERE state = 1
+	UNION ALL SELECT route, 1, size, 0, 0, -1, -size FROM again WHERE state = 2
+), tally AS (` + tallySQL + `
+	SELECT $3::uuid, $4::integer, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), 0
+	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
+)
+SELECT route FROM again`
+
+// replay makes messages in some states pending with a fresh schedule, and returns how many.
+func (s *Store) replay(ctx context.Context, ids [][16]byte, states []int16) (n int, err error) {
+	touched := make(map[int32]bool)
+	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+		n = 0
+		var lanes lockedLanes
+		if _, err := tx.Exec(ctx, s.sql(makeLanesSQL), ids); err != nil {
+			return err
+		}
+		if err := lanes.lock(ctx, s, tx, ids); err != nil {
+			return err
+		}
+		free := slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return lanes.heads[id] })
+		if len(free) < len(ids) && len(ids) == 1 {
+			return spool.ErrInFlight
+		}
+		rows, err := tx.Query(ctx, s.sql(replaySQL), free, states, s.id, operatorSlot)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var route int32
+			if err := rows.Scan(&route); err != nil {
+				return err
+			}
+			touched[route] = true
+			n++
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return lanes.refresh(ctx, s, tx)
+	})
+	if err == nil {
+		s.changedNumbers(ctx, touched)
+	}
+	return n, err
+}
+
+// changedNumbers tells everyone that messages of routes may be leasable.
+func (s *Store) changedNumbers(ctx context.Context, touched map[int32]bool) {
+	for number := range touched {
+		if route, err := s.routes.name(ctx, number); err == nil {
+			s.changed(route)
+			s.hints.give(route)
+		}
+	}
+}
+
+// Replay implements spool.Store.
+func (s *Store) Replay(ctx context.Context, id spool.ID) error {
+	m, err := s.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	n, err := s.replay(ctx, [][16]byte{id}, []int16{statePending, stateDead, stateDelivered})
+	if err != nil || n == 1 {
+		return err
+	}
+	if m, err = s.Get(ctx, id); err == nil && m.State == spool.Pending {
+		return spool.ErrInFlight // to be forgotten when its delivery ends
+	}
+	return cmp.Or(err, spool.ErrNotFound)
+}
+
+// maxReplayed is how many messages one transaction replays.
+const maxReplayed = 200
+
+// ReplayAll implements spool.Store.
+func (s *Store) ReplayAll(ctx context.Context, filter spool.Filter) (replayed int, last spool.ID, done bool, err error) {
+	if err := s.enter(ctx); err != nil {
+		return 0, spool.ID{}, false, err
+	}
+	last = filter.After
+	if filter.State == spool.Pending {
+		return 0, last, true, nil
+	}
+	if filter.State == "" && filter.EndedFor == 0 {
+		filter.EndedFor = time.Nanosecond // selects those that have ended
+	}
+	filter.Newest = false
+	limit := cmp.Or(filter.Limit, spool.DefaultListLimit)
+	for replayed < limit {
+		filter.Limit = min(maxReplayed, limit-replayed)
+		found, err := s.find(ctx, filter, false)
+		if err != nil {
+			return replayed, last, false, err
+		}
+		if len(found) > 0 {
+			ids := make([][16]byte, len(found))
+			for i, r := range found {
+				ids[i] = r.id
+			}
+			n, err := s.replay(ctx, ids, []int16{stateDead, stateDelivered})
+			if err != nil && !errors.Is(err, spool.ErrInFlight) {
+				return replayed, last, false, err
+			}
+			replayed += n
+			last = ids[len(ids)-1]
+			filter.After = last
+		}
+		if len(found) < filter.Limit {
+			return replayed, last, true, nil
+		}
+	}
+	return replayed, last, false, nil
+}
+
+const (
+	doomSQL = `UPDATE @schema@.messages SET state = 3 WHERE id = $1 AND state = 0`
+	dropSQL = `
+WITH gone AS (
+	DELETE FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state <> 3 RETURNING ` + messageColumns + `, m.route, m.cost, m.pieces
+), cut AS (
+	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
+), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes, cost) AS (
+	SELECT route, -1, -size, 0, 0::bigint, 0, 0::bigint, -cost FROM gone WHERE state = 0
+	UNION ALL SELECT route, 0, 0, -1, -size, 0, 0, -cost FROM gone WHERE state = 1
+	UNION ALL SELECT route, 0, 0, 0, 0, -1, -size, -cost FROM gone WHERE state = 2
+), tally AS (` + tallySQL + `
+	SELECT $2::uuid, $3::integer, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
+	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
+)
+SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key, destination, size, last_error, attempts, meta FROM gone ORDER BY id`
+)
+
+// drop forgets messages that are not leased, and returns them.
+func (s *Store) drop(ctx context.Context, ids [][16]byte, doom bool) (dropped []*spool.Message, err error) {
+	var gone []row
+	doomed := false
+	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+		gone, doomed = nil, false
+		var lanes lockedLanes
+		if err := lanes.lock(ctx, s, tx, ids); err != nil {
+			return err
+		}
+		free := slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return lanes.heads[id] })
+		if doom && len(free) < len(ids) {
+			doomed = true
+			_, err := tx.Exec(ctx, s.sql(doomSQL), ids[0])
+			return err
+		}
+		rows, err := tx.Query(ctx, s.sql(dropSQL), free, s.id, operatorSlot)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			r := row{}
+			if err := rows.Scan(r.targets()...); err != nil {
+				return err
+			}
+			gone = append(gone, r)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return lanes.refresh(ctx, s, tx)
+	})
+	if err == nil && doomed {
+		err = spool.ErrInFlight
+	}
+	if err != nil {
+		return nil, err
+	}
+	touched := make(map[int32]bool)
+	for _, r := range gone {
+		touched[r.route] = true
+	}
+	s.changedNumbers(ctx, touched)
+	return s.messages(ctx, gone)
+}
+
+// Drop implements spool.Store.
+func (s *Store) Drop(ctx context.Context, id spool.ID) (*spool.Message, error) {
+	m, err := s.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	dropped, err := s.drop(ctx, [][16]byte{id}, true)
+	switch {
+	case errors.Is(err, spool.ErrInFlight):
+		return m, err
+	case err != nil:
+		return nil, err
+	case len(dropped) == 1:
+		return dropped[0], nil
+	}
+	if m, err = s.Get(ctx, id); err == nil {
+		return m, spool.ErrInFlight // to be forgotten already
+	}
+	return nil, err
+}
+
+// DropAll implements spool.Store.
+func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Message, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	filter.Newest = false
+	if filter.EndedFor > 0 {
+		filter.After = spool.ID{}
+	}
+	found, err := s.find(ctx, filter, true)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	ids := make([][16]byte, len(found))
+	for i, r := range found {
+		ids[i] = r.id
+	}
+	return s.drop(ctx, ids, false)
+}
+
+const (
+	oldLanesSQL = `
+SELECT x.route, x.key, x.claim FROM @schema@.lanes x
+WHERE (x.route, x.scheduled) >= ($1::integer, '-infinity'::timestamptz) AND (x.route, x.scheduled) <= ($1::integer, now() - $2::interval)
+	AND x.due <= now() AND EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)
+ORDER BY x.route, x.scheduled LIMIT $3::bigint FOR UPDATE OF x SKIP LOCKED`
+	expireSQL = `
+WITH l AS MATERIALIZED (
+	SELECT * FROM unnest($1::integer[], $2::bigint[]) AS l (route, key)
+), h AS MATERIALIZED (
+	SELECT m.id FROM l CROSS JOIN LATERAL (SELECT m.id, m.scheduled_from, m.next_at` + headSQL + `) m
+	WHERE m.scheduled_from <= now() - $3::interval AND (m.next_at IS NULL OR m.next_at <= now())
+), dead AS (
+	UPDATE @schema@.messages m SET state = 1, ended_at = now(), next_at = NULL, last_error = CASE m.last_error WHEN '' THEN $4 ELSE m.last_error END
+	FROM h WHERE m.id = h.id AND m.state = 0 RETURNING ` + messageColumns + `, m.route
+), tally AS (` + tallySQL + `
+	SELECT $5::uuid, $6::integer, route, -count(*), -sum(size), count(*), sum(size), 0, 0, 0 FROM dead GROUP BY route ORDER BY route` + tallyConflictSQL + `
+)
+SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key, destination, size, last_error, attempts, meta FROM dead ORDER BY id`
+)
+
+// Expire implements spool.Store.
+func (s *Store) Expire(ctx context.Context, route string, age time.Duration, lastError string, limit int) ([]*spool.Message, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	number, ok, err := s.routes.find(ctx, route)
+	if err != nil || !ok {
+		return nil, err
+	}
+	var dead []row
+	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+		dead = nil
+		lanes, err := s.oldLanes(ctx, tx, number, age, limit)
+		if err != nil || len(lanes.keys) == 0 {
+			return err
+		}
+		rows, err := tx.Query(ctx, s.sql(expireSQL), lanes.routes, lanes.keys, age, spool.ClipError(lastError), s.id, operatorSlot)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			r := row{}
+			if err := rows.Scan(r.targets()...); err != nil {
+				return err
+			}
+			dead = append(dead, r)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return lanes.refresh(ctx, s, tx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(dead) > 0 {
+		s.changed(route) // what waited behind them
+		s.hints.give(route)
+	}
+	return s.messages(ctx, dead)
+}
+
+func (s *Store) oldLanes(ctx context.Context, tx pgx.Tx, route int32, age time.Duration, limit int) (*lockedLanes, error) {
+	rows, err := tx.Query(ctx, s.sql(oldLanesSQL), route, age, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	lanes := &lockedLanes{}
+	for rows.Next() {
+		var at lane
+		var claim *[16]byte
+		if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
+			return nil, err
+		}
+		lanes.add(at.route, at.key, claim)
+	}
+	return lanes, rows.Err()
+}
+
+// Pause implements spool.Store.
+func (s *Store) Pause(ctx context.Context, route string, paused bool) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	number, err := s.routes.number(ctx, route)
+	if err != nil {
+		return err
+	}
+	err = s.transact(ctx, slow, step{sql: `UPDATE @schema@.routes SET paused = $2 WHERE id = $1`, args: []any{number, paused}})
+	if err == nil && !paused {
+		s.changed(route)
+		s.hints.give(route)
+	}
+	return err
+}

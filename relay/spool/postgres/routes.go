@@ -1,0 +1,102 @@
+// The numbers of routes.
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// routes knows the numbers of routes, which never change within a database.
+type routes struct {
+	s *Store
+
+	mu      sync.Mutex
+	numbers map[string]int32
+	names   map[int32]string
+}
+
+func newRoutes(s *Store) *routes {
+	r := &routes{s: s}
+	r.forget()
+	return r
+}
+
+// forget has all numbers asked for again.
+func (r *routes) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numbers, r.names = make(map[string]int32), make(map[int32]string)
+}
+
+// number returns the number of a route, which gets one if it has none.
+func (r *routes) number(ctx context.Context, name string) (int32, error) {
+	number, ok, err := r.find(ctx, name)
+	if ok || err != nil {
+		return number, err
+	}
+	err = r.s.transact(ctx, quick, step{sql: `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`, args: []any{clean(name)}})
+	if err != nil {
+		return 0, err
+	}
+	number, ok, err = r.find(ctx, name)
+	if err == nil && !ok {
+		err = errors.New("route " + name + " has no number")
+	}
+	return number, err
+}
+
+// find returns the number of a route, and whether it has one.
+func (r *routes) find(ctx context.Context, name string) (int32, bool, error) {
+	r.mu.Lock()
+	number, ok := r.numbers[name]
+	r.mu.Unlock()
+	if ok {
+		return number, true, nil
+	}
+	if err := r.load(ctx); err != nil {
+		return 0, false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if number, ok = r.numbers[clean(name)]; ok {
+		r.numbers[name], r.names[number] = number, name
+	}
+	return number, ok, nil
+}
+
+// name returns the name of a route.
+func (r *routes) name(ctx context.Context, number int32) (string, error) {
+	r.mu.Lock()
+	name, ok := r.names[number]
+	r.mu.Unlock()
+	if ok {
+		return name, nil
+	}
+	if err := r.load(ctx); err != nil {
+		return "", err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.names[number], nil
+}
+
+func (r *routes) load(ctx context.Context) error {
+	return r.s.query(ctx, quick, `SELECT id, name FROM @schema@.routes`, func(rows pgx.Rows) error {
+		var number int32
+		var name string
+		if err := rows.Scan(&number, &name); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.numbers[name] = number
+		if _, ok := r.names[number]; !ok {
+			r.names[number] = name
+		}
+		return nil
+	})
+}
