@@ -6,6 +6,7 @@ package spool
 import (
 	"bytes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -17,9 +18,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 
-	"filippo.io/age"
+	"github.com/tink-crypto/tink-go/v2/streamingaead/subtle"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -29,10 +29,10 @@ var ErrUndecryptable = errors.New("undecryptable")
 
 // Keys encrypt what is stored, and decrypt it. Nil encrypts nothing.
 //
-// A body is a file of the age format (https://age-encryption.org/v1) whose key is wrapped by one of
-// the keys; so it is authenticated piece by piece while it streams, and can be read from any place.
-// The header fields are sealed with XChaCha20-Poly1305, together with what must not be exchanged:
-// the method, the URI and the beginning of the body, which has the body's own key in it.
+// A body is encrypted with AES-256-GCM in the streaming form of Tink (AES-GCM-HKDF): by a key of its
+// own, and authenticated segment by segment while it streams. The header fields are sealed with
+// XChaCha20-Poly1305, together with what must not be exchanged: the method, the URI, and the
+// beginning of the body, from which the body's own key is derived.
 type Keys struct {
 	all []*key // the first encrypts
 }
@@ -41,7 +41,8 @@ type Keys struct {
 type key struct {
 	id    string // by which it is found; tells nothing of the key
 	aead  cipher.AEAD
-	blind [sha256.Size]byte // the key of fingerprints
+	body  *subtle.AESGCMHKDF
+	blind []byte // the key of fingerprints
 }
 
 const (
@@ -51,11 +52,14 @@ const (
 	// sealedField is the one field of a header that is sealed. No real field can have this name.
 	sealedField = ":sealed"
 
-	stanzaType = "deepgram-callback"
+	// keyIDSize is the size of the id of a key, headSize of what is before a body's first segment: its
+	// length, a salt and the beginning of nonces.
+	keyIDSize = 16
+	headSize  = 1 + KeySize + subtle.AESGCMHKDFNoncePrefixSizeInBytes
 
-	// pieceSize and pieceOverhead are those of age's payload.
-	pieceSize     = 64 << 10
-	pieceOverhead = chacha20poly1305.Overhead
+	// segmentSize is that of an encrypted segment, the first one with the head.
+	segmentSize = 4 << 10
+	tagSize     = subtle.AESGCMHKDFTagSizeInBytes
 )
 
 // NewKeys makes keys of their text form, base64 of 32 bytes. The first one encrypts, all decrypt. Its
@@ -90,16 +94,19 @@ func newKey(text string) (*key, error) {
 	case bytes.Count(raw, raw[:1]) == len(raw):
 		return nil, errors.New("all its bytes are the same (make one with `openssl rand -base64 32`)")
 	}
-	aead, err := chacha20poly1305.NewX(raw)
-	if err != nil {
+	subkey := func(use string) []byte {
+		k, err := hkdf.Key(sha256.New, raw, nil, "deepgram_callback "+use, KeySize)
+		if err != nil {
+			panic(err) // for what is too long alone, see its documentation
+		}
+		return k
+	}
+	k := &key{id: hex.EncodeToString(subkey("id")[:keyIDSize/2]), blind: subkey("fingerprint")}
+	if k.aead, err = chacha20poly1305.NewX(subkey("header")); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(append([]byte("deepgram_callback key id\x00"), raw...))
-	return &key{
-		id:    hex.EncodeToString(sum[:keyIDSize/2]),
-		aead:  aead,
-		blind: sha256.Sum256(append([]byte("deepgram_callback fingerprints\x00"), raw...)),
-	}, nil
+	k.body, err = subtle.NewAESGCMHKDF(subkey("body"), "SHA256", KeySize, segmentSize, 0)
+	return k, err
 }
 
 // blind hides a fingerprint, which would confirm to the store what somebody guesses of a body. It
@@ -108,7 +115,7 @@ func (k *Keys) blind(f Fingerprint) Fingerprint {
 	if k == nil {
 		return f
 	}
-	mac := hmac.New(sha256.New, k.all[len(k.all)-1].blind[:])
+	mac := hmac.New(sha256.New, k.all[len(k.all)-1].blind)
 	mac.Write(f[:])
 	return Fingerprint(mac.Sum(nil))
 }
@@ -126,7 +133,7 @@ func (k *Keys) find(id string) *key {
 
 // seal encrypts a short text, and authenticates what goes with it.
 func (k *key) seal(text, with []byte) []byte {
-	nonce := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(text)+pieceOverhead)
+	nonce := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(text)+chacha20poly1305.Overhead)
 	_, _ = rand.Read(nonce) // never fails, see its documentation
 	return k.aead.Seal(nonce, nonce, text, with)
 }
@@ -143,47 +150,14 @@ func (k *key) open(sealed, with []byte) ([]byte, error) {
 	return text, nil
 }
 
-// Wrap implements [age.Recipient].
-func (k *key) Wrap(fileKey []byte) ([]*age.Stanza, error) {
-	return []*age.Stanza{{Type: stanzaType, Args: []string{k.id}, Body: k.seal(fileKey, []byte(stanzaType))}}, nil
-}
-
-// Unwrap implements [age.Identity].
-func (k *Keys) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
-	for _, s := range stanzas {
-		if s.Type != stanzaType || len(s.Args) != 1 {
-			continue
-		}
-		if key := k.find(s.Args[0]); key != nil {
-			return key.open(s.Body, []byte(stanzaType))
-		}
-		return nil, missingKey(s.Args[0])
-	}
-	return nil, age.ErrIncorrectIdentity
-}
-
 func missingKey(id string) error {
 	return fmt.Errorf("%w: its key (id %.16q) is not among those of encrypt", ErrUndecryptable, id)
 }
 
-// headSize is how many bytes are before the payload of an encrypted body: always the same.
-var headSize = sync.OnceValue(func() int64 {
-	k, err := newKey(base64.StdEncoding.EncodeToString([]byte("only to see how long a head is..")))
-	if err != nil {
-		panic(err)
-	}
-	var head bytes.Buffer
-	if _, err := age.Encrypt(&head, k); err != nil {
-		panic(err)
-	}
-	return int64(head.Len())
-})
-
 // plainSize is the size of a body of which that of its encrypted form is known.
 func plainSize(encrypted int64) int64 {
-	payload := encrypted - headSize()
-	pieces := max((payload+pieceSize+pieceOverhead-1)/(pieceSize+pieceOverhead), 1)
-	return max(payload-pieces*pieceOverhead, 0)
+	segments := max((encrypted+segmentSize-1)/segmentSize, 1)
+	return max(encrypted-headSize-segments*tagSize, 0)
 }
 
 // sealer encrypts a body on its way into a store.
@@ -195,9 +169,9 @@ type sealer struct {
 }
 
 func (k *Keys) sealBody(w BodyWriter) (*sealer, error) {
-	s := &sealer{BodyWriter: w, key: k.all[0], head: make([]byte, 0, headSize())}
+	s := &sealer{BodyWriter: w, key: k.all[0], head: make([]byte, 0, headSize)}
 	var err error
-	s.payload, err = age.Encrypt(sealedPart{s}, s.key)
+	s.payload, err = s.key.body.NewEncryptingWriter(sealedPart{s}, nil)
 	return s, err
 }
 
@@ -235,90 +209,114 @@ func bindings(msg *Message, head []byte) []byte {
 	return digest.Sum(nil)
 }
 
-const keyIDSize = 16
-
 // isSealed reports whether a message was encrypted.
 func (m *Message) isSealed() bool { return len(m.Header[sealedField]) == 1 }
 
+// lock is what opens the body of a message. Nil: it is not encrypted.
+type lock struct {
+	key  *key
+	head []byte // how the body begins as it is stored
+}
+
 // unseal decrypts the header fields of a message, if they are encrypted, and gives it the size of its
-// plain body. head is the beginning of the body as it is stored.
-func (k *Keys) unseal(msg *Message) (head []byte, err error) {
+// plain body.
+func (k *Keys) unseal(msg *Message) (*lock, error) {
 	if !msg.isSealed() {
 		return nil, nil
 	}
 	value := msg.Header[sealedField][0]
 	msg.Header, msg.Size = nil, plainSize(msg.Size)
-	if len(value) < keyIDSize+int(headSize()) {
+	if len(value) < keyIDSize+headSize {
 		return nil, ErrUndecryptable
 	}
-	id, head, sealed := value[:keyIDSize], []byte(value[keyIDSize:keyIDSize+headSize()]), []byte(value[keyIDSize+headSize():])
+	id, head, sealed := value[:keyIDSize], []byte(value[keyIDSize:keyIDSize+headSize]), value[keyIDSize+headSize:]
 	key := k.find(id)
 	if key == nil {
 		return nil, missingKey(id)
 	}
-	fields, err := key.open(sealed, bindings(msg, head))
+	fields, err := key.open([]byte(sealed), bindings(msg, head))
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(fields, &msg.Header); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUndecryptable, err)
 	}
-	return head, nil
+	return &lock{key, head}, nil
 }
 
-// openBody returns the plain form of a body, and takes it over. Without a head it is plain already.
-func (k *Keys) openBody(head []byte, stored Body) (Body, error) {
-	if head == nil {
+// open returns the plain form of a body, and takes it over.
+func (l *lock) open(stored Body) (Body, error) {
+	if l == nil {
 		return stored, nil
 	}
-	at := &bodyAt{body: stored}
-	begin := make([]byte, len(head))
-	if _, err := at.ReadAt(begin, 0); err != nil || !bytes.Equal(begin, head) {
-		return nil, errors.Join(fmt.Errorf("%w: its body is another one", ErrUndecryptable), stored.Close())
-	}
-	plain, size, err := age.DecryptReaderAt(at, stored.Size(), k)
-	if err != nil {
+	body := &openedBody{lock: l, stored: stored, size: plainSize(stored.Size())}
+	if err := body.begin(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrUndecryptable, err), stored.Close())
 	}
-	return &openedBody{SectionReader: io.NewSectionReader(plain, 0, size), stored: stored}, nil
+	return body, nil
 }
 
 // openedBody is the plain form of a body that is stored encrypted.
 type openedBody struct {
-	*io.SectionReader
+	lock   *lock
 	stored Body
+	size   int64
+	plain  io.Reader
+	at     int64 // how far it was read
 }
+
+// errOtherBody: the body is not the one that the header was sealed with.
+var errOtherBody = errors.New("its body is another one")
+
+// begin reads from the beginning on.
+func (b *openedBody) begin() error {
+	if _, err := b.stored.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	head := make([]byte, headSize)
+	if _, err := io.ReadFull(b.stored, head); err != nil || !bytes.Equal(head, b.lock.head) {
+		return errOtherBody
+	}
+	var err error
+	b.plain, err = b.lock.key.body.NewDecryptingReader(io.MultiReader(bytes.NewReader(head), b.stored), nil)
+	b.at = 0
+	return err
+}
+
+// Size returns the size of the plain body.
+func (b *openedBody) Size() int64 { return b.size }
 
 // Read fails with [ErrDamaged] where the bytes are not those that were accepted.
 func (b *openedBody) Read(p []byte) (int, error) {
-	n, err := b.SectionReader.Read(p)
+	n, err := b.plain.Read(p)
+	b.at += int64(n)
 	if err != nil && err != io.EOF && !errors.Is(err, ErrDamaged) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return n, err
 }
 
-// Close closes what is stored.
-func (b *openedBody) Close() error { return b.stored.Close() }
-
-// bodyAt reads a body at any place. Its one user does not read at two at once.
-type bodyAt struct {
-	body Body
-	at   int64
-}
-
-func (b *bodyAt) ReadAt(p []byte, at int64) (n int, err error) {
-	if at != b.at {
-		if _, err := b.body.Seek(at, io.SeekStart); err != nil {
-			return 0, err
+// Seek goes to a place of the plain body; back from where it is by reading it from the beginning.
+func (b *openedBody) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += b.at
+	case io.SeekEnd:
+		offset += b.size
+	}
+	if offset < 0 {
+		return b.at, errors.New("seek before the beginning of a body")
+	}
+	if offset < b.at {
+		if err := b.begin(); err != nil {
+			return b.at, err
 		}
 	}
-	n, err = io.ReadFull(b.body, p)
-	b.at = at + int64(n)
-	if err == io.ErrUnexpectedEOF {
-		err = io.EOF
-	}
-	return n, err
+	_, err := io.CopyN(io.Discard, b, min(offset, b.size)-b.at)
+	return b.at, err
 }
+
+// Close closes what is stored.
+func (b *openedBody) Close() error { return b.stored.Close() }
 
 var _ Body = (*openedBody)(nil)

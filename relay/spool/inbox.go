@@ -406,7 +406,7 @@ func (in *Inbox) Body(ctx context.Context, id ID) (Body, error) {
 
 // openBody decrypts a message and opens its body.
 func (in *Inbox) openBody(ctx context.Context, keys *Keys, msg *Message) (Body, error) {
-	head, err := keys.unseal(msg)
+	lock, err := keys.unseal(msg)
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +414,7 @@ func (in *Inbox) openBody(ctx context.Context, keys *Keys, msg *Message) (Body, 
 	if err != nil {
 		return nil, err
 	}
-	return keys.openBody(head, stored)
+	return lock.open(stored)
 }
 
 // Replay makes a message due now, with a fresh schedule and the same id: a dead letter, one that was

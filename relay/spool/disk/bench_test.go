@@ -137,29 +137,43 @@ func BenchmarkAccept(b *testing.B) {
 // readBuffers are for reading bodies.
 var readBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
+// deliverAll reads a body as a service does, and takes it.
+func deliverAll(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
+	buffer := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(buffer)
+	for {
+		if _, err := body.Read(*buffer); err != nil {
+			return spool.Result{Status: http.StatusOK}
+		}
+	}
+}
+
+// benchKeys are keys by which a benchmark encrypts.
+func benchKeys(b *testing.B) *spool.Keys {
+	keys, err := spool.NewKeys("YW55IHRoaXJ0eS10d28gYnl0ZXMgYXMgYSBrZXkhIS4=")
+	require.NoError(b, err)
+	return keys
+}
+
 func BenchmarkAcceptAndDeliver(b *testing.B) {
-	for _, size := range []int{1 << 10, 16 << 10} {
-		b.Run(fmt.Sprintf("%dK/%d writers", size>>10, benchWriters), func(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		size   int
+		config spool.RouteConfig
+	}{
+		{"1K", 1 << 10, spool.RouteConfig{}},
+		{"16K", 16 << 10, spool.RouteConfig{}},
+		{"16K/keep", 16 << 10, spool.RouteConfig{Keep: 24 * time.Hour}},
+		{"16K/encrypt", 16 << 10, spool.RouteConfig{Encrypt: benchKeys(b)}},
+	} {
+		b.Run(fmt.Sprintf("%s/%d writers", c.name, benchWriters), func(b *testing.B) {
 			in, err := openInbox(b.TempDir(), inboxOptions{})
 			require.NoError(b, err)
-			storetest.SetRoute(
-				in,
-				"r",
-				spool.RouteConfig{
-					Deliver: func(_ context.Context, _ *spool.Message, body spool.Body) spool.Result {
-						buffer := readBuffers.Get().(*[]byte)
-						defer readBuffers.Put(buffer)
-						for {
-							if _, err := body.Read(*buffer); err != nil {
-								return spool.Result{Status: http.StatusOK}
-							}
-						}
-					},
-				},
-			)
+			c.config.Deliver = deliverAll
+			storetest.SetRoute(in, "r", c.config)
 			b.ResetTimer()
 			began := cpuTime(b)
-			acceptMany(b, in, 0, uint64(b.N), size)
+			acceptMany(b, in, 0, uint64(b.N), c.size)
 			for stats(b, in).Pending > 0 {
 				require.NoError(b, in.Store().Flush(context.Background()))
 				runtime.Gosched()
@@ -167,6 +181,29 @@ func BenchmarkAcceptAndDeliver(b *testing.B) {
 			b.StopTimer()
 			reportCPU(b, began)
 			require.NoError(b, in.Close(context.Background()))
+		})
+	}
+}
+
+func BenchmarkAcceptEncrypted(b *testing.B) {
+	for name, keys := range map[string]*spool.Keys{"plain": nil, "encrypted": benchKeys(b)} {
+		b.Run(name, func(b *testing.B) {
+			in, err := openInbox(b.TempDir(), inboxOptions{})
+			require.NoError(b, err)
+			never := func(ctx context.Context, _ *spool.Message, _ spool.Body) spool.Result {
+				<-ctx.Done()
+				return spool.Result{Err: ctx.Err()}
+			}
+			release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: never, Encrypt: keys})
+			b.ResetTimer()
+			began := cpuTime(b)
+			acceptMany(b, in, 0, uint64(b.N), 16<<10)
+			b.StopTimer()
+			reportCPU(b, began)
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			release(ctx)
+			require.NoError(b, in.Close(ctx))
 		})
 	}
 }
