@@ -30,6 +30,7 @@ import (
 	_ "github.com/caddy-deepgram/deepgram-callback/cmd/caddy/demo"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
+	_ "github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres"
 	_ "github.com/caddy-deepgram/deepgram-callback/simulator"
 )
 
@@ -332,8 +333,9 @@ func TestTheTablesHaveTheDefaultsOfStreams(t *testing.T) {
 
 func TestXcaddyMdListsTheModules(t *testing.T) {
 	modules := slices.DeleteFunc(caddy.Modules(), func(id string) bool {
-		// The simulator is imported by this test, and not by the gateway.
-		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator")
+		// These are imported by this test, and not by the gateway.
+		return !strings.Contains(id, "deepgram") || strings.HasSuffix(id, "_simulator") ||
+			id == "deepgram_callback.stores.postgres"
 	})
 	require.Contains(t, slices.Collect(maps.Values(fences(documents(t)["xcaddy.md"], "text"))),
 		strings.Join(modules, "\n")+"\n")

@@ -88,6 +88,15 @@ func (p *Process) hooks(identity string) spool.Hooks {
 			p.logger().Info("callbacks of a route that is not configured any more "+
 				"go to the inbox's only one", append(fields, zap.String("to", to))...)
 		},
+		Elsewhere: func(route string, counts spool.RouteCounts) {
+			p.logger().Warn("the shared inbox has callbacks of a route that this gateway does not have; "+
+				"they wait for a gateway that has it. If none should have it any more, name a route so here, "+
+				"or drop them",
+				at,
+				zap.String("route", route),
+				zap.Int64("pending", counts.Pending),
+				zap.Int64("dead", counts.Dead))
+		},
 		Problem: func(err error) { p.logger().Error("inbox", at, zap.Error(err)) },
 	}
 }

@@ -150,6 +150,9 @@ func (l levels) Collect(metrics chan<- prometheus.Metric) {
 	for path, inbox := range l.process.Inboxes() {
 		stats, err := inboxStats(inbox)
 		if err != nil {
+			if stats.Refusing != "" {
+				gauge(spoolRefusing, 1, path)
+			}
 			continue // the inbox says so itself, and what is not known is not to look like zero
 		}
 		gauge(spoolDiskBytes, float64(stats.DiskBytes), path)

@@ -136,8 +136,12 @@ func (p *Process) closeInboxes() error {
 			errs = append(errs, fmt.Errorf("spool %s: %w", identity, err))
 		}
 		if waiting > 0 && !caddy.Exiting() {
+			until := "until one does"
+			if _, shared := inbox.Store().(spool.Shared); shared {
+				until = "for another gateway, or until one does"
+			}
 			p.logger().Warn("closed an inbox that no configuration names any more; "+
-				"its callbacks wait on disk until one does",
+				"its callbacks wait in it "+until,
 				zap.String("path", identity), zap.Int64("pending", waiting))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
+	_ "github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres"
 )
 
 const goldens = "../testdata/adapt"

@@ -19,7 +19,8 @@ type Config struct {
 
 	// Routes says how messages are delivered, by the names of their routes. Where it has
 	// one route alone, that one also takes over what is left of routes that no
-	// configuration has any more: their service was moved.
+	// configuration has any more: their service was moved. Not from a shared store, as
+	// another gateway may have such a route.
 	Routes map[string]RouteConfig
 }
 
@@ -217,8 +218,9 @@ func (in *Inbox) findOthers() {
 
 // takeOver gives messages of routes that no configuration has to the only route of the
 // one in charge. Where that one has several nobody can tell where they belong, and
-// they wait.
+// they wait. So they do in a shared store, as another gateway may deliver them.
 func (in *Inbox) takeOver(counts Counts) {
+	_, shared := in.store.(Shared)
 	others := make(map[string]RouteCounts)
 	to := ""
 	in.handOver(func() {
@@ -231,17 +233,30 @@ func (in *Inbox) takeOver(counts Counts) {
 				continue
 			}
 			others[name] = c
-			if newest.only != nil {
+			if newest.only != nil && !shared {
 				newest.routes[name], to = newest.only, newest.onlyName
 			} else {
 				newest.reported[name] = true
 			}
 		}
 	})
-	if in.hooks.Unconfigured == nil {
+	tell := in.hooks.Unconfigured
+	if shared && in.hooks.Elsewhere != nil {
+		tell = func(route string, c RouteCounts, _ string) { in.hooks.Elsewhere(route, c) }
+	}
+	if tell == nil {
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(others)) {
-		in.hooks.Unconfigured(name, others[name], to)
+		tell(name, others[name], to)
 	}
+}
+
+// reported says whether all that is to be done about messages of a route which no
+// configuration has is done.
+func (in *Inbox) reported(name string) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	newest := in.newest()
+	return newest != nil && newest.reported[name]
 }

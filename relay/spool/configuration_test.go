@@ -22,6 +22,7 @@ type watchedStore struct {
 	mu       sync.Mutex
 	limits   []spool.Limits
 	countErr error
+	counted  int
 }
 
 func (s *watchedStore) SetLimits(limits spool.Limits) {
@@ -33,6 +34,7 @@ func (s *watchedStore) SetLimits(limits spool.Limits) {
 func (s *watchedStore) Counts(ctx context.Context) (spool.Counts, error) {
 	s.mu.Lock()
 	err := s.countErr
+	s.counted++
 	s.mu.Unlock()
 	if err != nil {
 		return spool.Counts{}, err
@@ -44,6 +46,13 @@ func (s *watchedStore) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.countErr = err
+}
+
+// counts returns how often it was asked to count.
+func (s *watchedStore) counts() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counted
 }
 
 // last returns the limits that hold, and how often limits were set.
@@ -189,6 +198,48 @@ func TestTheOnlyRouteTakesOverWhatNoConfigurationHas(t *testing.T) {
 		wait(time.Second)
 		require.Equal(t, []string{"waits"}, named.order)
 		releaseTwo(t.Context())
+	})
+}
+
+// sharedStore is one that other gateways use, too.
+type sharedStore struct{ *watchedStore }
+
+func (sharedStore) Gateways(context.Context) ([]spool.Gateway, error) { return nil, nil }
+
+// What no configuration of this process has may be what another gateway delivers.
+func TestNothingIsTakenOverFromASharedStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &watchedStore{Store: memory.NewPlace().Open()}
+		in := spool.New(sharedStore{store}, spool.Hooks{
+			Unconfigured: func(string, spool.RouteCounts, string) { t.Error("it is not that of this gateway") },
+		})
+		elsewhere := make(map[string]int64)
+		in.TestHooks().Elsewhere = func(route string, c spool.RouteCounts) {
+			require.NotContains(t, elsewhere, route, "once for each configuration")
+			elsewhere[route] = c.Pending
+		}
+		toRoute(t, in, "theirs", "1")
+		log := newAttemptLog(ok)
+		release := in.Configure(spool.Config{Routes: routes(map[string]*attemptLog{"ours": log})})
+		wait(time.Second)
+		require.Equal(t, map[string]int64{"theirs": 1}, elsewhere)
+		counted := store.counts()
+		for range 50 { // as other gateways say, again and again
+			toRoute(t, in, "theirs", "more")
+			wait(time.Second)
+		}
+		require.Empty(t, log.order)
+		require.False(t, stats(t, in).Routes["theirs"].Configured)
+		require.Equal(t, counted+1, store.counts(), "nothing is counted for what is known, but in this test")
+
+		// Somebody says that it is to be delivered here.
+		named := newAttemptLog(ok)
+		in.Configure(spool.Config{Routes: routes(map[string]*attemptLog{"ours": log, "theirs": named})})
+		wait(time.Second)
+		require.Len(t, named.order, 51)
+		require.Empty(t, log.order)
+		release(t.Context())
+		require.NoError(t, in.Close(t.Context()))
 	})
 }
 

@@ -29,7 +29,7 @@ const (
 // from many goroutines, must not block, and must not change the messages they
 // are given.
 type Hooks struct {
-	// Accepted: a new message is on disk.
+	// Accepted: a new message is safe.
 	Accepted func(route string, size int64)
 
 	// Duplicate: a message was there already.
@@ -59,6 +59,10 @@ type Hooks struct {
 	// Unconfigured: there are messages of a route that no configuration has. They go to the route
 	// named by to; where it is empty they wait.
 	Unconfigured func(route string, counts RouteCounts, to string)
+
+	// Elsewhere is called in place of Unconfigured where the store is [Shared]: the route may be one
+	// that another gateway delivers, so its messages wait.
+	Elsewhere func(route string, counts RouteCounts)
 
 	// Problem: something failed in the background that an operator should know of.
 	Problem func(err error)
@@ -135,7 +139,9 @@ func (in *Inbox) wake(name string) {
 	r := in.routes[name]
 	in.mu.Unlock()
 	if r == nil || !r.configured() {
-		in.lookForOthers()
+		if !in.reported(name) {
+			in.lookForOthers()
+		}
 		return
 	}
 	r.signal()
@@ -144,8 +150,8 @@ func (in *Inbox) wake(name string) {
 // copyBuffers are for reading bodies.
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-// Accept takes a message in. When it returns without an error the message is on
-// disk, and will be delivered; or it was so before, and the receipt says duplicate. A
+// Accept takes a message in. When it returns without an error the message is
+// safe, and will be delivered; or it was so before, and the receipt says duplicate. A
 // *RefusedError says that it cannot be kept at present. An error of reading
 // the body is returned wrapped. Once the body was read, the end of ctx changes nothing any more.
 //
@@ -313,11 +319,12 @@ type RouteStats struct {
 	LastError string    `json:"last_error,omitempty"`
 }
 
-// Stats returns what there is, without looking at every message.
+// Stats returns what there is, without looking at every message. With an error it says at most why
+// messages are refused: the store may be away.
 func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 	counts, err := in.store.Counts(ctx)
 	if err != nil {
-		return Stats{}, err
+		return Stats{Refusing: counts.Refusing, RefusingSince: counts.RefusingSince}, err
 	}
 	stats := Stats{
 		DiskBytes:     counts.Bytes,

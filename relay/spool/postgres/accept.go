@@ -284,7 +284,7 @@ func (a *acceptor) insert(ctx context.Context, slot int, group []*entry) (map[in
 		return nil, err
 	}
 	accepted := make(map[int64]spool.ID, len(group))
-	err = a.s.insertOnly(ctx, quick, step{insertSQL, args, func(rows pgx.Rows) error {
+	err = a.s.insertOnly(ctx, quick, func() { clear(accepted) }, step{insertSQL, args, func(rows pgx.Rows) error {
 		var id [16]byte
 		if err := rows.Scan(&id); err != nil {
 			return err

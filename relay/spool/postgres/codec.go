@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
@@ -20,6 +21,9 @@ import (
 const metaVersion = 1
 
 var errMeta = errors.New("unreadable record")
+
+// errHistory stands for attempts that cannot be read: a message is delivered without them.
+const errHistory = "the record of earlier attempts cannot be read"
 
 func encodeMeta(m *spool.Message) []byte {
 	b := make([]byte, 0, 256+len(m.URI))
@@ -136,4 +140,13 @@ func encodeAttempts(attempts []spool.Attempt) (*string, error) {
 	b, err := json.Marshal(plain)
 	text := string(b)
 	return &text, err
+}
+
+// decodeAttempts reads attempts. Of those that cannot be read it says so, as of one at that time.
+func decodeAttempts(text string, at time.Time) []spool.Attempt {
+	var attempts []spool.Attempt
+	if err := json.Unmarshal([]byte(text), &attempts); err != nil {
+		return []spool.Attempt{{At: at, Error: errHistory}}
+	}
+	return attempts[max(0, len(attempts)-spool.MaxAttempts):]
 }

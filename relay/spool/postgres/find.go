@@ -39,7 +39,7 @@ func (s *Store) message(ctx context.Context, r *row) (*spool.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.message(route)
+	return r.show(route), nil
 }
 
 func (s *Store) messages(ctx context.Context, found []row) ([]*spool.Message, error) {
@@ -205,7 +205,7 @@ func (s *Store) find(ctx context.Context, f spool.Filter, free bool) ([]row, err
 	}
 	sql := `SELECT ` + messageColumns + replaceLimit(q.from, " ORDER BY "+order+" LIMIT "+limit) + outer
 	var found []row
-	err = s.transact(ctx, slow, step{sql, q.args, func(rows pgx.Rows) error {
+	err = s.transactAnew(ctx, slow, func() { found = nil }, step{sql, q.args, func(rows pgx.Rows) error {
 		r := row{}
 		err := rows.Scan(r.targets()...)
 		found = append(found, r)

@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -168,7 +169,7 @@ func (l *leases) renew(ctx context.Context) {
 	}
 	began := time.Now()
 	renewed := make(map[lane][16]byte, len(asked))
-	err := l.s.transact(ctx, min(quick, l.s.options.Lease/3), step{renewSQL, []any{routes, keys, claims, l.s.options.Lease}, func(rows pgx.Rows) error {
+	err := l.s.transactAnew(ctx, min(quick, l.s.options.Lease/3), func() { clear(renewed) }, step{renewSQL, []any{routes, keys, claims, l.s.options.Lease}, func(rows pgx.Rows) error {
 		var at lane
 		var claim [16]byte
 		if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
@@ -228,6 +229,7 @@ func (s *Store) refuseLeases(asked *leaseRequest) {
 // Settle implements spool.Store.
 func (s *Store) Settle(lease *spool.Lease, settlement spool.Settlement) {
 	if h, ok := lease.Token.(*held); ok && s.leases.end(h) {
+		settlement.Attempt.Gateway = cmp.Or(settlement.Attempt.Gateway, s.options.Name)
 		s.courier.settle(h, settlement)
 	}
 }

@@ -5,6 +5,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -23,8 +24,15 @@ type load struct {
 	began    time.Time
 
 	leased [][]*held
+	broken []broken
 	next   []time.Duration
 	at     time.Time
+}
+
+// broken is what was leased and has a record that cannot be read.
+type broken struct {
+	*held
+	cause error
 }
 
 // send sends it all in one transaction.
@@ -40,11 +48,18 @@ func (l *load) send(ctx context.Context) error {
 		}
 		steps = append(steps, more...)
 	}
-	l.leased, l.next = make([][]*held, len(l.asked)), make([]time.Duration, len(l.asked))
 	for i := range l.asked {
 		steps = append(steps, l.lease(i)...)
 	}
-	return l.s.transact(ctx, quick, steps...)
+	return l.s.transactAnew(ctx, quick, l.begin, steps...)
+}
+
+// begin forgets what was leased in a transaction that was rolled back.
+func (l *load) begin() {
+	l.leased, l.next, l.broken = make([][]*held, len(l.asked)), make([]time.Duration, len(l.asked)), nil
+	for i := range l.next {
+		l.next[i] = -1
+	}
 }
 
 // dismissSQL ends leases that nobody knows to have.
@@ -253,7 +268,6 @@ SELECT extract(epoch FROM min(d.due) - now())::float8 FROM unnest('{0,1,2,3}'::s
 // lease returns the statements for a request.
 func (l *load) lease(i int) []step {
 	r := l.asked[i]
-	l.next[i] = -1
 	class := int16(0)
 	if r.Tried {
 		class = 1
@@ -326,11 +340,11 @@ func (l *load) read(i int, rows pgx.Rows) error {
 		return err
 	}
 	msg, err := m.message(l.asked[i].Route)
+	h.id, h.message, h.crc = msg.ID, msg, uint32(crc)
 	if err != nil {
-		l.s.problem(err)
+		l.broken = append(l.broken, broken{h, err})
 		return nil
 	}
-	h.id, h.message, h.crc = msg.ID, msg, uint32(crc)
 	if pieces == nil && int64(len(content)) == msg.Size {
 		h.body = content
 		if content == nil {
@@ -354,6 +368,9 @@ func (l *load) deliver() {
 			l.s.changed(r.Route)
 		}
 	}
+	for _, b := range l.broken {
+		l.bury(b)
+	}
 	touched := make(map[string]bool)
 	for _, d := range l.done {
 		touched[d.message.Route] = true
@@ -364,6 +381,16 @@ func (l *load) deliver() {
 			l.s.hints.giveNow(route)
 		}
 	}
+}
+
+// bury makes a dead letter of what cannot be read, so that it does not stop others and an operator
+// finds it.
+func (l *load) bury(b broken) {
+	l.s.problem(fmt.Errorf("%w; it is a dead letter now", b.cause))
+	l.s.courier.settle(b.held, spool.Settlement{
+		Verdict: spool.Bury,
+		Attempt: spool.Attempt{At: l.at, Error: b.cause.Error()},
+	})
 }
 
 // fail tells those who wait.

@@ -3,7 +3,6 @@
 package postgres
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -48,11 +47,13 @@ func (r *row) targets() []any {
 	}
 }
 
-// message makes a message of it.
+// message makes a message of it. The error says that its record cannot be read; then the message has
+// what else the row says.
 func (r *row) message(route string) (*spool.Message, error) {
 	m := &spool.Message{
-		ID: r.id, State: spool.Pending, Route: route, Tries: int(r.tries), Replayed: r.replayed, ReceivedAt: receivedAt(r.id),
-		ScheduledFrom: r.scheduledFrom, OrderKey: uint64(r.orderKey), Destination: spool.Destination(r.destination), Size: r.size, LastError: r.lastError,
+		ID: r.id, State: spool.Pending, Route: route, Tries: int(r.tries), Replayed: r.replayed,
+		ReceivedAt: receivedAt(r.id), ScheduledFrom: r.scheduledFrom, OrderKey: uint64(r.orderKey),
+		Destination: spool.Destination(r.destination), Size: r.size, LastError: r.lastError,
 	}
 	if r.nextAt != nil {
 		m.NextAttemptAt = *r.nextAt
@@ -64,13 +65,21 @@ func (r *row) message(route string) (*spool.Message, error) {
 	case r.state == stateDelivered:
 		m.State, m.DeliveredAt = spool.Delivered, *r.endedAt
 	}
-	if err := decodeMeta(r.meta, m); err != nil {
-		return nil, fmt.Errorf("message %s: %w", m.ID, err)
-	}
 	if r.attempts != nil {
-		if err := json.Unmarshal([]byte(*r.attempts), &m.Attempts); err != nil {
-			return nil, fmt.Errorf("message %s: attempts: %w", m.ID, err)
-		}
+		m.Attempts = decodeAttempts(*r.attempts, m.ReceivedAt)
+	}
+	if err := decodeMeta(r.meta, m); err != nil {
+		m.Method, m.URI, m.RequestID, m.User, m.Header = "", "", "", "", nil
+		return m, fmt.Errorf("message %s: %w: %w", m.ID, spool.ErrDamaged, err)
 	}
 	return m, nil
+}
+
+// show is message for those who only look: of a record that cannot be read, it says so.
+func (r *row) show(route string) *spool.Message {
+	m, err := r.message(route)
+	if err != nil {
+		m.LastError = spool.ClipError(err.Error())
+	}
+	return m
 }

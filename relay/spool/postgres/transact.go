@@ -48,26 +48,40 @@ var errRolledBack = errors.New("the transaction was rolled back")
 // transact runs the steps in one transaction, in one round trip. When it fails, it may have been committed all the
 // same, unless isRolledBack says otherwise.
 func (s *Store) transact(ctx context.Context, limit time.Duration, steps ...step) error {
-	return s.transactWith(ctx, settings, limit, steps)
+	return s.transactAnew(ctx, limit, func() {}, steps...)
 }
 
-// insertOnly does that for steps that read no table.
-func (s *Store) insertOnly(ctx context.Context, limit time.Duration, steps ...step) error {
-	return s.transactWith(ctx, insertSettings, limit, steps)
+// transactAnew is transact for steps that collect what they read. begin is called before each attempt,
+// to forget what was read in one that was rolled back.
+func (s *Store) transactAnew(
+	ctx context.Context, limit time.Duration, begin func(), steps ...step,
+) error {
+	return s.transactWith(ctx, settings, limit, begin, steps)
 }
 
-func (s *Store) transactWith(ctx context.Context, settings string, limit time.Duration, steps []step) error {
+// insertOnly is transactAnew for steps that read no table.
+func (s *Store) insertOnly(
+	ctx context.Context, limit time.Duration, begin func(), steps ...step,
+) error {
+	return s.transactWith(ctx, insertSettings, limit, begin, steps)
+}
+
+func (s *Store) transactWith(
+	ctx context.Context, settings string, limit time.Duration, begin func(), steps []step,
+) error {
 	if err := s.health.ready(); err != nil {
 		return err
 	}
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit+answerTime)
 	defer cancel()
+	begin()
 	err := s.attemptTransaction(ctx, settings, limit, steps)
 	for range maxReruns {
 		if !isRolledBack(err) {
 			break
 		}
+		begin()
 		err = s.attemptTransaction(ctx, settings, limit, steps)
 	}
 	return s.observe(caller, err)

@@ -206,12 +206,31 @@ WITH old AS MATERIALIZED (
 ), tally AS (` + tallySQL + `
 	SELECT $1::uuid, $2::integer, route, 0, 0, 0, 0, -count(*), -sum(size), -sum(cost) FROM gone GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
-SELECT count(*) FROM gone`
+SELECT route, count(*) FROM gone GROUP BY route`
 
 // forgetKept forgets the oldest of the delivered messages, and returns how many.
-func (s *Store) forgetKept(ctx context.Context) (n int64, err error) {
-	err = s.transact(ctx, quick, step{forgetKeptSQL, []any{s.id, operatorSlot, 32}, func(rows pgx.Rows) error { return rows.Scan(&n) }})
-	return n, err
+func (s *Store) forgetKept(ctx context.Context) (total int, err error) {
+	gone := make(map[int32]int)
+	err = s.transactAnew(ctx, quick, func() { clear(gone) }, step{
+		forgetKeptSQL, []any{s.id, operatorSlot, 32}, func(rows pgx.Rows) error {
+			var route int32
+			var n int
+			err := rows.Scan(&route, &n)
+			gone[route] = n
+			return err
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	for number, n := range gone {
+		total += n
+		route, err := s.routes.name(ctx, number)
+		if err == nil && s.options.Events.Evicted != nil {
+			s.options.Events.Evicted(route, n)
+		}
+	}
+	return total, nil
 }
 
 const countsSQL = `
@@ -244,7 +263,8 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		counts.Refusing, counts.RefusingSince = spool.ReasonUnavailable, since
 		return counts, unavailable(cause)
 	}
-	err := s.transact(ctx, slow, step{sql: countsSQL, read: func(rows pgx.Rows) error {
+	begin := func() { clear(counts.Routes); counts.Bytes, counts.Fingerprints = 0, 0 }
+	err := s.transactAnew(ctx, slow, begin, step{sql: countsSQL, read: func(rows pgx.Rows) error {
 		var route int32
 		var name, oldest *string
 		var c spool.RouteCounts
