@@ -3,8 +3,10 @@
 // to see and to do is in the package operate.
 //
 //	api.go              the module: operate/api on Caddy's admin endpoint
-//	command.go          the commands, and those that list and show
-//	change.go           those that replay and drop
+//	command.go          the commands, and what all of them have
+//	spoolcommand.go     those that show what inboxes have
+//	change.go           those that replay and drop, pause and resume
+//	replay.go           a replay of many, and how far it is
 //	recover.go          the one that saves a damaged inbox
 //	streamscommand.go   those for streams
 //	refusalscommand.go  the one for refused callbacks

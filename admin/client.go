@@ -19,7 +19,7 @@ import (
 // 1 for anything that failed, 2 and 3 for how a server ended).
 const (
 	exitUnavailable = 4 // the API cannot be reached, or has no inbox open
-	exitNotFound    = 5 // no such message, stream or inbox
+	exitNotFound    = 5 // no such message, stream, route or inbox
 	exitInFlight    = 6 // the message is being delivered right now
 )
 

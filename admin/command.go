@@ -1,23 +1,18 @@
 package admin
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net/http"
 	"net/url"
-	"os"
-	"slices"
-	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
-	"github.com/caddy-deepgram/deepgram-callback/operate"
 )
 
 // Command is `caddy deepgram-callback`.
@@ -28,21 +23,23 @@ func Command() caddycmd.Command {
 		Short: "Shows and changes what a running deepgram_callback gateway keeps",
 		Long: `
 Shows the callbacks that a running gateway has in its inboxes, its live streams,
-and the callbacks that it refused; replays and drops callbacks, and ends streams.
+and the callbacks that it refused; replays and drops callbacks, pauses and resumes
+their delivery, and ends streams.
 
 The commands use the admin API of the running Caddy, except for 'spool recover',
 which saves what is whole of a damaged inbox and needs none. Its address is that of
 --address; otherwise that of the given --config; otherwise '` + caddy.DefaultAdminListen + `'.
 
 Of the query of a callback's URL only the names are shown, as its values may be
-credentials; headers are not shown at all. The body is given as it came.
+credentials, and so it is with the fields of its header that may have one in them.
+The body is given as it came.
 
 Exit codes:
 
 	0  done
 	1  failed, or used in a wrong way
 	4  the admin API cannot be reached, or no inbox is open
-	5  no such message, stream or inbox
+	5  no such message, stream, route or inbox
 	6  the message is being delivered right now, so it was left alone
 
 Where several ids are given all are tried, and the code is that of the first
@@ -62,58 +59,6 @@ one that failed.
 	}
 }
 
-func spoolCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "spool <command>",
-		Short: "Callbacks that are kept: what waits to be delivered, and the dead letters",
-	}
-	group(cmd)
-	cmd.PersistentFlags().String("path", "", "Directory of the inbox (default: all that are open)")
-
-	status := leaf("status", "Shows how much there is, and whether the services answer", "",
-		cobra.NoArgs, spoolStatus)
-	asJSON(status)
-
-	list := leaf("list", "Lists callbacks, the oldest first", "", cobra.NoArgs, spoolList)
-	list.Flags().String("state", "", "Only those that are 'pending' or 'dead'")
-	list.Flags().String("route", "", "Only those of this route")
-	list.Flags().String("user", "", "Only those that this user's credential brought in")
-	list.Flags().Int("limit", 0, "At most so many (default: all)")
-	asJSON(list)
-
-	show := leaf("show <id>", "Shows one callback", "", cobra.ExactArgs(1), spoolShow)
-	asJSON(show)
-
-	body := leaf("body <id>", "Writes the body of a callback", `
-Writes the body of a callback, byte for byte as it came, to the standard output
-or to a file. A file that is new can be read by its owner only.
-`, cobra.ExactArgs(1), spoolBody)
-	body.Flags().StringP("output", "o", "", "File to write to, in place of the standard output")
-
-	replay := leaf("replay <id>... | --all", "Has callbacks delivered again, now", `
-Makes callbacks due now, with a fresh schedule: dead letters become pending
-again, and those that wait for their next attempt wait no more. Their ids stay
-the same, so a service that knows a webhook-id recognises them.
-`, cobra.ArbitraryArgs, spoolReplay)
-	replay.Flags().Bool("all", false, "All dead letters")
-	replay.Flags().String("route", "", "With --all, only those of this route")
-	asJSON(replay)
-
-	drop := leaf("drop <id>... | --all | --user <name>", "Forgets callbacks for good", `
-Forgets callbacks, whatever their state. There is no way back, and the vendor
-keeps no transcripts: save the body first if it may be needed. One that is being
-delivered is forgotten when that has ended.
-`, cobra.ArbitraryArgs, spoolDrop)
-	drop.Flags().Bool("all", false, "All dead letters; pending callbacks stay")
-	drop.Flags().String("user", "",
-		"Whatever this user's credential brought in: for one that has leaked")
-	drop.Flags().String("route", "", "With --all or --user, only those of this route")
-	asJSON(drop)
-
-	cmd.AddCommand(status, list, show, body, replay, drop, recoverCommand())
-	return cmd
-}
-
 // group makes cmd one that only has others below it. By itself it helps; a
 // misspelt one is an error, which cobra would let pass.
 func group(cmd *cobra.Command) {
@@ -123,6 +68,7 @@ func group(cmd *cobra.Command) {
 
 // An invocation is what a command needs when it runs.
 type invocation struct {
+	ctx context.Context
 	client
 	caddycmd.Flags
 	out, notes io.Writer // the result, and what is said beside it
@@ -133,29 +79,41 @@ func leaf(
 	use, short, long string, args cobra.PositionalArgs, run func(*invocation) error,
 ) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: args}
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-		address, err := caddycmd.DetermineAdminAPIAddress(
-			flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
-		if err != nil {
-			return caddy.ExitCodeFailedStartup, fmt.Errorf("determining the admin API's address: %w", err)
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
+		in, err := invoked(cmd)
+		if err == nil {
+			err = run(in)
 		}
-		err = run(&invocation{client{address}, flags, cmd.OutOrStdout(), cmd.ErrOrStderr()})
 		return exitCode(err), err
 	})
 	return cmd
+}
+
+// invoked is the invocation of a command by its flags.
+func invoked(cmd *cobra.Command) (*invocation, error) {
+	flags := caddycmd.Flags{FlagSet: cmd.Flags()}
+	address, err := caddycmd.DetermineAdminAPIAddress(
+		flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	if err != nil {
+		return nil, fmt.Errorf("determining the admin API's address: %w", err)
+	}
+	return &invocation{
+		ctx: cmd.Context(), client: client{address}, Flags: flags,
+		out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(),
+	}, nil
 }
 
 func asJSON(cmd *cobra.Command) {
 	cmd.Flags().Bool("json", false, "Prints JSON, for programs")
 }
 
-// query makes a query of the flags that are set, and of what else is given in
-// pairs.
+// query makes a query of the flags that are set, whose parameters have an underscore for a
+// hyphen, and of what else is given in pairs.
 func (in *invocation) query(flags []string, more ...string) string {
 	query := url.Values{}
 	for _, name := range flags {
 		if in.Changed(name) {
-			query.Set(name, in.String(name))
+			query.Set(strings.ReplaceAll(name, "-", "_"), in.String(name))
 		}
 	}
 	for i := 0; i < len(more); i += 2 {
@@ -192,156 +150,4 @@ func resource(path, id string) (string, error) {
 func (in *invocation) printJSON(answer []byte) error {
 	_, err := in.out.Write(printable.JSON(answer))
 	return err
-}
-
-func spoolStatus(in *invocation) error {
-	uri := "/spool" + in.query([]string{"path"})
-	if in.Bool("json") {
-		answer, err := in.fetch(http.MethodGet, uri)
-		if err != nil {
-			return err
-		}
-		return in.printJSON(answer)
-	}
-	var all operate.Status
-	if err := in.decode(http.MethodGet, uri, &all); err != nil {
-		return err
-	}
-	for i, path := range sortedKeys(all.Inboxes) {
-		if i > 0 {
-			_, _ = fmt.Fprintln(in.out)
-		}
-		if err := inboxStatus(in.out, path, all.Inboxes[path]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-func spoolList(in *invocation) error {
-	if in.Int("limit") < 0 {
-		return fmt.Errorf("--limit %d is less than nothing", in.Int("limit"))
-	}
-	if in.Bool("json") {
-		return listJSON(in)
-	}
-	t := newTable(in.out)
-	messageHeader(t)
-	return eachPage(in, func(page []json.RawMessage) error {
-		for _, raw := range page {
-			var m operate.Message
-			if err := json.Unmarshal(raw, &m); err != nil {
-				return fmt.Errorf("reading the answer: %w", err)
-			}
-			messageRow(t, m)
-		}
-		return t.flush()
-	})
-}
-
-// listJSON prints an array with a message in every line.
-func listJSON(in *invocation) error {
-	separator := "[\n"
-	err := eachPage(in, func(page []json.RawMessage) error {
-		for _, raw := range page {
-			if _, err := fmt.Fprintf(in.out, "%s%s", separator, printable.JSON(raw)); err != nil {
-				return err
-			}
-			separator = ",\n"
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	end := "\n]\n"
-	if separator == "[\n" {
-		end = "[]\n"
-	}
-	_, err = io.WriteString(in.out, end)
-	return err
-}
-
-// eachPage goes through the messages that the flags select, and calls print at
-// least once.
-func eachPage(in *invocation, print func([]json.RawMessage) error) error {
-	left := in.Int("limit")
-	unlimited := left == 0
-	var after string
-	for {
-		limit := operate.MaxPage
-		if !unlimited {
-			limit = min(left, operate.MaxPage)
-		}
-		more := []string{"limit", strconv.Itoa(limit)}
-		if after != "" {
-			more = append(more, "after", after)
-		}
-		var page []json.RawMessage
-		uri := "/spool/messages" + in.query([]string{"path", "state", "route", "user"}, more...)
-		if err := in.decode(http.MethodGet, uri, &page); err != nil {
-			return err
-		}
-		if err := print(page); err != nil {
-			return err
-		}
-		left -= len(page)
-		// A page with room left is not the last one for sure: what the
-		// inbox cannot read is left out.
-		if len(page) == 0 || !unlimited && left <= 0 {
-			return nil
-		}
-		var last struct{ ID string }
-		if err := json.Unmarshal(page[len(page)-1], &last); err != nil {
-			return fmt.Errorf("reading the answer: %w", err)
-		}
-		after = last.ID
-	}
-}
-
-func spoolShow(in *invocation) error {
-	uri, err := in.messageURI(in.Arg(0), "")
-	if err != nil {
-		return err
-	}
-	answer, err := in.fetch(http.MethodGet, uri)
-	if err != nil {
-		return err
-	}
-	if in.Bool("json") {
-		return in.printJSON(answer)
-	}
-	var m operate.Message
-	if err := json.Unmarshal(answer, &m); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	return messageDetails(in.out, m)
-}
-
-func spoolBody(in *invocation) (err error) {
-	uri, err := in.messageURI(in.Arg(0), "/body")
-	if err != nil {
-		return err
-	}
-	response, err := in.do(http.MethodGet, uri)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-
-	out, name := in.out, in.String("output")
-	if name != "" {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
-	}
-	if n, err := io.Copy(out, response.Body); err != nil {
-		return fmt.Errorf("only %d of %d bytes: %w", n, response.ContentLength, err)
-	}
-	return nil
 }

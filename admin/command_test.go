@@ -35,8 +35,8 @@ func TestListIsATableForPeople(t *testing.T) {
 
 	lines := strings.Split(strings.TrimSuffix(g.ok("spool", "list"), "\n"), "\n")
 	require.Len(t, lines, 3)
-	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT", "ROUTE",
-		"CALLBACK", "USER", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
+	require.Equal(t, []string{"ID", "STATE", "RECEIVED", "DELIVERED", "SIZE", "ATTEMPTS", "NEXT",
+		"ROUTE", "CALLBACK", "USER", "REQUEST", "ID", "LAST", "ERROR"}, strings.Fields(lines[0]))
 	require.Contains(t, lines[1], dead.String()+"  dead ")
 	require.Contains(t, lines[2], id.String()+"  pending  now ")
 	for _, part := range []string{" 33 B ", " hooks ", " POST /refused?… ", " r-1 ",
@@ -171,8 +171,8 @@ func TestStatusShowsRoutesAndTheirServices(t *testing.T) {
 	require.Regexp(t, `(?m)^inbox: +\Q`+second+`\E$`, out)
 	require.Regexp(t, `(?m)^on disk: +\S+ \S+ of 1\.0 GiB$`, out)
 	require.Regexp(t, `(?m)^accepts: +yes$`, out)
-	require.Regexp(t, `(?m)^hooks +0 +0 B +0 +- +1 +\d+ B +up$`, out)
-	require.Regexp(t, `(?m)^lost +1 +\d+ B +0 +now +0 +0 B +not configured$`, out)
+	require.Regexp(t, `(?m)^hooks +0 +0 B +0 +- +1 +\d+ B +0 +0 B +up$`, out)
+	require.Regexp(t, `(?m)^lost +1 +\d+ B +0 +now +0 +0 B +0 +0 B +not configured$`, out)
 	require.NotContains(t, g.ok("spool", "status", "--path", second), first)
 
 	var got map[string]any

@@ -45,12 +45,15 @@ const patience = caddytest.Patience
 type service struct {
 	mu     sync.Mutex
 	mended bool
-	held   chan struct{} // closed to let go
-	holds  chan spool.ID // those that are being held
+	taken  map[spool.ID]int // how often each was delivered
+	held   chan struct{}    // closed to let go
+	holds  chan spool.ID    // those that are being held
 }
 
 func newService(t testing.TB) *service {
-	s := &service{held: make(chan struct{}), holds: make(chan spool.ID, 10)}
+	s := &service{
+		taken: make(map[spool.ID]int), held: make(chan struct{}), holds: make(chan spool.ID, 10),
+	}
 	t.Cleanup(s.letGo)
 	return s
 }
@@ -89,7 +92,17 @@ func (s *service) deliver(ctx context.Context, msg *spool.Message, _ spool.Body)
 		case <-ctx.Done():
 		}
 	}
-	return spool.Result{Status: http.StatusOK}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken[msg.ID]++
+	return spool.Result{Status: http.StatusOK, Upstream: "127.0.0.1:9000"}
+}
+
+// took says how often a callback was delivered.
+func (s *service) took(id spool.ID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken[id]
 }
 
 // routes is a Caddy app that stands for handlers: it puts routes into inboxes.
@@ -168,6 +181,7 @@ func startAt(
 				Config: spool.RouteConfig{
 					Deliver:     deliveries.deliver,
 					RetryDelays: []time.Duration{time.Hour},
+					Keep:        keep(name),
 				},
 			})
 		}
@@ -185,6 +199,14 @@ func startAt(
 	}
 	t.Cleanup(g.http.CloseIdleConnections)
 	return g
+}
+
+// keep is how long a route of a name keeps what it has delivered.
+func keep(route string) time.Duration {
+	if strings.HasPrefix(route, "kept") {
+		return time.Hour
+	}
+	return 0
 }
 
 // one runs a gateway with one inbox, and returns it with the inbox's path.
@@ -239,6 +261,14 @@ func (g *gateway) dead(path, route string) spool.ID {
 	g.t.Helper()
 	id := g.accept(path, route, "/gone", body(), nil)
 	g.wait(path, id, func(m *spool.Message) bool { return m.State == spool.Dead })
+	return id
+}
+
+// delivered makes a callback that was delivered and is kept.
+func (g *gateway) delivered(path, route string) spool.ID {
+	g.t.Helper()
+	id := g.accept(path, route, "/fine", body(), nil)
+	g.wait(path, id, func(m *spool.Message) bool { return m.State == spool.Delivered })
 	return id
 }
 
@@ -344,6 +374,11 @@ type outcome struct {
 // run runs `caddy deepgram-callback` in this process.
 func run(t testing.TB, args ...string) outcome {
 	t.Helper()
+	return execute(t.Context(), append([]string{"deepgram-callback"}, args...)...)
+}
+
+// execute runs `caddy` with this command in this process.
+func execute(ctx context.Context, args ...string) outcome {
 	var out, notes bytes.Buffer
 	root := &cobra.Command{Use: "caddy", SilenceUsage: true}
 	command := admin.Command()
@@ -353,8 +388,8 @@ func run(t testing.TB, args ...string) outcome {
 	root.AddCommand(cmd)
 	root.SetOut(&out)
 	root.SetErr(&notes)
-	root.SetArgs(append([]string{command.Name}, args...))
-	err := root.ExecuteContext(t.Context())
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
 	return outcome{out.String(), notes.String(), codeOf(err), err}
 }
 

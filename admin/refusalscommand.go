@@ -27,10 +27,8 @@ it. Of a callback's URL the query is not shown, as it may hold credentials.
 	cmd.Flags().String("until", "", "Only those before this time")
 	cmd.Flags().Int("limit", 0, "At most so many (default: all)")
 	asJSON(cmd)
-	reasons := cobra.FixedCompletions(app.Reasons(), cobra.ShellCompDirectiveNoFileComp)
-	if err := cmd.RegisterFlagCompletionFunc("reason", reasons); err != nil {
-		panic(err) // there is no such flag
-	}
+	complete(cmd, "reason",
+		cobra.FixedCompletions(app.Reasons(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -3,6 +3,8 @@ package admin
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -63,7 +65,7 @@ func exactly(t *time.Time) string {
 func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
 
 func messageHeader(t table) {
-	t.row("ID", "STATE", "RECEIVED", "SIZE", "ATTEMPTS", "NEXT",
+	t.row("ID", "STATE", "RECEIVED", "DELIVERED", "SIZE", "ATTEMPTS", "NEXT",
 		"ROUTE", "CALLBACK", "USER", "REQUEST ID", "LAST ERROR")
 }
 
@@ -74,7 +76,11 @@ func messageRow(t table, m operate.Message) {
 	if more {
 		path += "?…"
 	}
-	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), size(m.Size),
+	var delivered string
+	if m.DeliveredAt != nil {
+		delivered = ago(*m.DeliveredAt)
+	}
+	t.row(m.ID.String(), string(m.State), ago(m.ReceivedAt), delivered, size(m.Size),
 		strconv.Itoa(m.Attempts), next(m), m.Route, m.Method+" "+shorten(path, 50),
 		shorten(m.User, 30), m.RequestID, shorten(m.LastError, 60))
 }
@@ -82,7 +88,7 @@ func messageRow(t table, m operate.Message) {
 // next says when a message is tried again.
 func next(m operate.Message) string {
 	switch {
-	case m.State == spool.Dead:
+	case m.State != spool.Pending:
 		return ""
 	case m.NextAttemptAt == nil || m.NextAttemptAt.Before(time.Now()):
 		return "in turn" // after the message before it, or once its service is up
@@ -90,26 +96,91 @@ func next(m operate.Message) string {
 	return ago(*m.NextAttemptAt)
 }
 
-func messageDetails(out io.Writer, m operate.Message) error {
+func messageDetails(out io.Writer, m operate.Details) error {
 	t := newTable(out)
 	t.row("id:", m.ID.String())
-	t.row("state:", string(m.State))
+	t.row("state:", state(m.Message))
 	t.row("inbox:", m.Path)
 	t.row("route:", m.Route)
 	t.row("callback:", m.Method+" "+m.URI)
+	t.row("host:", m.Host)
 	t.row("content type:", m.ContentType)
 	t.row("size:", fmt.Sprintf("%s (%d bytes)", size(m.Size), m.Size))
 	t.row("request id:", m.RequestID)
 	t.row("user:", m.User)
 	t.row("received:", exactly(&m.ReceivedAt))
 	t.row("attempts:", strconv.Itoa(m.Attempts))
-	if m.State == spool.Dead {
+	switch m.State {
+	case spool.Dead:
 		t.row("died:", exactly(m.DiedAt))
-	} else {
-		t.row("next attempt:", nextExactly(m))
+	case spool.Delivered:
+		t.row("delivered:", exactly(m.DeliveredAt))
+	default:
+		t.row("next attempt:", nextExactly(m.Message))
 	}
 	t.row("last error:", m.LastError)
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err := headerTable(out, m.Header); err != nil {
+		return err
+	}
+	return attemptTable(out, m.History)
+}
+
+// state is that of a message, and whether somebody had it sent again.
+func state(m operate.Message) string {
+	if m.Replayed {
+		return string(m.State) + ", sent again"
+	}
+	return string(m.State)
+}
+
+// headerTable shows the fields of a header, each value in a line of its own.
+func headerTable(out io.Writer, header http.Header) error {
+	if len(header) == 0 {
+		return nil
+	}
+	_, _ = fmt.Fprintln(out) // an error comes back from flush
+	t := newTable(out)
+	t.row("FIELD", "VALUE")
+	for _, name := range sortedKeys(header) {
+		for _, value := range header[name] {
+			t.row(name, value)
+		}
+	}
 	return t.flush()
+}
+
+// attemptTable shows attempts, the latest one last. Gateways are named only where several can
+// have made them.
+func attemptTable(out io.Writer, attempts []operate.Attempt) error {
+	if len(attempts) == 0 {
+		return nil
+	}
+	named := slices.ContainsFunc(attempts, func(a operate.Attempt) bool { return a.Gateway != "" })
+	_, _ = fmt.Fprintln(out) // an error comes back from flush
+	t := newTable(out)
+	row := func(gateway string, cells ...string) {
+		if named {
+			cells = append(cells, gateway)
+		}
+		t.row(cells...)
+	}
+	row("GATEWAY", "ATTEMPT", "TOOK", "STATUS", "UPSTREAM", "ERROR")
+	for _, a := range attempts {
+		var status string
+		if a.Status != 0 {
+			status = strconv.Itoa(a.Status)
+		}
+		row(a.Gateway, exactly(&a.At), seconds(a.TookSeconds), status, a.Upstream, a.Error)
+	}
+	return t.flush()
+}
+
+// seconds is a duration, of which less than a millisecond does not matter.
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond).String()
 }
 
 func nextExactly(m operate.Message) string {
@@ -135,9 +206,8 @@ func endedTable(out io.Writer, streams []operate.EndedStream) error {
 	t.row("ID", "ENDED", "AFTER", "BY", "REASON", "CLOSE", "USER", "CLIENT", "PATH", "UPSTREAM",
 		"FROM CALLER", "FROM BACKEND", "ERROR")
 	for _, s := range streams {
-		after := time.Duration(s.Duration * float64(time.Second)).Round(time.Millisecond)
 		closed := strings.TrimSpace(fmt.Sprintf("%d %s", s.CloseCode, s.CloseText))
-		t.row(s.ID, ago(s.EndedAt), after.String(), s.EndedBy, s.Reason, closed,
+		t.row(s.ID, ago(s.EndedAt), seconds(s.Duration), s.EndedBy, s.Reason, closed,
 			s.User, s.ClientIP, shorten(s.Path, 50), s.Upstream,
 			traffic(s.MessagesFromCaller, s.BytesFromCaller),
 			traffic(s.MessagesFromBackend, s.BytesFromBackend), shorten(s.Error, 60))
@@ -162,12 +232,14 @@ func inboxStatus(out io.Writer, path string, stats spool.Stats) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	t.row("ROUTE", "PENDING", "SIZE", "IN FLIGHT", "OLDEST", "DEAD", "SIZE", "SERVICE")
+	t.row("ROUTE", "PENDING", "SIZE", "IN FLIGHT", "OLDEST", "DEAD", "SIZE",
+		"DELIVERED", "SIZE", "SERVICE")
 	for _, name := range sortedKeys(stats.Routes) {
 		r := stats.Routes[name]
 		t.row(name, humanize.Comma(r.Pending), size(r.PendingBytes),
 			strconv.Itoa(r.InFlight), ago(r.OldestPending),
-			humanize.Comma(r.Dead), size(r.DeadBytes), service(r))
+			humanize.Comma(r.Dead), size(r.DeadBytes),
+			humanize.Comma(r.Delivered), size(r.DeliveredBytes), service(r))
 	}
 	return t.flush()
 }
@@ -186,13 +258,20 @@ func accepts(stats spool.Stats) string {
 	return fmt.Sprintf("no: %s, since %s", stats.Refusing, exactly(&stats.RefusingSince))
 }
 
-// service says how the service of a route is.
+// service says how the service of a route is, and whether an operator has paused it.
 func service(r spool.RouteStats) string {
+	answers := "up"
 	switch {
 	case !r.Configured:
-		return "not configured"
+		answers = "not configured"
 	case r.Down:
-		return fmt.Sprintf("down (%s), next try %s", shorten(r.LastError, 60), ago(r.NextProbe))
+		answers = fmt.Sprintf("down (%s), next try %s", shorten(r.LastError, 60), ago(r.NextProbe))
 	}
-	return "up"
+	if !r.Paused {
+		return answers
+	}
+	if answers == "up" {
+		return "paused"
+	}
+	return "paused; " + answers
 }

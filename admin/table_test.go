@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,10 @@ func TestTerminalsAreNotSteeredByWhatIsShown(t *testing.T) {
 	list := newTable(&out)
 	messageRow(list, m)
 	require.NoError(t, list.flush())
-	require.NoError(t, messageDetails(&out, m))
+	require.NoError(t, messageDetails(&out, operate.Details{
+		Message: m, Host: steering, Header: http.Header{"X-" + steering: {steering}},
+		History: []operate.Attempt{{Error: steering, Upstream: steering, Gateway: steering}},
+	}))
 	require.NoError(t, streamTable(&out, []operate.Stream{{
 		ID: steering, Route: steering, ClientIP: steering, Path: steering, Upstream: steering,
 	}}))
@@ -56,15 +60,20 @@ func TestStatusTellsAnInboxThatRefusesAndAServiceThatIsDown(t *testing.T) {
 			"b": {Configured: true, Down: true, LastError: "no answer",
 				NextProbe: time.Now().Add(time.Hour + time.Second)},
 			"a": {Configured: true, Totals: spool.Totals{Pending: 1234567, PendingBytes: 1 << 30,
-				InFlight: 16, OldestPending: time.Now().Add(-3 * time.Hour)}},
+				InFlight: 16, OldestPending: time.Now().Add(-3 * time.Hour),
+				Delivered: 4321, DeliveredBytes: 1 << 20}},
+			"c": {Configured: true, Paused: true},
+			"d": {Paused: true},
 		},
 	}))
 	require.Regexp(t, `^inbox: +/data
 on disk: +3\.0 MiB
 accepts: +no: disk_full, since 20.* \(5 minutes ago\)
-ROUTE +PENDING +SIZE +IN FLIGHT +OLDEST +DEAD +SIZE +SERVICE
-a +1,234,567 +1\.0 GiB +16 +3 hours ago +0 +0 B +up
-b +0 +0 B +0 +- +0 +0 B +down \(no answer\), next try 1 hour from now
+ROUTE +PENDING +SIZE +IN FLIGHT +OLDEST +DEAD +SIZE +DELIVERED +SIZE +SERVICE
+a +1,234,567 +1\.0 GiB +16 +3 hours ago +0 +0 B +4,321 +1\.0 MiB +up
+b +0 +0 B +0 +- +0 +0 B +0 +0 B +down \(no answer\), next try 1 hour from now
+c +0 +0 B +0 +- +0 +0 B +0 +0 B +paused
+d +0 +0 B +0 +- +0 +0 B +0 +0 B +paused; not configured
 $`, out.String())
 }
 
@@ -78,6 +87,7 @@ func TestNextAttemptOfAPendingMessage(t *testing.T) {
 		{operate.Message{State: spool.Pending, NextAttemptAt: &past}, "in turn"},
 		{operate.Message{State: spool.Pending, NextAttemptAt: &later}, "2 minutes from now"},
 		{operate.Message{State: spool.Dead}, ""},
+		{operate.Message{State: spool.Delivered}, ""},
 	} {
 		require.Equal(t, test.want, next(test.m))
 	}

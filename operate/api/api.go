@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -115,9 +116,16 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) error {
 
 var errReadOnly = errors.New("this is read-only: nothing can be changed here")
 
-// match finds the resource of a request, and gives the request the values of its path.
+// match finds the resource of a request, and gives the request the values of its path. A slash
+// that is escaped is a part of a value: the route to a socket has one in its name.
 func (h *Handler) match(r *http.Request) (methods, bool) {
-	segments := strings.Split(r.URL.Path, "/")
+	segments := strings.Split(r.URL.EscapedPath(), "/")
+	for i, segment := range segments {
+		var err error
+		if segments[i], err = url.PathUnescape(segment); err != nil {
+			return nil, false
+		}
+	}
 	for _, resource := range h.resources {
 		pattern := strings.Split(resource.pattern, "/")
 		if slices.EqualFunc(pattern, segments, matches) {
