@@ -438,6 +438,7 @@ caddy_deepgram_callback_spool_pending{path=%[1]q,route=%[2]q} 0
 		"spool_refusing":                  "path",
 		"spool_service_down":              "path route",
 		"spool_kept":                      "path route",
+		"spool_kept_bytes":                "path route",
 		"spool_paused":                    "path route",
 		"spool_sync_duration_seconds":     "path",
 	}, labels)

@@ -114,6 +114,8 @@ var (
 		"Dead letters.", "path", "route")
 	spoolKept = level("spool_kept",
 		"Delivered callbacks that are kept.", "path", "route")
+	spoolKeptBytes = level("spool_kept_bytes",
+		"Bytes of the bodies of delivered callbacks that are kept.", "path", "route")
 	spoolPaused = level("spool_paused",
 		"Whether deliveries of the route are paused.", "path", "route")
 	spoolDown = level("spool_service_down",
@@ -131,8 +133,8 @@ var (
 // Describe implements [prometheus.Collector].
 func (levels) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		streamsOpen, spoolPending, spoolPendingBytes, spoolDead, spoolKept, spoolPaused, spoolDown,
-		spoolOldestSeconds,
+		streamsOpen, spoolPending, spoolPendingBytes, spoolDead, spoolKept, spoolKeptBytes,
+		spoolPaused, spoolDown, spoolOldestSeconds,
 		spoolDiskBytes, spoolMaxBytes, spoolRefusing,
 	} {
 		descriptions <- d
@@ -163,6 +165,7 @@ func (l levels) Collect(metrics chan<- prometheus.Metric) {
 			gauge(spoolPendingBytes, float64(s.PendingBytes), path, route)
 			gauge(spoolDead, float64(s.Dead), path, route)
 			gauge(spoolKept, float64(s.Delivered), path, route)
+			gauge(spoolKeptBytes, float64(s.DeliveredBytes), path, route)
 			gauge(spoolPaused, truth(s.Paused), path, route)
 			gauge(spoolDown, truth(s.Down), path, route)
 			age := 0.0
