@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -294,6 +295,106 @@ func TestAMillionPending(t *testing.T) {
 	memory("delivering")
 	release(context.Background())
 	require.NoError(t, in.Close(context.Background()))
+}
+
+// TestAMillionKept tells what a long history costs: nothing of it is on the way of what comes.
+func TestAMillionKept(t *testing.T) {
+	million, _ := strconv.ParseUint(os.Getenv("SPOOL_KEPT"), 10, 64)
+	if million == 0 {
+		t.Skip("set SPOOL_KEPT to run it")
+	}
+	const size = 1 << 10
+	ctx := context.Background()
+	dir := t.TempDir()
+	open := func() *spool.Inbox {
+		began := time.Now()
+		in, err := openInbox(dir, inboxOptions{})
+		require.NoError(t, err)
+		t.Logf("opened in %s, %d MB", time.Since(began), residentMemory(t)>>20)
+		return in
+	}
+	deliver := func(in *spool.Inbox, first, count uint64) {
+		began, cpu := time.Now(), cpuTime(t)
+		acceptMany(t, in, first, count, size)
+		accepted, used := time.Since(began), cpuTime(t)-cpu
+		for stats(t, in).Pending > 0 {
+			require.NoError(t, in.Store().Flush(ctx))
+		}
+		t.Logf("%d kept: %.0f accepts/s, %.1f µs of CPU each; delivered in %s", stats(t, in).Delivered,
+			float64(count)/accepted.Seconds(), float64(used.Microseconds())/float64(count), time.Since(began))
+	}
+	in := open()
+	route := spool.RouteConfig{Deliver: deliverAll, Keep: 24 * time.Hour}
+	release := storetest.SetRoute(in, "r", route)
+	sample := million / 20
+	deliver(in, 0, sample)
+	deliver(in, sample, million-sample)
+	deliver(in, million, sample)
+
+	look := func(what string, filter spool.Filter, want int) {
+		for range 3 {
+			began := time.Now()
+			list, err := in.List(ctx, filter)
+			took := time.Since(began)
+			require.NoError(t, err)
+			require.Len(t, list, want)
+			t.Logf("%s: %s", what, took)
+		}
+	}
+	n := million / 2
+	look("one by its request id", spool.Filter{
+		RequestID: fmt.Sprintf(`%08x-0000-4000-8000-%012x`, n>>32, n),
+	}, 1)
+	look("one that is not there", spool.Filter{RequestID: "none"}, 0)
+	look("the newest hundred", spool.Filter{Newest: true}, 100)
+	look("of a time", spool.Filter{Since: time.Now().Add(-time.Minute), Newest: true}, 100)
+
+	// A replay of a tenth of them while others come, 200 a second.
+	began := time.Now()
+	var late []time.Duration
+	var mu sync.Mutex
+	release(ctx)
+	route.Deliver = func(_ context.Context, msg *spool.Message, _ spool.Body) spool.Result {
+		mu.Lock()
+		defer mu.Unlock()
+		if !msg.Replayed {
+			late = append(late, time.Since(msg.ReceivedAt))
+		}
+		return spool.Result{Status: http.StatusOK}
+	}
+	release = storetest.SetRoute(in, "r", route)
+	replaying := make(chan int, 1)
+	go func() {
+		filter := spool.Filter{State: spool.Delivered, Limit: 256}
+		total := 0
+		for done := false; !done && total < int(million)/10; {
+			var n int
+			var err error
+			n, filter.After, done, err = in.Store().ReplayAll(ctx, filter)
+			require.NoError(t, err)
+			total += n
+		}
+		replaying <- total
+	}()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for i := uint64(0); ; i++ {
+		<-ticker.C
+		acceptMany(t, in, 10*million+i, 1, size)
+		if len(replaying) > 0 && stats(t, in).Pending < 10 {
+			break
+		}
+	}
+	took := time.Since(began)
+	mu.Lock()
+	slices.Sort(late)
+	t.Logf("%d replayed in %s; of %d that came meanwhile, half were delivered in %s, 99 %% in %s", <-replaying,
+		took, len(late), late[len(late)/2], late[len(late)*99/100])
+	mu.Unlock()
+	release(ctx)
+	require.NoError(t, in.Close(ctx))
+	in = open()
+	require.NoError(t, in.Close(ctx))
 }
 
 // TestManyLargeBodiesAtOnceTakeLittleMemory has a large body arrive on many connections at the
