@@ -15,8 +15,8 @@ import (
 // maxReplays is how many replays that have ended are remembered.
 const maxReplays = 50
 
-// Replays are those of many messages: the ones that run, and the last ones that ended. They belong to no
-// configuration: a reload leaves them alone, as it does the inboxes.
+// Replays are those of many messages: the ones that run, and the last ones that ended. They belong
+// to no configuration: a reload leaves them alone, as it does the inboxes.
 type Replays struct {
 	mu    sync.Mutex
 	all   []*replay // by rising time of their beginning
@@ -58,14 +58,22 @@ type replay struct {
 // errStopped is why a replay ends that somebody has stopped.
 var errStopped = errors.New("stopped")
 
-// Start has messages replayed, and returns at once. run makes them pending again until ctx ends, and
-// tells how many they are so far.
-func (r *Replays) Start(selected int64, run func(ctx context.Context, progress func(int)) error) string {
+// Start has messages replayed, and returns at once. run makes them pending again until ctx ends,
+// and tells how many they are so far.
+func (r *Replays) Start(
+	selected int64,
+	run func(ctx context.Context, progress func(int)) error,
+) string {
 	ctx, stop := context.WithCancelCause(context.Background())
 	job := &replay{
-		Replay: Replay{ID: rand.Text()[:12], State: ReplayRunning, Selected: selected, Began: time.Now().UTC()},
-		stop:   stop,
-		done:   make(chan struct{}),
+		Replay: Replay{
+			ID:       rand.Text()[:12],
+			State:    ReplayRunning,
+			Selected: selected,
+			Began:    time.Now().UTC(),
+		},
+		stop: stop,
+		done: make(chan struct{}),
 	}
 	r.mu.Lock()
 	r.all = append(r.all, job)

@@ -270,7 +270,10 @@ func ParseRate(text string) (interval time.Duration, err error) {
 	per, ok := map[string]time.Duration{"s": time.Second, "m": time.Minute}[unit]
 	n, err := strconv.ParseUint(number, 10, 32)
 	if !ok || err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is not a number of deliveries in a second or a minute, such as 10/s or 300/m", text)
+		return 0, fmt.Errorf(
+			"%q is not a number of deliveries in a second or a minute, such as 10/s or 300/m",
+			text,
+		)
 	}
 	return max(per/time.Duration(n), 1), nil
 }

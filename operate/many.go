@@ -77,9 +77,13 @@ type Dropped struct {
 	Dropped int `json:"dropped"`
 }
 
-// Replayable counts what [Gateway.ReplayMany] would make pending again: of what is selected, what is dead
-// or was delivered. It also returns the users who brought some of it in, and of whom the configuration has no account any more.
-func (g *Gateway) Replayable(ctx context.Context, selected Selection) (total int64, revoked []string, err error) {
+// Replayable counts what [Gateway.ReplayMany] would make pending again: of what is selected, what
+// is dead or was delivered. It also returns the users who brought some of it in, and of whom the
+// configuration has no account any more.
+func (g *Gateway) Replayable(
+	ctx context.Context,
+	selected Selection,
+) (total int64, revoked []string, err error) {
 	if selected.State == spool.Pending {
 		return 0, nil, nil
 	}
@@ -105,8 +109,8 @@ func (g *Gateway) Replayable(ctx context.Context, selected Selection) (total int
 	return total, slices.Sorted(maps.Keys(users)), nil
 }
 
-// ReplayMany begins to make pending again what is selected and is dead or was delivered, and returns the id
-// of the replay.
+// ReplayMany begins to make pending again what is selected and is dead or was delivered, and
+// returns the id of the replay.
 func (g *Gateway) ReplayMany(selected Selection, expected int64) (id string, err error) {
 	if err := selected.check(); err != nil {
 		return "", err

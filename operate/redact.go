@@ -54,5 +54,8 @@ func redactHeader(header http.Header) http.Header {
 
 func mayBeCredential(name string) bool {
 	name = strings.ToLower(name)
-	return slices.ContainsFunc(telltales, func(part string) bool { return strings.Contains(name, part) })
+	return slices.ContainsFunc(
+		telltales,
+		func(part string) bool { return strings.Contains(name, part) },
+	)
 }

@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package testpostgres gives tests a PostgreSQL: one of their own, made of the binaries that the machine has, or the one that the
-// environment names.
+// Package testpostgres gives tests a PostgreSQL: one of their own, made of the binaries that the
+// machine has, or the one that the environment names.
 package testpostgres
 
 import (
@@ -42,8 +42,8 @@ var shared struct {
 	tried  bool
 }
 
-// DSN returns a data source name of the server that all tests of the process share. Where there is none, the
-// test is skipped, and says why. Main must have been called by TestMain.
+// DSN returns a data source name of the server that all tests of the process share. Where there is
+// none, the test is skipped, and says why. Main must have been called by TestMain.
 func DSN(t testing.TB) string {
 	t.Helper()
 	if dsn := os.Getenv(Environment); dsn != "" {
@@ -102,7 +102,8 @@ func version(path string) int {
 	return n
 }
 
-// Start makes a database in a directory of its own and starts a server for it. A setting is like "max_connections=20".
+// Start makes a database in a directory of its own and starts a server for it. A setting is like
+// "max_connections=20".
 func Start(settings ...string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
@@ -200,7 +201,8 @@ func (s *Server) Start() error {
 	return fmt.Errorf("the server does not start: %s", text)
 }
 
-// Signal sends the server a signal: SIGTERM lets clients finish, SIGINT does not, SIGKILL is a crash.
+// Signal sends the server a signal: SIGTERM lets clients finish, SIGINT does not, SIGKILL is a
+// crash.
 func (s *Server) Signal(signal syscall.Signal) error { return s.process.Process.Signal(signal) }
 
 // Kill ends the server as a crash would.

@@ -85,7 +85,11 @@ func TestTheEndOfItsContextDoesNotUndoAMessageThatCameWhole(t *testing.T) {
 
 func TestTheUserIsKept(t *testing.T) {
 	in := newInbox(t, memory.NewPlace().Open())
-	receipt, err := in.Accept(t.Context(), spool.Envelope{Route: "r", Method: "POST", URI: "/", User: "deepgram"}, strings.NewReader("x"))
+	receipt, err := in.Accept(
+		t.Context(),
+		spool.Envelope{Route: "r", Method: "POST", URI: "/", User: "deepgram"},
+		strings.NewReader("x"),
+	)
 	require.NoError(t, err)
 	msg, err := in.Get(context.Background(), receipt.ID)
 	require.NoError(t, err)

@@ -12,17 +12,18 @@
 //	release(ctx)
 //	inbox.Close(ctx)
 //
-// There are two layers. [Inbox] decides when and whether to deliver:
-// schedules, jitter, probes, dead letters (attempt.go, health.go), the handover
-// between configurations (configuration.go). A [Store] keeps messages safe, in order,
-// and apart from their duplicates. Its contract is in store.go, the tests of the contract in the
-// package storetest; the package disk is the store where none is named.
+// There are two layers. [Inbox] decides when and whether to deliver: schedules and dead letters
+// (attempt.go), which attempts are made now (turns.go), what is known of a service (health.go), the
+// pace (pace.go), the handover between configurations (configuration.go), encryption (encrypt.go).
+// operator.go is what an operator can see and do. A [Store] keeps messages safe, in order, and
+// apart from their duplicates. Its contract is in store.go, and as tests in the package storetest. The
+// package disk is the store where none is named, postgres the one that several gateways share.
 //
 // # How to write a store
 //
 // Write a type with the methods of [Store], and hold it to the contract with one call in its tests:
 //
-//	storetest.Model(t, place)
+//	storetest.Run(t, storetest.Factory{New: func(t testing.TB) func() spool.Store { … }})
 //
 // Then register a Caddy module in the namespace deepgram_callback.stores that implements
 // [StoreModule]. `store <name> …` in a Caddyfile hands it what follows, if it implements
@@ -31,15 +32,16 @@
 //
 // # Terms
 //
-//	inbox          what accepts callbacks and delivers them later; `spool` in the grammar and in metrics
-//	message        one accepted callback: its request without credentials, its body, and what became of it
-//	route          the name under which a directive accepts messages and delivers them
-//	store          what keeps messages; engine: a kind of store
-//	lease          the right to deliver a message, which one holder has at a time
-//	attempt        one try to deliver a message, which its service answers or not
-//	settle         to say how a lease ended: delivered, to be tried again, dead
-//	order key      equal for messages of a route that must be delivered in the order in which they came
-//	destination    where a message goes: a host and a path. What was learned of it decides when to try again
-//	fingerprint    what two copies of one callback have in common
-//	dead letter    a message that is not tried any more, until somebody replays it
+//	inbox        what accepts callbacks and delivers them later; `spool` in the grammar and metrics
+//	message      one accepted callback: its request, its body, and what became of it
+//	route        the name under which a directive accepts messages and delivers them
+//	store        what keeps messages; engine: a kind of store
+//	lease        the right to deliver a message, which one holder has at a time
+//	attempt      one try to deliver a message, which its service answers or not
+//	settle       to say how a lease ended: delivered, to be tried again, dead
+//	order key    equal for messages that must be delivered in the order in which they came
+//	destination  where a message goes: a host and a path
+//	fingerprint  what two copies of one callback have in common
+//	dead letter  a message that is not tried any more, until somebody replays it
+//	kept         delivered, and still there for a time
 package spool

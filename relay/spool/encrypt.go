@@ -29,8 +29,8 @@ var ErrUndecryptable = errors.New("undecryptable")
 
 // Keys encrypt what is stored, and decrypt it. Nil encrypts nothing.
 //
-// A body is encrypted with AES-256-GCM in the streaming form of Tink (AES-GCM-HKDF): by a key of its
-// own, and authenticated segment by segment while it streams. The header fields are sealed with
+// A body is encrypted with AES-256-GCM in the streaming form of Tink (AES-GCM-HKDF): by a key of
+// its own, and authenticated segment by segment while it streams. The header fields are sealed with
 // XChaCha20-Poly1305, together with what must not be exchanged: the method, the URI, and the
 // beginning of the body, from which the body's own key is derived.
 type Keys struct {
@@ -62,8 +62,8 @@ const (
 	tagSize     = subtle.AESGCMHKDFTagSizeInBytes
 )
 
-// NewKeys makes keys of their text form, base64 of 32 bytes. The first one encrypts, all decrypt. Its
-// errors say which one is wrong and nothing of what it is.
+// NewKeys makes keys of their text form, base64 of 32 bytes. The first one encrypts, all decrypt.
+// Its errors say which one is wrong and nothing of what it is.
 func NewKeys(texts ...string) (*Keys, error) {
 	if len(texts) == 0 {
 		return nil, nil
@@ -90,7 +90,11 @@ func newKey(text string) (*key, error) {
 	case err != nil:
 		return nil, errors.New("it is not base64 (make one with `openssl rand -base64 32`)")
 	case len(raw) != KeySize:
-		return nil, fmt.Errorf("it has %d bytes, not %d (make one with `openssl rand -base64 32`)", len(raw), KeySize)
+		return nil, fmt.Errorf(
+			"it has %d bytes, not %d (make one with `openssl rand -base64 32`)",
+			len(raw),
+			KeySize,
+		)
 	case bytes.Count(raw, raw[:1]) == len(raw):
 		return nil, errors.New("all its bytes are the same (make one with `openssl rand -base64 32`)")
 	}
@@ -133,7 +137,11 @@ func (k *Keys) find(id string) *key {
 
 // seal encrypts a short text, and authenticates what goes with it.
 func (k *key) seal(text, with []byte) []byte {
-	nonce := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(text)+chacha20poly1305.Overhead)
+	nonce := make(
+		[]byte,
+		chacha20poly1305.NonceSizeX,
+		chacha20poly1305.NonceSizeX+len(text)+chacha20poly1305.Overhead,
+	)
 	_, _ = rand.Read(nonce) // never fails, see its documentation
 	return k.aead.Seal(nonce, nonce, text, with)
 }
@@ -218,8 +226,8 @@ type lock struct {
 	head []byte // how the body begins as it is stored
 }
 
-// unseal decrypts the header fields of a message, if they are encrypted, and gives it the size of its
-// plain body.
+// unseal decrypts the header fields of a message, if they are encrypted, and gives it the size of
+// its plain body.
 func (k *Keys) unseal(msg *Message) (*lock, error) {
 	if !msg.isSealed() {
 		return nil, nil
@@ -229,7 +237,9 @@ func (k *Keys) unseal(msg *Message) (*lock, error) {
 	if len(value) < keyIDSize+headSize {
 		return nil, ErrUndecryptable
 	}
-	id, head, sealed := value[:keyIDSize], []byte(value[keyIDSize:keyIDSize+headSize]), value[keyIDSize+headSize:]
+	id, head, sealed := value[:keyIDSize], []byte(
+		value[keyIDSize:keyIDSize+headSize],
+	), value[keyIDSize+headSize:]
 	key := k.find(id)
 	if key == nil {
 		return nil, missingKey(id)
@@ -278,7 +288,10 @@ func (b *openedBody) begin() error {
 		return errOtherBody
 	}
 	var err error
-	b.plain, err = b.lock.key.body.NewDecryptingReader(io.MultiReader(bytes.NewReader(head), b.stored), nil)
+	b.plain, err = b.lock.key.body.NewDecryptingReader(
+		io.MultiReader(bytes.NewReader(head), b.stored),
+		nil,
+	)
 	b.at = 0
 	return err
 }

@@ -74,9 +74,16 @@ func TestWhatIsStoredIsEncrypted(t *testing.T) {
 	store := place.Open()
 	in := spool.New(store, spool.Hooks{})
 	defer func() { require.NoError(t, in.Close(context.Background())) }()
-	storetest.SetRoute(in, "r", spool.RouteConfig{Encrypt: keys(t, "b", "a"), Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
-		return spool.Result{Err: errConnect}
-	}})
+	storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{
+			Encrypt: keys(t, "b", "a"),
+			Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
+				return spool.Result{Err: errConnect}
+			},
+		},
+	)
 	for _, size := range []int{0, 1, 16, 65535, 65536, 65537, 3 << 16, 1 << 20} {
 		receipt, body := secretCallback(t, in, size)
 
@@ -139,7 +146,11 @@ func TestKeysRotateByPrepending(t *testing.T) {
 		storetest.SetRoute(in, "r", config(keys(t, "c", "a"))) // b is forgotten
 		secretCallback(t, in, 100)
 		wait(time.Hour)
-		require.Equal(t, []string{"the secret tenantthe", "the secret tenantthe", "the secret tenantthe"}, got)
+		require.Equal(
+			t,
+			[]string{"the secret tenantthe", "the secret tenantthe", "the secret tenantthe"},
+			got,
+		)
 
 		dead := list(t, in, spool.Filter{})
 		require.Len(t, dead, 1)
@@ -162,7 +173,11 @@ func TestDuplicatesAreKnownWhileTheLastKeyStays(t *testing.T) {
 		log := newAttemptLog(taking)
 		for i, k := range []*spool.Keys{keys(t, "a"), keys(t, "b", "a"), keys(t, "c", "b", "a"), keys(t, "c")} {
 			storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Encrypt: k})
-			receipt, err := in.Accept(t.Context(), spool.Envelope{Route: "r"}, strings.NewReader(result("1", "x")))
+			receipt, err := in.Accept(
+				t.Context(),
+				spool.Envelope{Route: "r"},
+				strings.NewReader(result("1", "x")),
+			)
 			require.NoError(t, err)
 			require.Equal(t, i == 1 || i == 2, receipt.Duplicate)
 			require.Equal(t, int64(len(result("1", "x"))), receipt.Size)
@@ -202,9 +217,16 @@ func TestWhatWasTamperedWithIsNotTaken(t *testing.T) {
 	store := &tampered{Store: memory.NewPlace().Open()}
 	in := spool.New(store, spool.Hooks{})
 	defer func() { require.NoError(t, in.Close(context.Background())) }()
-	storetest.SetRoute(in, "r", spool.RouteConfig{Encrypt: keys(t, "a"), Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
-		return spool.Result{Err: errConnect}
-	}})
+	storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{
+			Encrypt: keys(t, "a"),
+			Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
+				return spool.Result{Err: errConnect}
+			},
+		},
+	)
 	receipt, _ := secretCallback(t, in, 200_000)
 	other, _ := secretCallback(t, in, 200_000)
 	b, err := store.Body(t.Context(), other.ID)
@@ -264,9 +286,16 @@ func FuzzUnseal(f *testing.F) {
 	place := memory.NewPlace()
 	store := place.Open()
 	in := spool.New(store, spool.Hooks{})
-	storetest.SetRoute(in, "r", spool.RouteConfig{Encrypt: k, Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
-		return spool.Result{Err: errConnect}
-	}})
+	storetest.SetRoute(
+		in,
+		"r",
+		spool.RouteConfig{
+			Encrypt: k,
+			Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result {
+				return spool.Result{Err: errConnect}
+			},
+		},
+	)
 	receipt, _ := secretCallback(f, in, 1000)
 	stored, err := store.Get(context.Background(), receipt.ID)
 	require.NoError(f, err)

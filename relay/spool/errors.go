@@ -43,8 +43,8 @@ const (
 	// ReasonSync: the system could not confirm that data is on disk.
 	ReasonSync Reason = "sync_failed"
 
-	// ReasonDamaged: what the index has on disk is not what was written there. It takes an operator: see
-	// [Recover].
+	// ReasonDamaged: what the index has on disk is not what was written there. It takes an operator:
+	// see [Recover].
 	ReasonDamaged Reason = "inbox_damaged"
 
 	// ReasonUnavailable: the store cannot be reached.

@@ -25,7 +25,8 @@ const (
 	unreachableCost = 15
 	unreachableRate = 15
 
-	// maxProbePause is the longest pause between messages that have failed before. It follows RetryDelays.
+	// maxProbePause is the longest pause between messages that have failed before. It follows
+	// RetryDelays.
 	maxProbePause = 2 * time.Second
 
 	// silentProbePause is that between two of them where there was no answer, if it is one at a time.
@@ -49,29 +50,30 @@ const (
 // Which message a service would take cannot be known without trying it. So what decides is
 // how attempts are spread.
 //
-//   - A destination (host and path) or a host is sick when three different messages in
-//     a row found it unavailable. Ordinary deliveries, as many at a time as the route's
-//     concurrency, leave out what goes there, so the trouble of one is not that of another.
-//   - A route is suspect when three different messages in a row, of whatever
-//     destination, found it unavailable, but for destinations that are known to be sick. Then there are no
-//     ordinary deliveries.
+//   - A destination (host and path) or a host is sick when three different messages in a row found
+//     it unavailable. Ordinary deliveries, as many at a time as the route's concurrency, leave out
+//     what goes there, so the trouble of one is not that of another.
+//   - A route is suspect when three different messages in a row, of whatever destination, found it
+//     unavailable, but for destinations that are known to be sick. Then there are no ordinary
+//     deliveries.
 //   - What is left out is tried nevertheless, in two ways. Messages that were never tried are
-//     explored: 30 a second, 450 in a row, then two a second. Those that go to where
-//     nothing has failed come first; of the others the newest and the oldest by turns, since there is
-//     no telling which of them is good, and the newest is the one that is in time. Messages
-//     that have failed before are probed, with pauses of one to two seconds, again
-//     the ones for other destinations first.
-//   - The route is down when it is suspect and nothing waits that goes anywhere else. This is
-//     what operators are told; for the schedule it makes no difference.
-//   - With an answer of the service its destination, and the route, are well again on probation: ordinary deliveries
-//     go on (where the route was down one at a time at first, and one more with each answer), and so many
-//     answers as there were failures make it forgotten, but the next failure makes it sick again.
+//     explored: 30 a second, 450 in a row, then two a second. Those that go to where nothing has
+//     failed come first; of the others the newest and the oldest by turns, since there is no
+//     telling which of them is good, and the newest is the one that is in time. Messages that have
+//     failed before are probed, with pauses of one to two seconds, again the ones for other
+//     destinations first.
+//   - The route is down when it is suspect and nothing waits that goes anywhere else. This is what
+//     operators are told; for the schedule it makes no difference.
+//   - With an answer of the service its destination, and the route, are well again on probation:
+//     ordinary deliveries go on (where the route was down one at a time at first, and one more
+//     with each answer), and so many answers as there were failures make it forgotten, but the
+//     next failure makes it sick again.
 //
-// So each of 300 bad messages has been tried within ten seconds, whatever their URIs, and
-// with them the good one, wherever it is. One that comes later is newer than all of them, so it is the next. A service
-// that answers 503 to everything sees each new message once, but no more than 480 in 15 seconds and two
-// a second after that, and one old message every two seconds. Where nothing can be connected to, there is
-// a try every second or two.
+// So each of 300 bad messages has been tried within ten seconds, whatever their URIs, and with them
+// the good one, wherever it is. One that comes later is newer than all of them, so it is the next.
+// A service that answers 503 to everything sees each new message once, but no more than 480 in 15
+// seconds and two a second after that, and one old message every two seconds. Where nothing can be
+// connected to, there is a try every second or two.
 //
 // Attempts that get no answer are another matter, since they hold one of the route's deliveries;
 // see patienceFor.
@@ -84,7 +86,7 @@ type health struct {
 	unreachable bool // the last one found no connection
 	down        bool
 	downSince   time.Time
-	silentUntil time.Time // before this, it is known that there are no answers, of whatever destination
+	silentUntil time.Time // before this, it is known that there are no answers, wherever
 
 	sick  map[Destination]*illness // of destinations and hosts
 	avoid Destinations             // those that are sick; replaced, not changed
@@ -107,7 +109,13 @@ type illness struct {
 }
 
 func newHealth(now time.Time) health {
-	return health{limit: firstDeliveries, tokens: exploreBurst, tokensAt: now, newest: true, sick: make(map[Destination]*illness)}
+	return health{
+		limit:    firstDeliveries,
+		tokens:   exploreBurst,
+		tokensAt: now,
+		newest:   true,
+		sick:     make(map[Destination]*illness),
+	}
 }
 
 // suspect reports whether nothing is delivered but to find out what can be.
@@ -147,7 +155,8 @@ func (h *health) lookNow(now time.Time) {
 	h.exploreAt, h.probeAt = time.Time{}, time.Time{}
 }
 
-// failed notes that an attempt found the service unavailable; silent says that it was by giving no answer.
+// failed notes that an attempt found the service unavailable; silent says that it was by giving no
+// answer.
 func (h *health) failed(config RouteConfig, a *attempt, result Result, silent bool, now time.Time) {
 	msg := a.msg
 	h.lastError = ClipError(result.String())

@@ -76,7 +76,11 @@ func TestTheLastTenAttemptsAreKnown(t *testing.T) {
 			number := i + 3
 			require.Equal(t, log.start.Add(log.times["a"][number-1]), a.At)
 			require.Equal(t, log.takes, a.Took)
-			want := spool.Attempt{Status: 400, Error: "the service answered 400 Bad Request", Upstream: "10.0.0.9:80"}
+			want := spool.Attempt{
+				Status:   400,
+				Error:    "the service answered 400 Bad Request",
+				Upstream: "10.0.0.9:80",
+			}
 			if number%2 == 0 {
 				want = spool.Attempt{Error: errConnect.Error(), Upstream: "10.0.0.8:80"}
 			}
@@ -92,7 +96,11 @@ func TestTheLastTenAttemptsAreKnown(t *testing.T) {
 func TestReplayOfManyDoesNotDelayWhatComes(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		log := newAttemptLog(taking)
-		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Keep: 48 * time.Hour, Concurrency: 4})
+		storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{Deliver: log.deliver, Keep: 48 * time.Hour, Concurrency: 4},
+		)
 		for i := range 1000 {
 			accept(t, in, fmt.Sprint("old ", i))
 		}
@@ -151,7 +159,11 @@ func TestAPausedRouteAcceptsAndDeliversNothing(t *testing.T) {
 		storetest.SetRoute(in, "other", spool.RouteConfig{Deliver: log.deliver})
 		require.NoError(t, in.Pause(t.Context(), "r", true))
 		accept(t, in, "a")
-		_, err := in.Accept(t.Context(), spool.Envelope{Route: "other"}, strings.NewReader("of the other"))
+		_, err := in.Accept(
+			t.Context(),
+			spool.Envelope{Route: "other"},
+			strings.NewReader("of the other"),
+		)
 		require.NoError(t, err)
 		wait(time.Hour)
 		require.Equal(t, []string{"of the other"}, log.order)
@@ -178,14 +190,22 @@ func TestDeliveriesKeepTheirPace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, in *spool.Inbox) {
 				log := newAttemptLog(c.answer)
-				storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Interval: c.interval, Concurrency: 64})
+				storetest.SetRoute(
+					in,
+					"r",
+					spool.RouteConfig{Deliver: log.deliver, Interval: c.interval, Concurrency: 64},
+				)
 				for i := range 60 {
 					accept(t, in, fmt.Sprint(i))
 				}
 				wait(60*c.interval + time.Second)
 				require.GreaterOrEqual(t, log.tries(), 60)
 				for i := 1; i < len(log.starts); i++ {
-					require.GreaterOrEqual(t, log.starts[i]-log.starts[i-1], min(c.interval, c.interval-10*time.Millisecond))
+					require.GreaterOrEqual(
+						t,
+						log.starts[i]-log.starts[i-1],
+						min(c.interval, c.interval-10*time.Millisecond),
+					)
 				}
 				if c.interval < 10*time.Millisecond { // timers are no more exact; over a while it holds
 					require.GreaterOrEqual(t, log.starts[59]-log.starts[0], 45*c.interval)

@@ -20,7 +20,15 @@ type Fingerprint [sha256.Size]byte
 // newFingerprint begins a fingerprint with all that is not the body.
 func newFingerprint(e Envelope) hash.Hash {
 	digest := sha256.New()
-	writeParts(digest, e.Route, e.Host, e.User, e.Method, e.URI, strings.Join(e.Header["Content-Type"], "\n"))
+	writeParts(
+		digest,
+		e.Route,
+		e.Host,
+		e.User,
+		e.Method,
+		e.URI,
+		strings.Join(e.Header["Content-Type"], "\n"),
+	)
 	return digest
 }
 
@@ -63,7 +71,13 @@ func (o OrderBy) Check() error {
 	case "", OrderByRequestID, OrderByURI, OrderByNone:
 		return nil
 	}
-	return fmt.Errorf("%q is none of %s, %s and %s", string(o), OrderByRequestID, OrderByURI, OrderByNone)
+	return fmt.Errorf(
+		"%q is none of %s, %s and %s",
+		string(o),
+		OrderByRequestID,
+		OrderByURI,
+		OrderByNone,
+	)
 }
 
 // key derives the order key of a message: equal for those that must be delivered in order, zero

@@ -189,7 +189,10 @@ func (r Result) Outcome() Outcome {
 		return OutcomeGone
 	}
 	switch r.Status {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusTooManyRequests,
+		http.StatusBadGateway,
+		http.StatusServiceUnavailable,
+		http.StatusGatewayTimeout:
 		return OutcomeUnavailable
 	}
 	return OutcomeRejected
@@ -203,5 +206,7 @@ func (r Result) String() string {
 	case r.Status == 0:
 		return "no answer"
 	}
-	return strings.TrimSpace(fmt.Sprintf("the service answered %d %s", r.Status, http.StatusText(r.Status)))
+	return strings.TrimSpace(
+		fmt.Sprintf("the service answered %d %s", r.Status, http.StatusText(r.Status)),
+	)
 }

@@ -30,7 +30,11 @@ type neighbourhood struct {
 	peak     int
 }
 
-func (s *neighbourhood) deliver(ctx context.Context, _ *spool.Message, body spool.Body) spool.Result {
+func (s *neighbourhood) deliver(
+	ctx context.Context,
+	_ *spool.Message,
+	body spool.Body,
+) spool.Result {
 	b, _ := io.ReadAll(body)
 	s.mu.Lock()
 	s.attempts = append(s.attempts, time.Now())
@@ -83,14 +87,16 @@ func always(result spool.Result) func(context.Context) spool.Result {
 }
 
 var troubles = map[string]func(context.Context) spool.Result{
-	"503":                  always(spool.Result{Status: http.StatusServiceUnavailable}),
-	"429":                  always(spool.Result{Status: http.StatusTooManyRequests}),
-	"429 with Retry-After": always(spool.Result{Status: http.StatusTooManyRequests, RetryAfter: time.Hour}),
-	"resets":               always(spool.Result{Err: errors.New("connection reset by peer")}),
-	"no connection":        always(spool.Result{Err: errConnect, Unreachable: true}),
-	"500":                  always(spool.Result{Status: http.StatusInternalServerError}),
-	"no request":           always(spool.Result{Err: spool.ErrUndeliverable}),
-	"silence":              silence,
+	"503": always(spool.Result{Status: http.StatusServiceUnavailable}),
+	"429": always(spool.Result{Status: http.StatusTooManyRequests}),
+	"429 with Retry-After": always(
+		spool.Result{Status: http.StatusTooManyRequests, RetryAfter: time.Hour},
+	),
+	"resets":        always(spool.Result{Err: errors.New("connection reset by peer")}),
+	"no connection": always(spool.Result{Err: errConnect, Unreachable: true}),
+	"500":           always(spool.Result{Status: http.StatusInternalServerError}),
+	"no request":    always(spool.Result{Err: spool.ErrUndeliverable}),
+	"silence":       silence,
 }
 
 // layouts say where the n-th bad message goes.
@@ -105,7 +111,11 @@ var places = [][2]string{{"good.example", "/"}, {"bad.example", "/good"}, {"bad.
 
 func put(t *testing.T, in *spool.Inbox, host, uri, body string) {
 	t.Helper()
-	_, err := in.Accept(t.Context(), spool.Envelope{Route: "r", Method: "POST", Host: host, URI: uri, ContentLength: -1}, strings.NewReader(body))
+	_, err := in.Accept(
+		t.Context(),
+		spool.Envelope{Route: "r", Method: "POST", Host: host, URI: uri, ContentLength: -1},
+		strings.NewReader(body),
+	)
 	require.NoError(t, err)
 }
 
@@ -116,7 +126,8 @@ func TestNobodyWaitsForBadNeighbours(t *testing.T) {
 		for layout, destination := range layouts {
 			for _, count := range []int{3, 10, 300} {
 				for _, concurrency := range []int{1, 4, 16} {
-					if (testing.Short() || race.Enabled) && count == 300 && (concurrency != 16 || layout != "many URIs") {
+					if (testing.Short() || race.Enabled) && count == 300 &&
+						(concurrency != 16 || layout != "many URIs") {
 						continue // they take most of the time, and no other way through the code
 					}
 					name := fmt.Sprintf("%s/%s/%d bad/%d at a time", trouble, layout, count, concurrency)
@@ -131,7 +142,13 @@ func TestNobodyWaitsForBadNeighbours(t *testing.T) {
 	}
 }
 
-func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destination func(int) (host, uri string), count, concurrency int, trouble string) {
+func goodAmongBad(
+	t *testing.T,
+	bad func(context.Context) spool.Result,
+	destination func(int) (host, uri string),
+	count, concurrency int,
+	trouble string,
+) {
 	bound := 15 * time.Second
 	if trouble == "silence" {
 		bound = time.Minute
@@ -150,9 +167,11 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 			put(t, in, place[0], place[1], body)
 		}
 	}
-	// Among hundreds that are all alike, and that each hold a delivery until it is given up, one cannot be found
-	// with few deliveries at a time; nor where there is no connection, of which few are tried. What comes last can.
-	hidden := trouble == "silence" && count == 300 && concurrency < 16 || trouble == "no connection" && count == 300
+	// Among hundreds that are all alike, and that each hold a delivery until it is given up, one
+	// cannot be found with few deliveries at a time; nor where there is no connection, of which few
+	// are tried. What comes last can.
+	hidden := trouble == "silence" && count == 300 && concurrency < 16 ||
+		trouble == "no connection" && count == 300
 	for n := range count {
 		if n == count/2 && !hidden {
 			good("among them")
@@ -194,7 +213,8 @@ func goodAmongBad(t *testing.T, bad func(context.Context) spool.Result, destinat
 	release = storetest.SetRoute(in, "r", config)
 	good("after the restart")
 	wait(bound)
-	if !hidden || concurrency > 1 { // with one at a time it takes longer to find out again what is silent
+	if !hidden ||
+		concurrency > 1 { // with one at a time it takes longer to find out again what is silent
 		check()
 	}
 	release(cancelled)
@@ -272,7 +292,8 @@ func TestWhatWaitedIsDeliveredSoonWhenTheServiceIsBack(t *testing.T) {
 	}
 }
 
-// A service that answers, if slowly, is not taken for one that never does, and gets each message once.
+// A service that answers, if slowly, is not taken for one that never does, and gets each message
+// once.
 func TestASlowServiceGetsEachMessageOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })

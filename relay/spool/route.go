@@ -21,7 +21,13 @@ const (
 )
 
 func defaultRetryDelays() []time.Duration {
-	return []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
+	return []time.Duration{
+		time.Second,
+		5 * time.Second,
+		30 * time.Second,
+		2 * time.Minute,
+		10 * time.Minute,
+	}
 }
 
 // RouteConfig is how the messages of a route are delivered. Zero values mean
@@ -30,8 +36,8 @@ type RouteConfig struct {
 	// Deliver makes one attempt. Required.
 	Deliver Delivery
 
-	// RetryDelays are the pauses after the first, second, … failed attempt; the last one repeats. Each
-	// varies by ±20 %. Default 1s, 5s, 30s, 2m, 10m.
+	// RetryDelays are the pauses after the first, second, … failed attempt; the last one
+	// repeats. Each varies by ±20 %. Default 1s, 5s, 30s, 2m, 10m.
 	RetryDelays []time.Duration
 
 	// RetryFor is how long after its receipt (or its last replay) a message is tried. After
@@ -44,7 +50,8 @@ type RouteConfig struct {
 	// OrderBy says which messages wait for which. Default OrderByRequestID.
 	OrderBy OrderBy
 
-	// DedupeWindow is for how long the same callback again is a duplicate. Default 24h; negative: never.
+	// DedupeWindow is for how long the same callback again is a duplicate. Default 24h; negative:
+	// never.
 	DedupeWindow time.Duration
 
 	// Encrypt has keys by which what is stored is encrypted. Default nil: it is not.
@@ -171,8 +178,8 @@ func (r *route) describe(s *RouteStats) {
 	}
 }
 
-// ParseRetryAfter reads a Retry-After field (RFC 9110, section 10.2.3): seconds, or a date. It returns
-// zero for anything else, and for a time that has passed.
+// ParseRetryAfter reads a Retry-After field (RFC 9110, section 10.2.3): seconds, or a date. It
+// returns zero for anything else, and for a time that has passed.
 func ParseRetryAfter(value string, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second

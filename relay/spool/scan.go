@@ -22,8 +22,8 @@ var identityPlaces = jsonfind.New(jsonfind.AllCount,
 )
 
 // requestIDScanner finds the request id of a callback while its body streams by: that of results or
-// that of an error report, whichever comes first and is not empty. It stops looking once it found one
-// or the body turns out not to be a JSON object.
+// that of an error report, whichever comes first and is not empty. It stops looking once it found
+// one or the body turns out not to be a JSON object.
 type requestIDScanner struct {
 	finder  jsonfind.Finder
 	id      string

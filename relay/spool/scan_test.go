@@ -24,22 +24,49 @@ func scanRequestID(body []byte, part int) string {
 var scanCases = []struct{ name, body, want string }{
 	{"result", `{"metadata":{"request_id":"abc","sha256":"x"},"results":{}}`, "abc"},
 	{"error report", `{"err_code":"E","err_msg":"m","request_id":"abc"}`, "abc"},
-	{"metadata last", `{"channel":{"alternatives":[{"transcript":"","words":[]}]},"metadata":{"model_info":{"name":"g"},"request_id":"abc"}}`, "abc"},
+	{
+		"metadata last",
+		`{"channel":{"alternatives":[{"transcript":"","words":[]}]},"metadata":{"model_info":{"name":"g"},"request_id":"abc"}}`,
+		"abc",
+	},
 	{"pretty", "{\n  \"metadata\" : {\n    \"request_id\" :\t\"abc\"\r\n  }\n}", "abc"},
 	{"utterance end", `{"type":"UtteranceEnd","channel":[0,1],"last_word_end":2.1}`, ""},
-	{"deeper", `{"results":{"metadata":{"request_id":"no"},"request_id":"no"},"metadata":{"request_id":"abc"}}`, "abc"},
+	{
+		"deeper",
+		`{"results":{"metadata":{"request_id":"no"},"request_id":"no"},"metadata":{"request_id":"abc"}}`,
+		"abc",
+	},
 	{"in an array", `[{"metadata":{"request_id":"no"}}]`, ""},
 	{"metadata is an array", `{"metadata":[{"request_id":"no"}],"request_id":"abc"}`, "abc"},
-	{"in a text", `{"transcript":"\"metadata\":{\"request_id\":\"no\"}","metadata":{"request_id":"abc"}}`, "abc"},
+	{
+		"in a text",
+		`{"transcript":"\"metadata\":{\"request_id\":\"no\"}","metadata":{"request_id":"abc"}}`,
+		"abc",
+	},
 	{"text with backslashes at its end", `{"a":{"b":"\\"},"metadata":{"request_id":"abc"}}`, "abc"},
 	{"escaped", `{"metadata":{"request\u005fid":"a\u0062c"}}`, "abc"},
 	{"not ASCII", `{"metadata":{"request_id":"äß𝄞"}}`, "äß𝄞"},
 	{"not a string", `{"request_id":17,"metadata":{"request_id":"abc"}}`, "abc"},
 	{"empty", `{"request_id":"","metadata":{"request_id":"abc"}}`, "abc"},
 	{"null", `{"metadata":null,"request_id":"abc"}`, "abc"},
-	{"literals and numbers", `{"a":true,"b":-1.5e3 ,"c":null,"d":[1,2,{"x":"}"}],"request_id":"abc"}`, "abc"},
-	{"too long", `{"request_id":"` + strings.Repeat("x", maxRequestIDLength+1) + `","metadata":{"request_id":"abc"}}`, "abc"},
-	{"as long as can be", `{"request_id":"` + strings.Repeat("x", maxRequestIDLength) + `"}`, strings.Repeat("x", maxRequestIDLength)},
+	{
+		"literals and numbers",
+		`{"a":true,"b":-1.5e3 ,"c":null,"d":[1,2,{"x":"}"}],"request_id":"abc"}`,
+		"abc",
+	},
+	{
+		"too long",
+		`{"request_id":"` + strings.Repeat(
+			"x",
+			maxRequestIDLength+1,
+		) + `","metadata":{"request_id":"abc"}}`,
+		"abc",
+	},
+	{
+		"as long as can be",
+		`{"request_id":"` + strings.Repeat("x", maxRequestIDLength) + `"}`,
+		strings.Repeat("x", maxRequestIDLength),
+	},
 	{"long key", `{"` + strings.Repeat("k", 500) + `":1,"request_id":"abc"}`, "abc"},
 	{"cut off", `{"metadata":{"request_id":"ab`, ""},
 	{"control character", "{\"request_id\":\"a\nb\"}", ""},
@@ -141,7 +168,8 @@ func FuzzRequestIDScanner(f *testing.F) {
 			return
 		}
 		want := referenceRequestID(body)
-		if len(body) > maxRequestIDLength && (len(want) > maxRequestIDLength || bytes.ContainsRune(body, '\\')) {
+		if len(body) > maxRequestIDLength &&
+			(len(want) > maxRequestIDLength || bytes.ContainsRune(body, '\\')) {
 			return // the id may be too long in the body's own spelling
 		}
 		require.Equal(t, want, got)
@@ -149,8 +177,13 @@ func FuzzRequestIDScanner(f *testing.F) {
 }
 
 func BenchmarkRequestIDAtTheEnd(b *testing.B) {
-	body := []byte(`{"channel":{"alternatives":[{"words":[` + strings.Repeat(`{"word":"the","start":17.72,"end":17.88,"confidence":0.999},`, 250) +
-		`{}]}]},"metadata":{"request_id":"4b21fb93-0ece-46c8-a7c8-05709"}}`)
+	body := []byte(
+		`{"channel":{"alternatives":[{"words":[` + strings.Repeat(
+			`{"word":"the","start":17.72,"end":17.88,"confidence":0.999},`,
+			250,
+		) +
+			`{}]}]},"metadata":{"request_id":"4b21fb93-0ece-46c8-a7c8-05709"}}`,
+	)
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
 		var s requestIDScanner

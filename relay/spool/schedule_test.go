@@ -103,7 +103,15 @@ func within(t *testing.T, want, got time.Duration) {
 func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 500} })
-		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, RetryDelays: []time.Duration{time.Second, 10 * time.Second}, RetryFor: time.Minute})
+		storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{
+				Deliver:     log.deliver,
+				RetryDelays: []time.Duration{time.Second, 10 * time.Second},
+				RetryFor:    time.Minute,
+			},
+		)
 		accept(t, in, "a")
 		wait(2 * time.Minute)
 
@@ -124,7 +132,9 @@ func TestRetriesFollowTheScheduleAndThenTheMessageDies(t *testing.T) {
 
 func TestGoneDiesAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
-		log := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: http.StatusGone} })
+		log := newAttemptLog(
+			func(string, int) spool.Result { return spool.Result{Status: http.StatusGone} },
+		)
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
 		accept(t, in, "a")
 		wait(time.Millisecond)
@@ -199,7 +209,15 @@ func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 			}
 			return spool.Result{Err: errConnect, Unreachable: true}
 		})
-		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 8, RetryDelays: []time.Duration{10 * time.Second}})
+		storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{
+				Deliver:     log.deliver,
+				Concurrency: 8,
+				RetryDelays: []time.Duration{10 * time.Second},
+			},
+		)
 		for i := range 100 {
 			accept(t, in, result(fmt.Sprint(i), "x"))
 		}
@@ -219,7 +237,13 @@ func TestDeliveriesRampUpWhenTheServiceIsBack(t *testing.T) {
 			require.Equal(t, 8, log.peak)
 		})
 		for second, want := range []int{1, 1, 2, 4, 8, 8} {
-			require.Equal(t, want, perSecond[time.Duration(second)*time.Second], "second %d after the service is back", second)
+			require.Equal(
+				t,
+				want,
+				perSecond[time.Duration(second)*time.Second],
+				"second %d after the service is back",
+				second,
+			)
 		}
 	})
 }
@@ -326,13 +350,21 @@ func TestOrderHoldsOverFailures(t *testing.T) {
 			return spool.Result{Status: 200}
 		}
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver})
-		a := []string{result("a", "1 twice"), result("a", "2"), result("a", "3 dies"), result("a", "4 twice"), result("a", "5")}
+		a := []string{
+			result("a", "1 twice"),
+			result("a", "2"),
+			result("a", "3 dies"),
+			result("a", "4 twice"),
+			result("a", "5"),
+		}
 		for _, body := range a {
 			accept(t, in, body)
 		}
 		accept(t, in, result("b", "1"))
 		wait(time.Millisecond)
-		log.change(func() { require.Equal(t, []string{result("b", "1")}, delivered, "b does not wait for a") })
+		log.change(
+			func() { require.Equal(t, []string{result("b", "1")}, delivered, "b does not wait for a") },
+		)
 		wait(time.Hour)
 		require.Equal(t, []string{result("b", "1"), a[0], a[1], a[3], a[4]}, delivered)
 	})
@@ -357,11 +389,15 @@ func TestAReplayedLetterGetsAFreshScheduleAndTheSameID(t *testing.T) {
 		var ids []spool.ID
 		var status atomic.Int64
 		status.Store(410)
-		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
-			ids = append(ids, m.ID)
-			assert.Zero(t, m.Tries)
-			return spool.Result{Status: int(status.Load())}
-		}})
+		storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{Deliver: func(_ context.Context, m *spool.Message, _ spool.Body) spool.Result {
+				ids = append(ids, m.ID)
+				assert.Zero(t, m.Tries)
+				return spool.Result{Status: int(status.Load())}
+			}},
+		)
 		receipt := accept(t, in, "a")
 		wait(time.Hour)
 		status.Store(200)
@@ -416,7 +452,11 @@ func TestAReloadHandsTheRouteOver(t *testing.T) {
 		wait(time.Second)
 
 		fresh := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
-		releaseFresh := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: fresh.deliver, Concurrency: 1})
+		releaseFresh := storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{Deliver: fresh.deliver, Concurrency: 1},
+		)
 		accept(t, in, result("2", "new"))
 		began := time.Now()
 		releaseOld(t.Context())
@@ -442,7 +482,13 @@ func TestGivingUpANewConfigurationBringsBackTheOldOne(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
 		old := newAttemptLog(func(string, int) spool.Result { return spool.Result{Status: 200} })
 		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: old.deliver})
-		release := storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("not this one") }})
+		release := storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{
+				Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("not this one") },
+			},
+		)
 		release(t.Context())
 		release(t.Context())
 		accept(t, in, "a")
@@ -497,7 +543,14 @@ func TestClosingLetsDeliveriesFinish(t *testing.T) {
 
 func TestADeliveryThatPanicsIsAFailedAttempt(t *testing.T) {
 	inBubble(t, func(t *testing.T, in *spool.Inbox) {
-		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: func(context.Context, *spool.Message, spool.Body) spool.Result { panic("oh") }, RetryFor: time.Second})
+		storetest.SetRoute(
+			in,
+			"r",
+			spool.RouteConfig{
+				Deliver:  func(context.Context, *spool.Message, spool.Body) spool.Result { panic("oh") },
+				RetryFor: time.Second,
+			},
+		)
 		accept(t, in, "a")
 		wait(time.Minute)
 		dead, err := in.List(context.Background(), spool.Filter{State: spool.Dead})

@@ -60,7 +60,12 @@ func parseSecret(secret string) ([]byte, error) {
 		return nil, errors.New("is not base64 after " + secretPrefix)
 	}
 	if len(key) < minSecretBytes || len(key) > maxSecretBytes {
-		return nil, fmt.Errorf("has %d bytes instead of %d to %d", len(key), minSecretBytes, maxSecretBytes)
+		return nil, fmt.Errorf(
+			"has %d bytes instead of %d to %d",
+			len(key),
+			minSecretBytes,
+			maxSecretBytes,
+		)
 	}
 	return key, nil
 }
@@ -71,8 +76,8 @@ func (s *Signer) String() string { return fmt.Sprintf("Signer(%d secrets)", len(
 // GoString hides the secrets.
 func (s *Signer) GoString() string { return s.String() }
 
-// Sign sets webhook-id, webhook-timestamp and, if there are secrets, webhook-signature on header. For that
-// it reads the body once, without keeping it, and rewinds it. A nil Signer has no secrets.
+// Sign sets webhook-id, webhook-timestamp and, if there are secrets, webhook-signature on header.
+// For that it reads the body once, without keeping it, and rewinds it. A nil Signer has no secrets.
 func (s *Signer) Sign(header http.Header, msg *Message, body io.ReadSeeker, now time.Time) error {
 	id, timestamp := msg.ID.String(), strconv.FormatInt(now.Unix(), 10)
 	header.Set(HeaderWebhookID, id)

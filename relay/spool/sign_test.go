@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The key, message and signature of the specification's own example (verified with its reference libraries).
+// The key, message and signature of the specification's own example (verified with its reference
+// libraries).
 const (
 	exampleSecret    = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	exampleID        = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -83,7 +84,11 @@ func TestBadSecretsAreRefusedWithoutShowingThem(t *testing.T) {
 	}
 	signer, err := NewSigner(exampleSecret)
 	require.NoError(t, err)
-	require.Equal(t, "Signer(1 secrets) Signer(1 secrets) Signer(1 secrets)", fmt.Sprintf("%v %+v %#v", signer, signer, signer))
+	require.Equal(
+		t,
+		"Signer(1 secrets) Signer(1 secrets) Signer(1 secrets)",
+		fmt.Sprintf("%v %+v %#v", signer, signer, signer),
+	)
 }
 
 func TestABodyThatCannotBeReadIsNotSigned(t *testing.T) {

@@ -20,11 +20,11 @@ import (
 // store's own clock, for a shared store that of its database. So callers give durations, not
 // moments, wherever it matters.
 //
-// Durability. When Accept returns without an error, the message survives a crash of the process
-// and of the machine; in a shared store it survives whatever its database promises to survive. When
-// Accept returns an error, the message may or may not have been kept: the sender will send it again,
-// and deduplication makes one of the two. Pause is as durable. Everything else may be lost in a
-// crash, always together with everything that the same process did later.
+// Durability. When Accept returns without an error, the message survives a crash of the process and
+// of the machine; in a shared store it survives whatever its database promises to survive. When
+// Accept returns an error, the message may or may not have been kept: the sender will send it
+// again, and deduplication makes one of the two. Pause is as durable. Everything else may be lost
+// in a crash, always together with everything that the same process did later.
 //
 // Order. Ids rise in the order in which messages of one order key are accepted, over all users of
 // the store. Messages of one route with the same OrderKey are leased in the order of their
@@ -52,11 +52,11 @@ type Store interface {
 	// be unavailable.
 	NewBody(ctx context.Context, sizeHint int64) (BodyWriter, error)
 
-	// Accept makes a message durable together with its body and fingerprint, and takes over msg
-	// and body whatever happens. It sets ID, State, Size, ReceivedAt and ScheduledFrom. A message whose
-	// fingerprint was accepted within the window before now is a duplicate, and not kept. It
-	// fails with a *RefusedError, with ErrClosed, or with the error of ctx (and then may still
-	// come to be accepted).
+	// Accept makes a message durable together with its body and fingerprint, and takes over msg and
+	// body whatever happens. It sets ID, State, Size, ReceivedAt and ScheduledFrom. A message whose
+	// fingerprint was accepted within the window before now is a duplicate, and not kept. It fails
+	// with a *RefusedError, with ErrClosed, or with the error of ctx (and then may still come to be
+	// accepted).
 	Accept(ctx context.Context, msg *Message, fingerprint Fingerprint, window time.Duration,
 		body BodyWriter) (Receipt, error)
 
@@ -172,8 +172,8 @@ type Reconfigurable interface {
 	Reconfigure(module StoreModule) error
 }
 
-// StoreEvents are what a store tells by itself, for metrics, events and logs, and what it asks. Each may be nil. They
-// are called from any goroutine and must not block.
+// StoreEvents are what a store tells by itself, for metrics, events and logs, and what it asks.
+// Each may be nil. They are called from any goroutine and must not block.
 type StoreEvents struct {
 	// Refusing: the store has begun to refuse new messages, with the cause (nil for
 	// [ReasonFull]), or accepts them again.

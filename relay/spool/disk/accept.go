@@ -130,7 +130,8 @@ func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool
 	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
 		_ = w.store.index.View(func(t *index.Tx) error {
 			value := t.Get(index.Prints, w.prints.key(sequence))
-			if len(value) == len(a.fingerprint)+len(spool.ID{}) && spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
+			if len(value) == len(a.fingerprint)+len(spool.ID{}) &&
+				spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
 				if last := spool.ID(value[len(a.fingerprint):]); last.Compare(id) > 0 {
 					id = last
 				}
@@ -228,7 +229,14 @@ func (d *Store) Accept(
 	if msg.OrderKey == 0 { // a sequence of its own
 		msg.OrderKey = rand.Uint64()
 	}
-	a := &acceptance{msg: msg, fingerprint: fingerprint, window: window, body: w, where: where, record: index.AppendRecord(nil, msg)}
+	a := &acceptance{
+		msg:         msg,
+		fingerprint: fingerprint,
+		window:      window,
+		body:        w,
+		where:       where,
+		record:      index.AppendRecord(nil, msg),
+	}
 	op := &operation{accept: a, done: make(chan error, 1)}
 	if !d.ops.push(op, true) {
 		w.Discard()

@@ -320,8 +320,15 @@ func TestAMillionKept(t *testing.T) {
 		for stats(t, in).Pending > 0 {
 			require.NoError(t, in.Store().Flush(ctx))
 		}
-		t.Logf("%d kept: %.0f accepts/s, %.1f µs of CPU each; delivered in %s", stats(t, in).Delivered,
-			float64(count)/accepted.Seconds(), float64(used.Microseconds())/float64(count), time.Since(began))
+		t.Logf(
+			"%d kept: %.0f accepts/s, %.1f µs of CPU each; delivered in %s",
+			stats(t, in).Delivered,
+			float64(
+				count,
+			)/accepted.Seconds(),
+			float64(used.Microseconds())/float64(count),
+			time.Since(began),
+		)
 	}
 	in := open()
 	route := spool.RouteConfig{Deliver: deliverAll, Keep: 24 * time.Hour}
@@ -388,8 +395,14 @@ func TestAMillionKept(t *testing.T) {
 	took := time.Since(began)
 	mu.Lock()
 	slices.Sort(late)
-	t.Logf("%d replayed in %s; of %d that came meanwhile, half were delivered in %s, 99 %% in %s", <-replaying,
-		took, len(late), late[len(late)/2], late[len(late)*99/100])
+	t.Logf(
+		"%d replayed in %s; of %d that came meanwhile, half were delivered in %s, 99 %% in %s",
+		<-replaying,
+		took,
+		len(late),
+		late[len(late)/2],
+		late[len(late)*99/100],
+	)
 	mu.Unlock()
 	release(ctx)
 	require.NoError(t, in.Close(ctx))

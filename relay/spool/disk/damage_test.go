@@ -210,7 +210,10 @@ func TestADamagedMessageIsListedDroppedAndPassed(t *testing.T) {
 				require.Empty(t, expired)
 			}
 			require.NoError(t, d.Flush(ctx))
-			gone, err := d.DropAll(ctx, spool.Filter{Route: "r", State: spool.Dead, EndedFor: 1, Limit: 1000})
+			gone, err := d.DropAll(
+				ctx,
+				spool.Filter{Route: "r", State: spool.Dead, EndedFor: 1, Limit: 1000},
+			)
 			require.NoError(t, err)
 			ids := make([]spool.ID, len(gone))
 			for i, m := range gone {

@@ -46,7 +46,10 @@ func leaseAll(t testing.TB, d *Store) []*spool.Lease {
 		require.NoError(t, d.Flush(context.Background()))
 		leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 1000})
 		require.NoError(t, err)
-		tried, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 1000, Tried: true})
+		tried, err := d.Lease(
+			context.Background(),
+			spool.LeaseRequest{Route: "r", Max: 1000, Tried: true},
+		)
 		require.NoError(t, err)
 		if len(leased.Leases)+len(tried.Leases) == 0 {
 			return all
@@ -381,7 +384,10 @@ func TestASegmentThatIsMostlyDoneIsCleared(t *testing.T) {
 		d.Settle(m, verdict)
 	}
 	require.NoError(t, d.Flush(context.Background()))
-	leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 1}) // knows where its body was
+	leased, err := d.Lease(
+		context.Background(),
+		spool.LeaseRequest{Route: "r", Max: 1},
+	) // knows where its body was
 	require.NoError(t, err)
 	require.Len(t, leased.Leases, 1)
 	require.Eventually(t, func() bool {
@@ -495,7 +501,10 @@ func TestListPages(t *testing.T) {
 		ids = append(ids, disktest.Keep(t, d, fmt.Sprint(i)).ID)
 	}
 	for i, lease := range leaseAll(t, d) {
-		d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3]})
+		d.Settle(
+			lease,
+			spool.Settlement{Verdict: []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3]},
+		)
 	}
 	require.NoError(t, d.Flush(context.Background()))
 	var seen []spool.ID

@@ -121,7 +121,8 @@ func (c *change) droppable(filter spool.Filter) []place {
 	if filter.EndedFor > 0 && filter.State == spool.Dead {
 		return c.longDead(s)
 	}
-	if filter.EndedFor > 0 && (filter.Until.IsZero() || filter.Until.After(s.now.Add(-filter.EndedFor))) {
+	if filter.EndedFor > 0 &&
+		(filter.Until.IsZero() || filter.Until.After(s.now.Add(-filter.EndedFor))) {
 		s.Until = s.now.Add(-filter.EndedFor) // nothing ends before it comes
 	}
 	found := s.places(buckets(filter.State), func(p place) bool { return !c.d.isLeased(p.id) })
@@ -138,10 +139,12 @@ func (c *change) longDead(s *selection) (found []place) {
 			continue
 		}
 		c.Scan(index.Died, index.RouteKey(info.Number), nil, func(key, _ []byte) bool {
-			if len(found) == s.Limit || index.FromUnixNano(index.KeyTime(key)).After(s.now.Add(-s.EndedFor)) {
+			if len(found) == s.Limit ||
+				index.FromUnixNano(index.KeyTime(key)).After(s.now.Add(-s.EndedFor)) {
 				return false
 			}
-			if p, ok := c.at(info, index.KeyID(key), index.Dead); ok && (!index.Record(p.record).Intact() || s.matches(p)) {
+			if p, ok := c.at(info, index.KeyID(key), index.Dead); ok &&
+				(!index.Record(p.record).Intact() || s.matches(p)) {
 				found = append(found, p.clone())
 			}
 			return true

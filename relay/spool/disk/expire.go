@@ -11,7 +11,13 @@ import (
 )
 
 // Expire implements [spool.Store].
-func (d *Store) Expire(ctx context.Context, route string, age time.Duration, lastError string, limit int) ([]*spool.Message, error) {
+func (d *Store) Expire(
+	ctx context.Context,
+	route string,
+	age time.Duration,
+	lastError string,
+	limit int,
+) ([]*spool.Message, error) {
 	var expired []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		expired = nil

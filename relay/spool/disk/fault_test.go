@@ -541,7 +541,13 @@ func TestAFailedCommitOnADamagedIndexEndsNothingElse(t *testing.T) {
 	for page := int64(2); page < int64(len(x)/disktest.PageSize); page++ {
 		value := disktest.FirstMessage(x[page*disktest.PageSize : (page+1)*disktest.PageSize])
 		if index.Record(value).Intact() && index.UnixNano(index.Record(value).EndedAt()) != 0 {
-			disktest.Spoil(t, filepath.Join(dir, index.FileName), page*disktest.PageSize, (page+1)*disktest.PageSize, disktest.Zero)
+			disktest.Spoil(
+				t,
+				filepath.Join(dir, index.FileName),
+				page*disktest.PageSize,
+				(page+1)*disktest.PageSize,
+				disktest.Zero,
+			)
 			spoiled++
 		}
 	}

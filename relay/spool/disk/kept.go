@@ -69,7 +69,9 @@ func (c *change) oldestKept() (oldest place, ok bool) {
 		oldest, ok = place{bucket: index.Kept, info: info, id: id}, true
 	}
 	if ok {
-		oldest.record = append([]byte(nil), c.Get(index.Kept, index.IDKey(oldest.info.Number, oldest.id))...)
+		oldest.record = append(
+			[]byte(nil),
+			c.Get(index.Kept, index.IDKey(oldest.info.Number, oldest.id))...)
 	}
 	return oldest, ok
 }

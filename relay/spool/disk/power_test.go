@@ -330,7 +330,12 @@ func powerWorkload(t *testing.T, d *Store) map[spool.ID]spool.Fingerprint {
 		leased, err := d.Lease(context.Background(), spool.LeaseRequest{Route: "r", Max: 3})
 		require.NoError(t, err)
 		for i, lease := range leased.Leases {
-			d.Settle(lease, spool.Settlement{Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4]})
+			d.Settle(
+				lease,
+				spool.Settlement{
+					Verdict: []spool.Verdict{spool.Done, spool.Retry, spool.Done, spool.Bury}[(i+round)%4],
+				},
+			)
 		}
 		require.NoError(t, d.Flush(context.Background()))
 	}

@@ -61,7 +61,10 @@ func (d *Store) replayed(route string, order uint64) {
 }
 
 // ReplayAll implements [spool.Store].
-func (d *Store) ReplayAll(ctx context.Context, filter spool.Filter) (replayed int, last spool.ID, done bool, err error) {
+func (d *Store) ReplayAll(
+	ctx context.Context,
+	filter spool.Filter,
+) (replayed int, last spool.ID, done bool, err error) {
 	in := []index.Bucket{index.Dead, index.Kept}
 	if filter.State != "" {
 		in = buckets(filter.State)

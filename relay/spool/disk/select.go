@@ -45,8 +45,8 @@ func buckets(state spool.State) []index.Bucket {
 	return []index.Bucket{index.Fresh, index.Parked, index.Dead, index.Kept}
 }
 
-// places returns where the messages are that are selected, by rising id, or falling, and no more than
-// the limit. Only those count that suit, if it is not nil.
+// places returns where the messages are that are selected, by rising id, or falling, and no more
+// than the limit. Only those count that suit, if it is not nil.
 func (s *selection) places(in []index.Bucket, suits func(place) bool) []place {
 	if s.RequestID != "" {
 		return s.ofRequest(in, suits)

@@ -52,7 +52,14 @@ func (r *random) Read(p []byte) (int, error) {
 }
 
 // stream writes a body of random bytes, in parts of so many bytes, and accepts it.
-func stream(ctx context.Context, store spool.Store, size int64, seed uint64, part int, key uint64) (spool.ID, error) {
+func stream(
+	ctx context.Context,
+	store spool.Store,
+	size int64,
+	seed uint64,
+	part int,
+	key uint64,
+) (spool.ID, error) {
 	body, err := store.NewBody(ctx, size)
 	if err != nil {
 		return spool.ID{}, err
@@ -84,7 +91,18 @@ func digest(from io.Reader, part int) []byte {
 const part = 32 << 10 // a multiple of 8, as random wants it
 
 func anySize(h *harness) {
-	sizes := []int64{0, 1, 4095, 64<<10 - 1, 64 << 10, 64<<10 + 1, 256<<10 - 1, 256 << 10, 256<<10 + 1, 1<<20 + 3}
+	sizes := []int64{
+		0,
+		1,
+		4095,
+		64<<10 - 1,
+		64 << 10,
+		64<<10 + 1,
+		256<<10 - 1,
+		256 << 10,
+		256<<10 + 1,
+		1<<20 + 3,
+	}
 	if !testing.Short() {
 		sizes = append(sizes, 64<<20)
 	}
@@ -100,7 +118,12 @@ func anySize(h *harness) {
 			body, err := h.Body(h.background(), ids[i])
 			require.NoError(h, err)
 			require.Equal(h, size, body.Size())
-			require.True(h, bytes.Equal(digest(newRandom(size, uint64(i)), part), digest(body, 10_007)), "body of %d bytes", size)
+			require.True(
+				h,
+				bytes.Equal(digest(newRandom(size, uint64(i)), part), digest(body, 10_007)),
+				"body of %d bytes",
+				size,
+			)
 			require.NoError(h, body.Close())
 		}
 		h.reopen()
@@ -231,7 +254,11 @@ func readWhileLeased(h *harness) {
 		require.NoError(h, err)
 		_, err = h.Drop(h.background(), id)
 		require.ErrorIs(h, err, spool.ErrInFlight)
-		require.True(h, bytes.Equal(digest(newRandom(size, 3), part), digest(body, 999)), fmt.Sprint(size))
+		require.True(
+			h,
+			bytes.Equal(digest(newRandom(size, 3), part), digest(body, 999)),
+			fmt.Sprint(size),
+		)
 		require.NoError(h, body.Close())
 		h.settle(lease, spool.Done)
 		h.flush()

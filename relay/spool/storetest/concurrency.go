@@ -30,7 +30,12 @@ type ledger struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{busy: make(map[uint64]spool.ID), last: make(map[uint64]spool.ID), delivered: make(map[spool.ID]int), accepted: make(map[spool.ID]bool)}
+	return &ledger{
+		busy:      make(map[uint64]spool.ID),
+		last:      make(map[uint64]spool.ID),
+		delivered: make(map[spool.ID]int),
+		accepted:  make(map[spool.ID]bool),
+	}
 }
 
 func (l *ledger) problem(format string, args ...any) {
@@ -87,7 +92,11 @@ func everythingAtOnce(h *harness, stores []spool.Store) {
 	inParallel(senders, func(n int) {
 		for i := range each {
 			store := stores[(n+i)%len(stores)]
-			receipt, err := put(h.background(), store, sample{text: fmt.Sprint(n/2, " ", i), key: uint64((n/2 + i) % keys)})
+			receipt, err := put(
+				h.background(),
+				store,
+				sample{text: fmt.Sprint(n/2, " ", i), key: uint64((n/2 + i) % keys)},
+			)
 			if err != nil {
 				h.Error(err)
 				return
@@ -117,9 +126,18 @@ func everythingAtOnce(h *harness, stores []spool.Store) {
 }
 
 // deliverUntil delivers, fails, and gives back, at random.
-func deliverUntil(ctx context.Context, h *harness, store spool.Store, watched chan string, l *ledger) {
+func deliverUntil(
+	ctx context.Context,
+	h *harness,
+	store spool.Store,
+	watched chan string,
+	l *ledger,
+) {
 	for ctx.Err() == nil {
-		leased, err := store.Lease(h.background(), spool.LeaseRequest{Route: route, Max: 1 + rand.IntN(4), Tried: rand.IntN(2) == 0})
+		leased, err := store.Lease(
+			h.background(),
+			spool.LeaseRequest{Route: route, Max: 1 + rand.IntN(4), Tried: rand.IntN(2) == 0},
+		)
 		if err != nil {
 			h.Error(err)
 			return
@@ -131,7 +149,9 @@ func deliverUntil(ctx context.Context, h *harness, store spool.Store, watched ch
 			} else {
 				_ = body.Close()
 			}
-			settlement := spool.Settlement{Verdict: []spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Return}[rand.IntN(4)]}
+			settlement := spool.Settlement{
+				Verdict: []spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Return}[rand.IntN(4)],
+			}
 			l.end(lease.Message, settlement.Verdict == spool.Done)
 			store.Settle(lease, settlement)
 		}

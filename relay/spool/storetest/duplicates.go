@@ -139,7 +139,8 @@ func sendersGiveUp(h *harness) {
 	require.Len(h, h.leaseAll(spool.LeaseRequest{Route: route, Max: 100}), 20)
 }
 
-// duplicateOfAFailedOne has the store refuse a message for lack of room, and accept it when there is some.
+// duplicateOfAFailedOne has the store refuse a message for lack of room, and accept it when there
+// is some.
 func duplicateOfAFailedOne(h *harness) {
 	h.SetLimits(spool.Limits{MaxBytes: 1, Fingerprints: longWindow})
 	inParallel(6, func(int) {

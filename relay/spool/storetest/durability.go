@@ -23,9 +23,19 @@ var durability = map[string]func(*harness){
 }
 
 func everyFieldIsKept(h *harness) {
-	msg := sample{key: 1<<63 + 7, requestID: "re\x00quest \xff" + strings.Repeat("x", 3000), user: "ann\x00 \xfe", destination: 1<<63 + 9}.message()
+	msg := sample{
+		key:         1<<63 + 7,
+		requestID:   "re\x00quest \xff" + strings.Repeat("x", 3000),
+		user:        "ann\x00 \xfe",
+		destination: 1<<63 + 9,
+	}.message()
 	msg.Method, msg.URI = "PUT", "/ü?sig=%2F\xff\x00"
-	msg.Header = http.Header{":sealed": {"\x00\x01\xff", ""}, "Empty": {}, "Multi": {"a", "b"}, "lower-case": {"c"}}
+	msg.Header = http.Header{
+		":sealed":    {"\x00\x01\xff", ""},
+		"Empty":      {},
+		"Multi":      {"a", "b"},
+		"lower-case": {"c"},
+	}
 	want := *msg
 	body, err := h.NewBody(h.background(), -1)
 	require.NoError(h, err)
@@ -243,5 +253,9 @@ func contextsEnd(h *harness) {
 	}
 	require.Equal(h, spool.Pending, h.get(id).State, "nothing was done")
 	require.False(h, h.counts().Routes[route].Paused)
-	require.NotEmpty(h, idsOf(h.leaseAll(spool.LeaseRequest{Route: route, Max: 2})), "the store goes on")
+	require.NotEmpty(
+		h,
+		idsOf(h.leaseAll(spool.LeaseRequest{Route: route, Max: 2})),
+		"the store goes on",
+	)
 }

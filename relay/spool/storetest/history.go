@@ -47,7 +47,12 @@ func reversed(ids []spool.ID) []spool.ID {
 func listingPages(h *harness) {
 	var ids []spool.ID
 	for i := range 230 {
-		ids = append(ids, h.accept(sample{text: fmt.Sprint(i), key: uint64(i + 1), route: []string{route, otherRoute}[i%2]}))
+		ids = append(
+			ids,
+			h.accept(
+				sample{text: fmt.Sprint(i), key: uint64(i + 1), route: []string{route, otherRoute}[i%2]},
+			),
+		)
 	}
 	for i, lease := range h.leaseAll(spool.LeaseRequest{Route: route, Max: 1000}) {
 		h.settle(lease, []spool.Verdict{spool.Bury, spool.Retry, spool.Return}[i%3])
@@ -79,8 +84,17 @@ func listingSome(h *harness) {
 			route: []string{route, otherRoute}[i%2], requestID: []string{"", "x", "y"}[i/2%3], user: []string{"", "ann"}[i/6%2],
 			state: []spool.State{spool.Pending, spool.Dead, spool.Delivered, spool.Pending}[i/12],
 		}
-		s := sample{text: fmt.Sprint(i), key: uint64(i + 1), route: e.route, requestID: e.requestID, user: e.user}
-		e.id = h.end(s, map[spool.State]spool.Verdict{spool.Pending: spool.Return, spool.Dead: spool.Bury, spool.Delivered: spool.Done}[e.state])
+		s := sample{
+			text:      fmt.Sprint(i),
+			key:       uint64(i + 1),
+			route:     e.route,
+			requestID: e.requestID,
+			user:      e.user,
+		}
+		e.id = h.end(
+			s,
+			map[spool.State]spool.Verdict{spool.Pending: spool.Return, spool.Dead: spool.Bury, spool.Delivered: spool.Done}[e.state],
+		)
 		all = append(all, e)
 	}
 	for _, state := range []spool.State{"", spool.Pending, spool.Dead, spool.Delivered} {
@@ -89,7 +103,8 @@ func listingSome(h *harness) {
 				for _, user := range []string{"", "ann"} {
 					var want []spool.ID
 					for _, e := range all {
-						if (state == "" || e.state == state) && (name == "" || e.route == name) && (requestID == "" || e.requestID == requestID) &&
+						if (state == "" || e.state == state) && (name == "" || e.route == name) &&
+							(requestID == "" || e.requestID == requestID) &&
 							(user == "" || e.user == user) {
 							want = append(want, e.id)
 						}
@@ -116,11 +131,23 @@ func listingByTime(h *harness) {
 	}
 	require.True(h, slices.IsSortedFunc(at, time.Time.Compare))
 	require.Equal(h, ids[1:4], listed(h.list(spool.Filter{Since: at[1], Until: at[4]})))
-	require.Equal(h, reversed(ids[1:4]), listed(h.list(spool.Filter{Since: at[1], Until: at[4], Newest: true})))
+	require.Equal(
+		h,
+		reversed(ids[1:4]),
+		listed(h.list(spool.Filter{Since: at[1], Until: at[4], Newest: true})),
+	)
 	require.Equal(h, ids[3:], listed(h.list(spool.Filter{Since: at[3]})))
 	require.Equal(h, ids[:3], listed(h.list(spool.Filter{Until: at[3]})))
-	require.Equal(h, ids[2:3], listed(h.list(spool.Filter{Since: at[1], Until: at[4], After: ids[1], Limit: 1})))
-	require.Equal(h, ids[2:3], listed(h.list(spool.Filter{Since: at[1], Until: at[4], After: ids[3], Limit: 1, Newest: true})))
+	require.Equal(
+		h,
+		ids[2:3],
+		listed(h.list(spool.Filter{Since: at[1], Until: at[4], After: ids[1], Limit: 1})),
+	)
+	require.Equal(
+		h,
+		ids[2:3],
+		listed(h.list(spool.Filter{Since: at[1], Until: at[4], After: ids[3], Limit: 1, Newest: true})),
+	)
 	require.Equal(h, int64(3), h.count(spool.Filter{Since: at[1], Until: at[4]}))
 	require.Empty(h, h.list(spool.Filter{Since: time.Now().Add(time.Hour)}))
 	require.Empty(h, h.list(spool.Filter{Until: at[0]}))
@@ -135,8 +162,16 @@ func cursorsAreStable(h *harness) {
 		_, err := h.Drop(h.background(), id)
 		require.NoError(h, err)
 	}
-	require.Equal(h, append(slices.Clone(ids[10:20]), append(ids[21:25], append(ids[26:], more)...)...), h.allPages(spool.Filter{Limit: 10, After: oldest[9].ID}))
-	require.Equal(h, reversed(append(append(slices.Clone(ids[:3]), ids[4:9]...), ids[10:20]...)), h.allPages(spool.Filter{Limit: 10, Newest: true, After: newest[9].ID}))
+	require.Equal(
+		h,
+		append(slices.Clone(ids[10:20]), append(ids[21:25], append(ids[26:], more)...)...),
+		h.allPages(spool.Filter{Limit: 10, After: oldest[9].ID}),
+	)
+	require.Equal(
+		h,
+		reversed(append(append(slices.Clone(ids[:3]), ids[4:9]...), ids[10:20]...)),
+		h.allPages(spool.Filter{Limit: 10, Newest: true, After: newest[9].ID}),
+	)
 }
 
 func countsAreRight(h *harness) {
@@ -152,7 +187,11 @@ func countsAreRight(h *harness) {
 		counts := h.counts()
 		require.Len(h, counts.Routes, 2)
 		c := counts.Routes[route]
-		require.Equal(h, [6]int64{2, 8, 1, 7, 1, 2}, [6]int64{c.Pending, c.PendingBytes, c.Dead, c.DeadBytes, c.Delivered, c.DeliveredBytes})
+		require.Equal(
+			h,
+			[6]int64{2, 8, 1, 7, 1, 2},
+			[6]int64{c.Pending, c.PendingBytes, c.Dead, c.DeadBytes, c.Delivered, c.DeliveredBytes},
+		)
 		require.Equal(h, len(leased), c.InFlight)
 		require.True(h, h.get(oldest).ReceivedAt.Equal(c.OldestPending))
 		require.False(h, c.Paused)
@@ -176,7 +215,12 @@ func countingSome(h *harness) {
 	h.end(sample{text: "a", key: 1}, spool.Bury)
 	ids := h.acceptMany(3, 2)
 	require.Equal(h, int64(4), h.count(spool.Filter{}))
-	require.Equal(h, int64(4), h.count(spool.Filter{Limit: 1, After: ids[1], Newest: true}), "these have no meaning")
+	require.Equal(
+		h,
+		int64(4),
+		h.count(spool.Filter{Limit: 1, After: ids[1], Newest: true}),
+		"these have no meaning",
+	)
 	require.Equal(h, int64(3), h.count(spool.Filter{State: spool.Pending}))
 	require.Zero(h, h.count(spool.Filter{EndedFor: time.Hour}))
 	require.Equal(h, int64(1), h.count(spool.Filter{EndedFor: time.Nanosecond}))
@@ -199,7 +243,9 @@ func (h *harness) fill(n, room int, verdict spool.Verdict) (ids []spool.ID) {
 	for i := range n {
 		ids = append(ids, h.end(sample{text: text(i), key: uint64(i + 1)}, verdict))
 	}
-	h.SetLimits(spool.Limits{MaxBytes: h.counts().Bytes + int64(room)*(large+2000), Fingerprints: longWindow})
+	h.SetLimits(
+		spool.Limits{MaxBytes: h.counts().Bytes + int64(room)*(large+2000), Fingerprints: longWindow},
+	)
 	return ids
 }
 

@@ -19,7 +19,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
 
-// pair is a store and the model side by side. Their ids differ, so messages are known by their number.
+// pair is a store and the model side by side. Their ids differ, so messages are known by their
+// number.
 type pair struct {
 	t     *rapid.T
 	open  func() spool.Store
@@ -97,9 +98,13 @@ func (p *pair) accept(t *rapid.T) {
 		n = rapid.IntRange(0, n-1).Draw(t, "which")
 	}
 	s := sample{
-		route: rapid.SampledFrom(modelRoutes).Draw(t, "route"), key: rapid.Uint64Range(0, 3).Draw(t, "key"),
-		requestID: rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "request id"), destination: spool.Destination(rapid.Uint64Range(0, 2).Draw(t, "destination")),
-		text: fmt.Sprint(n, ":", strings.Repeat("x", []int{0, 10, 3000, 70_000}[n%4])),
+		route: rapid.SampledFrom(modelRoutes).
+			Draw(t, "route"),
+		key: rapid.Uint64Range(0, 3).Draw(t, "key"),
+		requestID: rapid.SampledFrom([]string{"", "x", "y"}).
+			Draw(t, "request id"),
+		destination: spool.Destination(rapid.Uint64Range(0, 2).Draw(t, "destination")),
+		text:        fmt.Sprint(n, ":", strings.Repeat("x", []int{0, 10, 3000, 70_000}[n%4])),
 	}
 	var receipts [2]spool.Receipt
 	for i, store := range p.both() {
@@ -107,7 +112,13 @@ func (p *pair) accept(t *rapid.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(body, s.text)
 		require.NoError(t, err)
-		receipts[i], err = store.Accept(context.Background(), s.message(), sha256.Sum256(fmt.Append(nil, n)), longWindow, body)
+		receipts[i], err = store.Accept(
+			context.Background(),
+			s.message(),
+			sha256.Sum256(fmt.Append(nil, n)),
+			longWindow,
+			body,
+		)
 		require.NoError(t, err)
 		require.Equal(t, again, receipts[i].Duplicate)
 		if again {
@@ -126,7 +137,9 @@ func (p *pair) accept(t *rapid.T) {
 func (p *pair) lease(t *rapid.T) {
 	p.flush(t)
 	request := spool.LeaseRequest{
-		Route: rapid.SampledFrom(modelRoutes).Draw(t, "route"), Max: rapid.IntRange(1, 5).Draw(t, "max"), Tried: rapid.Bool().Draw(t, "tried"),
+		Route: rapid.SampledFrom(modelRoutes).
+			Draw(t, "route"),
+		Max: rapid.IntRange(1, 5).Draw(t, "max"), Tried: rapid.Bool().Draw(t, "tried"),
 	}
 	if rapid.Bool().Draw(t, "avoid") {
 		avoided := rapid.SliceOfN(rapid.Uint64Range(0, 2), 0, 2).Draw(t, "avoided")
@@ -201,7 +214,8 @@ func (p *pair) settle(t *rapid.T) {
 	slices.Sort(numbers)
 	n := rapid.SampledFrom(numbers).Draw(t, "leased")
 	s := spool.Settlement{
-		Verdict: rapid.SampledFrom([]spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Retry, spool.Bury, spool.Return}).Draw(t, "verdict"),
+		Verdict: rapid.SampledFrom([]spool.Verdict{spool.Done, spool.Done, spool.Retry, spool.Retry, spool.Bury, spool.Return}).
+			Draw(t, "verdict"),
 		Attempt: spool.Attempt{Status: 500, Error: "because"},
 	}
 	switch s.Verdict {
@@ -226,13 +240,18 @@ func (p *pair) replay(t *rapid.T) {
 		return
 	}
 	n := p.anyMessage(t)
-	require.Equal(t, p.model.Replay(context.Background(), p.ids[inModel][n]), p.store.Replay(context.Background(), p.ids[inStore][n]))
+	require.Equal(
+		t,
+		p.model.Replay(context.Background(), p.ids[inModel][n]),
+		p.store.Replay(context.Background(), p.ids[inStore][n]),
+	)
 }
 
 // filters draws a filter, for each store with its own id in it.
 func (p *pair) filters(t *rapid.T) (filters [2]spool.Filter) {
 	f := spool.Filter{
-		State:     rapid.SampledFrom([]spool.State{"", spool.Pending, spool.Dead, spool.Delivered}).Draw(t, "state"),
+		State: rapid.SampledFrom([]spool.State{"", spool.Pending, spool.Dead, spool.Delivered}).
+			Draw(t, "state"),
 		Route:     rapid.SampledFrom([]string{"", "route0", "route1", "none"}).Draw(t, "route"),
 		RequestID: rapid.SampledFrom([]string{"", "", "x", "z"}).Draw(t, "request id"),
 		Newest:    rapid.Bool().Draw(t, "newest"),
@@ -308,7 +327,11 @@ func (p *pair) expire(t *rapid.T) {
 
 func (p *pair) pause(t *rapid.T) {
 	p.t = t
-	route, paused := rapid.SampledFrom(modelRoutes).Draw(t, "route"), rapid.IntRange(0, 2).Draw(t, "paused") == 0
+	route, paused := rapid.SampledFrom(modelRoutes).
+		Draw(t, "route"),
+		rapid.IntRange(0, 2).
+			Draw(t, "paused") ==
+			0
 	for _, store := range p.both() {
 		require.NoError(t, store.Pause(context.Background(), route, paused))
 	}

@@ -87,7 +87,13 @@ func replayingAll(h *harness) {
 	const n = 25
 	var ids []spool.ID
 	for i := range n {
-		ids = append(ids, h.end(sample{text: fmt.Sprint(i), key: uint64(i + 1)}, []spool.Verdict{spool.Bury, spool.Done}[i%2]))
+		ids = append(
+			ids,
+			h.end(
+				sample{text: fmt.Sprint(i), key: uint64(i + 1)},
+				[]spool.Verdict{spool.Bury, spool.Done}[i%2],
+			),
+		)
 	}
 	h.accept(sample{text: "pending", key: 1})
 	filter := spool.Filter{Limit: 10}
@@ -103,7 +109,12 @@ func replayingAll(h *harness) {
 	}
 	require.Equal(h, n, total)
 	require.Equal(h, int64(n+1), h.count(spool.Filter{State: spool.Pending}))
-	require.ElementsMatch(h, ids, idsOf(h.leaseAll(spool.LeaseRequest{Route: route, Max: 100})), "the pending one waits behind a replayed one")
+	require.ElementsMatch(
+		h,
+		ids,
+		idsOf(h.leaseAll(spool.LeaseRequest{Route: route, Max: 100})),
+		"the pending one waits behind a replayed one",
+	)
 	require.Equal(h, int64(n+1), h.counts().Routes[route].Pending)
 }
 
@@ -120,7 +131,10 @@ func replayingSome(h *harness) {
 		require.Zero(h, replayed)
 		require.True(h, done)
 	}
-	replayed, _, done, err := h.ReplayAll(h.background(), spool.Filter{State: spool.Dead, Route: route, RequestID: "x"})
+	replayed, _, done, err := h.ReplayAll(
+		h.background(),
+		spool.Filter{State: spool.Dead, Route: route, RequestID: "x"},
+	)
 	require.NoError(h, err)
 	require.True(h, done)
 	require.Equal(h, 1, replayed)
@@ -210,12 +224,19 @@ func droppingTheOld(h *harness) {
 		require.Empty(h, dropped)
 	}
 	eventually(h, func() bool { return h.count(spool.Filter{EndedFor: 20 * time.Millisecond}) == 2 })
-	require.Equal(h, []spool.ID{kept}, listed(h.list(spool.Filter{State: spool.Delivered, EndedFor: 20 * time.Millisecond})))
+	require.Equal(
+		h,
+		[]spool.ID{kept},
+		listed(h.list(spool.Filter{State: spool.Delivered, EndedFor: 20 * time.Millisecond})),
+	)
 	for _, c := range []struct {
 		state spool.State
 		id    spool.ID
 	}{{spool.Dead, dead}, {spool.Delivered, kept}} {
-		dropped, err := h.DropAll(h.background(), spool.Filter{State: c.state, Route: route, EndedFor: 20 * time.Millisecond})
+		dropped, err := h.DropAll(
+			h.background(),
+			spool.Filter{State: c.state, Route: route, EndedFor: 20 * time.Millisecond},
+		)
 		require.NoError(h, err)
 		require.Equal(h, []spool.ID{c.id}, listed(dropped))
 	}
@@ -308,7 +329,13 @@ func pausingNothing(h *harness) {
 func attemptsAreKept(h *harness) {
 	id := h.acceptMany(1, 1)[0]
 	for n := range 23 {
-		a := spool.Attempt{At: time.UnixMilli(int64(n)), Status: n, Error: fmt.Sprint("error ", n), Upstream: "up\x00\xff", Took: time.Duration(n)}
+		a := spool.Attempt{
+			At:       time.UnixMilli(int64(n)),
+			Status:   n,
+			Error:    fmt.Sprint("error ", n),
+			Upstream: "up\x00\xff",
+			Took:     time.Duration(n),
+		}
 		lease := h.leaseOne()
 		require.Equal(h, n, lease.Message.Tries)
 		require.Len(h, lease.Message.Attempts, min(n, spool.MaxAttempts))

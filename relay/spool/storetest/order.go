@@ -41,7 +41,10 @@ func aRetryHoldsBackItsKey(h *harness) {
 	for _, id := range ids {
 		lease := h.leaseOne()
 		require.Equal(h, id, lease.Message.ID)
-		h.Settle(lease, spool.Settlement{Verdict: spool.Retry, Attempt: attempt(spool.Retry)}) // due at once
+		h.Settle(
+			lease,
+			spool.Settlement{Verdict: spool.Retry, Attempt: attempt(spool.Retry)},
+		) // due at once
 		lease = h.leaseOne()
 		require.Equal(h, id, lease.Message.ID)
 		h.settle(lease, spool.Return)
@@ -254,7 +257,12 @@ func destinations(all ...spool.Destination) spool.Destinations {
 func avoided(h *harness) {
 	var ids []spool.ID
 	for i := range uint64(10) {
-		ids = append(ids, h.accept(sample{text: string(rune('a' + i)), key: i + 1, destination: spool.Destination(i % 5 << 61)}))
+		ids = append(
+			ids,
+			h.accept(
+				sample{text: string(rune('a' + i)), key: i + 1, destination: spool.Destination(i % 5 << 61)},
+			),
+		)
 	}
 	avoided := spool.LeaseRequest{Route: route, Max: 100, Avoid: destinations(4<<61, 0, 1<<61, 77)}
 	var leased []*spool.Lease
@@ -293,7 +301,10 @@ func retriesAreDue(h *harness) {
 	const delay = 300 * time.Millisecond
 	lease := h.leaseOne()
 	began := time.Now()
-	h.Settle(lease, spool.Settlement{Verdict: spool.Retry, Delay: delay, Attempt: attempt(spool.Retry)})
+	h.Settle(
+		lease,
+		spool.Settlement{Verdict: spool.Retry, Delay: delay, Attempt: attempt(spool.Retry)},
+	)
 	again := leaseFor(h, h.Store, spool.LeaseRequest{Route: route, Max: 10})
 	require.Equal(h, []spool.ID{id}, idsOf(again))
 	require.GreaterOrEqual(h, time.Since(began), delay-20*time.Millisecond)

@@ -64,7 +64,10 @@ func oneStoreOnly(h *harness) {
 		h.acceptMany(2, key+1)
 	}
 	var all [4][]spool.ID
-	inParallel(4, func(i int) { all[i] = idsOf(leaseAll(h, stores[i], spool.LeaseRequest{Route: route, Max: 30})) })
+	inParallel(
+		4,
+		func(i int) { all[i] = idsOf(leaseAll(h, stores[i], spool.LeaseRequest{Route: route, Max: 30})) },
+	)
 	seen := make(map[spool.ID]bool)
 	for _, ids := range all {
 		for _, id := range ids {

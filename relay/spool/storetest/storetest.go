@@ -27,8 +27,8 @@ import (
 
 // Factory says how the tests come by stores.
 type Factory struct {
-	// New makes an empty place for messages: a directory, a database. The function that it returns opens
-	// a store there, and again one that finds what was there before, after the first was closed.
+	// New makes an empty place for messages: a directory, a database. The function that it returns
+	// opens a store there, and again one that finds what was there before, after the first was closed.
 	New func(t testing.TB) (open func() spool.Store)
 
 	// Shared says that several stores may be open at one place.
@@ -289,7 +289,13 @@ func settlementOf(verdict spool.Verdict) spool.Settlement {
 }
 
 func attempt(verdict spool.Verdict) spool.Attempt {
-	a := spool.Attempt{At: time.UnixMilli(1790000000123), Took: 42 * time.Millisecond, Status: http.StatusOK, Upstream: "10.0.0.1:80", Gateway: "a"}
+	a := spool.Attempt{
+		At:       time.UnixMilli(1790000000123),
+		Took:     42 * time.Millisecond,
+		Status:   http.StatusOK,
+		Upstream: "10.0.0.1:80",
+		Gateway:  "a",
+	}
 	if verdict != spool.Done {
 		a.Status, a.Error = http.StatusInternalServerError, "the service answered 500 Internal Server Error"
 	}

@@ -246,7 +246,8 @@ func (c *indexCheck) links() error {
 	}
 	for number, info := range c.stored {
 		if is, was := c.Tally.Routes[number], info.Counts; is.Pending != was.Pending || is.Parked != was.Parked ||
-			is.Dead != was.Dead || is.Delivered != was.Delivered {
+			is.Dead != was.Dead ||
+			is.Delivered != was.Delivered {
 			return fmt.Errorf("routes: %q has %d pending (%d parked), %d dead and %d delivered messages, "+
 				"but should have %d (%d), %d and %d", info.Name, is.Pending, is.Parked, is.Dead, is.Delivered,
 				was.Pending, was.Parked, was.Dead, was.Delivered)

@@ -17,10 +17,19 @@ func sampleMessage() *Entry {
 	at := time.Unix(1_800_000_000, 123).Local()
 	return &Entry{Message: spool.Message{
 		Method: "POST", URI: "/hook?a=b", RequestID: "äbc", ReceivedAt: at, ScheduledFrom: at.Add(time.Second),
-		NextAttemptAt: at.Add(time.Minute), DiedAt: at.Add(time.Hour), Tries: 7, LastError: "no", Size: 1 << 33,
+		NextAttemptAt: at.Add(
+			time.Minute,
+		), DiedAt: at.Add(time.Hour), Tries: 7, LastError: "no", Size: 1 << 33,
 		OrderKey: 1<<63 + 5, Destination: 1<<40 + 7, User: "dégé", Replayed: true,
 		Attempts: []spool.Attempt{
-			{At: at, Took: 3 * time.Second, Status: 500, Error: "no", Upstream: "10.0.0.1:80", Gateway: "gw"},
+			{
+				At:       at,
+				Took:     3 * time.Second,
+				Status:   500,
+				Error:    "no",
+				Upstream: "10.0.0.1:80",
+				Gateway:  "gw",
+			},
 			{At: at.Add(time.Second), Status: 200},
 		},
 		Header: http.Header{"Content-Type": {"application/json"}, "X-Many": {"a", "", "c"}, "X-None": {}},
@@ -80,7 +89,18 @@ func FuzzParseRecord(f *testing.F) {
 			b[0] = recordVersion
 			sealRecord(b)
 		}
-		_, _, _, _ = Record(b).OrderKey(), Record(b).Location(), Record(b).nextAttempt(), Record(b).EndedAt()
+		_, _, _, _ = Record(
+			b,
+		).OrderKey(),
+			Record(
+				b,
+			).Location(),
+			Record(
+				b,
+			).nextAttempt(),
+			Record(
+				b,
+			).EndedAt()
 		_, _ = Record(b).RequestID(), Record(b).Replayed()
 		m, err := ParseRecord(b)
 		if err != nil {
@@ -109,7 +129,9 @@ func TestADamagedRecordIsFound(t *testing.T) {
 
 // An inbox that was written before messages had a user, or attempts, is read on.
 func TestRecordsOfEarlierVersionsAreRead(t *testing.T) {
-	record, err := base64.StdEncoding.DecodeString("AvsFnXEY+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0AAAEAAAAABwRQT1NUCS9ob29rP2E9YgTDpGJjAm5vAwxDb250ZW50LVR5cGUBEGFwcGxpY2F0aW9uL2pzb24GWC1NYW55AwFhAAFjBlgtTm9uZQAGZMOpZ8Op")
+	record, err := base64.StdEncoding.DecodeString(
+		"AvsFnXEY+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0AAAEAAAAABwRQT1NUCS9ob29rP2E9YgTDpGJjAm5vAwxDb250ZW50LVR5cGUBEGFwcGxpY2F0aW9uL2pzb24GWC1NYW55AwFhAAFjBlgtTm9uZQAGZMOpZ8Op",
+	)
 	require.NoError(t, err)
 	m := sampleMessage()
 	m.Attempts, m.Replayed = nil, false
@@ -118,7 +140,9 @@ func TestRecordsOfEarlierVersionsAreRead(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, m, got)
 
-	record, err = base64.StdEncoding.DecodeString("AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVudC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA")
+	record, err = base64.StdEncoding.DecodeString(
+		"AVm5Hk8Y+uJ2k7QAexj64nbPTsp7GPrihIv7WHsY+uW8xGyge4AAAAAAAAAFAAAABwAAAAkAAAEAAAAAAAECAwAAAAAAAAAAAAAAAAAAAAACAAAAAAAAAE0EUE9TVAkvaG9vaz9hPWIEw6RiYwJubwMMQ29udGVudC1UeXBlARBhcHBsaWNhdGlvbi9qc29uBlgtTWFueQMBYQABYwZYLU5vbmUA",
+	)
 	require.NoError(t, err)
 	m.User, m.Destination = "", 0
 	require.Equal(t, m.RequestID, Record(record).RequestID())

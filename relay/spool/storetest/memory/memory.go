@@ -111,7 +111,10 @@ func (s *Store) Accept(
 		if s.p.full.IsZero() {
 			s.p.full = now
 		}
-		return spool.Receipt{}, &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: 15 * time.Second}
+		return spool.Receipt{}, &spool.RefusedError{
+			Reason:     spool.ReasonFull,
+			RetryAfter: 15 * time.Second,
+		}
 	}
 	s.p.full = time.Time{}
 	m.ID, m.State, m.ReceivedAt, m.ScheduledFrom = s.p.ids.Next(now), spool.Pending, now, now
@@ -176,7 +179,9 @@ func (p *Place) heads(route string) []*message {
 			seen[keyOf(m)] = true
 		}
 	}
-	waiting := p.sorted(func(m *message) bool { return m.Route == route && m.State == spool.Pending && m.lease == nil })
+	waiting := p.sorted(
+		func(m *message) bool { return m.Route == route && m.State == spool.Pending && m.lease == nil },
+	)
 	return slices.DeleteFunc(waiting, func(m *message) bool {
 		behind := seen[keyOf(m)]
 		seen[keyOf(m)] = true
@@ -329,7 +334,9 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 	}
 	defer leave()
 	counts := spool.Counts{
-		Routes: make(map[string]spool.RouteCounts), Fingerprints: int64(len(s.p.prints)), MaxBytes: s.p.limits.MaxBytes,
+		Routes: make(
+			map[string]spool.RouteCounts,
+		), Fingerprints: int64(len(s.p.prints)), MaxBytes: s.p.limits.MaxBytes,
 	}
 	if !s.p.full.IsZero() {
 		counts.Refusing, counts.RefusingSince = spool.ReasonFull, s.p.full

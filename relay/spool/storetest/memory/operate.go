@@ -97,7 +97,10 @@ func (s *Store) Replay(ctx context.Context, id spool.ID) error {
 }
 
 // ReplayAll implements spool.Store.
-func (s *Store) ReplayAll(ctx context.Context, filter spool.Filter) (replayed int, last spool.ID, done bool, err error) {
+func (s *Store) ReplayAll(
+	ctx context.Context,
+	filter spool.Filter,
+) (replayed int, last spool.ID, done bool, err error) {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return 0, spool.ID{}, false, err
@@ -151,7 +154,10 @@ func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 	}
 	selected := s.p.matching(filter)
 	if filter.EndedFor > 0 {
-		slices.SortStableFunc(selected, func(a, b *message) int { return a.EndedAt().Compare(b.EndedAt()) })
+		slices.SortStableFunc(
+			selected,
+			func(a, b *message) int { return a.EndedAt().Compare(b.EndedAt()) },
+		)
 	}
 	var dropped []*spool.Message
 	for _, m := range selected {
@@ -166,7 +172,13 @@ func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 }
 
 // Expire implements spool.Store.
-func (s *Store) Expire(ctx context.Context, route string, age time.Duration, lastError string, limit int) ([]*spool.Message, error) {
+func (s *Store) Expire(
+	ctx context.Context,
+	route string,
+	age time.Duration,
+	lastError string,
+	limit int,
+) ([]*spool.Message, error) {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
