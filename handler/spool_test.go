@@ -633,7 +633,7 @@ func TestGoneMeansADeadLetterAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, spooled(backend.addr, dir, ""))
 	letter := waitForLetter(t, dir, accepted(t, callbackOf(t, g, "a", 1)))
-	require.Equal(t, 1, letter.Attempts)
+	require.Equal(t, 1, letter.Tries)
 	require.Equal(t, "the service answered 410 Gone", letter.LastError)
 	require.Equal(t, "a", letter.RequestID)
 	g.waitForLog("the dead letter", func(line map[string]any) bool {
