@@ -651,7 +651,7 @@ func TestUnwritableMeansADeadLetterAtOnce(t *testing.T) {
 			"anonymous\nrelay "+backend.addr+" {\nheader_up X-Caller {query.caller}\n}\n"+inbox(dir, "")))
 	bad := send(t, "POST", g.url+"?caller=a%0d%0aDg-Token:b", result("a", 1), nil)
 	letter := waitForLetter(t, dir, accepted(t, bad))
-	require.Equal(t, 1, letter.Attempts)
+	require.Equal(t, 1, letter.Tries)
 	require.Contains(t, letter.LastError, "X-Caller")
 
 	accepted(t, send(t, "POST", g.url+"?caller=a", result("b", 1), nil))
@@ -672,7 +672,7 @@ func TestRefusedForTooLongMeansADeadLetter(t *testing.T) {
 	id := accepted(t, callbackOf(t, g, "a", 1))
 	accepted(t, callbackOf(t, g, "a", 2)) // waits behind it
 	letter := waitForLetter(t, dir, id)
-	require.Greater(t, letter.Attempts, 1)
+	require.Greater(t, letter.Tries, 1)
 	require.Equal(t, 2, book.waitFor(t, 1)[0].n, "what waited goes on")
 }
 
