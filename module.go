@@ -14,7 +14,8 @@
 //	app/        what outlives one request and one configuration
 //	operate/    what an operator can see and do; operate/api offers it as JSON
 //	admin/      that on Caddy's admin endpoint, and the commands
-//	caddyfile/  the directive's grammar
+//	console/    http.handlers.deepgram_console: that for people, in a browser
+//	caddyfile/  the directives' grammar
 //	simulator/  the sending half, as the vendor documents it; a plugin of its own
 //	cmd/caddy/  Caddy with this module, for `go run`
 //	e2e/        tests of all of it together, over real sockets
@@ -61,6 +62,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/caddyfile"
+	"github.com/caddy-deepgram/deepgram-callback/console"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
 )
@@ -71,8 +73,12 @@ func init() {
 	caddy.RegisterModule(new(handler.Handler))
 	caddy.RegisterModule(new(handler.LeastStreams))
 	caddy.RegisterModule(new(disk.Module))
+	caddy.RegisterModule(new(console.Console))
 	caddy.RegisterModule(admin.API{})
 
+	// Each is put right before reverse_proxy, so that the console comes first.
+	httpcaddyfile.RegisterHandlerDirective(caddyfile.ConsoleDirective, caddyfile.ParseConsole)
+	httpcaddyfile.RegisterDirectiveOrder(caddyfile.ConsoleDirective, httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterHandlerDirective(caddyfile.Directive, caddyfile.Parse)
 	httpcaddyfile.RegisterDirectiveOrder(caddyfile.Directive, httpcaddyfile.Before, "reverse_proxy")
 

@@ -93,7 +93,7 @@ func TestRefusedCallbacksAreListed(t *testing.T) {
 	row := func(reason string, status int, method, path string) map[string]any {
 		return map[string]any{
 			"reason": reason, "status": float64(status), "kind": "batch", "method": method, "path": path,
-			"host": "callbacks.example", "client_ip": "127.0.0.1",
+			"host": "callbacks.example", "client_ip": "127.0.0.1", "remedy": app.Remedy(reason),
 		}
 	}
 	want := []map[string]any{

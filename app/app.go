@@ -12,6 +12,7 @@
 //	users.go     whether who brought a callback in was removed since
 //	hooks.go     what is logged and announced of inboxes
 //	metrics.go   what is counted
+//	hour.go      what was counted in the last hour
 package app
 
 import (

@@ -24,7 +24,10 @@ func (p *Process) hooks(identity string) spool.Hooks {
 		}
 	}
 	return spool.Hooks{
-		Accepted:  func(route string, _ int64) { spoolAcceptedTotal.WithLabelValues(route).Inc() },
+		Accepted: func(route string, _ int64) {
+			spoolAcceptedTotal.WithLabelValues(route).Inc()
+			p.Accepted.Add(Destination{identity, route})
+		},
 		Duplicate: func(route string) { spoolDuplicatesTotal.WithLabelValues(route).Inc() },
 		Refused: func(route string, reason spool.Reason) {
 			spoolRefusedTotal.WithLabelValues(route, string(reason)).Inc()
@@ -39,6 +42,7 @@ func (p *Process) hooks(identity string) spool.Hooks {
 		},
 		Delivered: func(msg *spool.Message) {
 			spoolDeliveredTotal.WithLabelValues(msg.Route).Inc()
+			p.Delivered.Add(Destination{identity, msg.Route})
 			spoolDeliverySeconds.WithLabelValues(msg.Route).Observe(time.Since(msg.ReceivedAt).Seconds())
 		},
 		Died: func(msg *spool.Message) {

@@ -28,9 +28,14 @@ type Process struct {
 	// Replays are those of many messages.
 	Replays Replays
 
+	// Accepted and Delivered count the callbacks of the last hour, by where they went.
+	Accepted, Delivered Hour[Destination]
+
 	// Refusals are the callbacks that were refused: why one was turned away is asked after a
 	// reload, too.
 	Refusals RefusalList
+
+	started time.Time
 
 	newest atomic.Pointer[App] // the configuration in charge; nil if none runs
 
@@ -50,10 +55,24 @@ func ThisProcess() *Process { return thisProcess }
 
 // NewProcess returns one that keeps nothing yet.
 func NewProcess() *Process {
-	p := &Process{inboxes: make(map[string]*spool.Inbox)}
+	p := &Process{started: time.Now(), inboxes: make(map[string]*spool.Inbox)}
 	p.Streams = newRegistry(p.logger)
 	return p
 }
+
+// A Destination is where a callback goes: to a route of an inbox, which is named by the identity of
+// its store, or without one, to a service at once.
+type Destination struct{ Inbox, Route string }
+
+// Forwarded counts a batch callback that was admitted and handed to its service at once, whose
+// answer is the sender's.
+func (p *Process) Forwarded(route string) {
+	p.Accepted.Add(Destination{Route: route})
+	p.Delivered.Add(Destination{Route: route})
+}
+
+// Started is when the process began.
+func (p *Process) Started() time.Time { return p.started }
 
 // begin puts a configuration in charge.
 func (p *Process) begin(a *App) {

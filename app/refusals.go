@@ -11,6 +11,9 @@ import (
 // RefusalList remembers the last refusals, in a memory that does not grow,
 // whatever strangers send.
 type RefusalList struct {
+	// Hour counts those of the last hour by their reasons.
+	Hour Hour[string]
+
 	mu   sync.Mutex
 	last ring[Refusal]
 }
@@ -32,6 +35,7 @@ type Refusal struct {
 // long, and hold no credentials.
 func (l *RefusalList) Note(r Refusal) Refusal {
 	CountRequest(r.Kind, r.Reason)
+	l.Hour.Add(r.Reason)
 	r.Method = clip(r.Method, maxMethod)
 	r.Host = clip(withoutUserinfo(r.Host), maxHost)
 	r.Path = clip(withoutQuery(r.Path), maxPath)

@@ -26,6 +26,10 @@ var (
 // Registry keeps the live streams, ends them at shutdown, and remembers the last
 // that ended.
 type Registry struct {
+	// Opened counts the streams of the last hour by their routes, EndedBecause those that ended by
+	// the reasons of [stream.End].
+	Opened, EndedBecause Hour[string]
+
 	logger func() *zap.Logger // that of the configuration in charge
 
 	mu          sync.Mutex
@@ -160,6 +164,7 @@ func (r *Registry) Open(
 	closing := r.closing
 	r.mu.Unlock()
 	streamsOpenedTotal.WithLabelValues(s.Route).Inc()
+	r.Opened.Add(s.Route)
 
 	if closing {
 		s.shutdown()
@@ -187,6 +192,7 @@ func (r *Registry) ended(s *Stream, end stream.End, release func()) {
 	}()
 	release()
 	countStream(s, end)
+	r.EndedBecause.Add(end.Reason)
 	ended.log(r.logger(), end)
 }
 

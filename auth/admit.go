@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 )
 
@@ -23,6 +25,17 @@ type Admission struct {
 
 	// Whether header and query alone have carried a right credential.
 	Identified bool
+}
+
+// Identify makes the name of the caller's account known to the access log and to other handlers,
+// as Caddy's own authentication does.
+func (a Admission) Identify(r *http.Request) {
+	if a.User == "" {
+		return
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.auth.user.id", a.User)
+	}
 }
 
 // verdict is what one check says about its credential.

@@ -50,7 +50,7 @@ func (p *parser) basicAuth() error {
 			caddyauth.Account{Username: username, Password: password})
 		return nil
 	})
-	p.config.BasicAuth = config
+	p.policy.BasicAuth = config
 	return err
 }
 
@@ -75,7 +75,7 @@ func (p *parser) basicAuthPlain() error {
 			auth.PlainAccount{Username: username, Password: password})
 		return nil
 	})
-	p.config.BasicAuthPlain = config
+	p.policy.BasicAuthPlain = config
 	return err
 }
 
@@ -110,7 +110,7 @@ func (p *parser) dgToken() error {
 	if len(config.KeyIDs) == 0 || slices.Contains(config.KeyIDs, "") {
 		return p.Errf("dg_token needs the identifier of an API key, or several")
 	}
-	p.config.DGToken = config
+	p.policy.DGToken = config
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		if p.Val() != ifPresent || config.IfPresent {
 			// The error does not repeat what stands here, as it may be an identifier.
@@ -129,7 +129,7 @@ func (p *parser) callbackSecret() error {
 	if err != nil {
 		return err
 	}
-	p.config.CallbackSecret = secrets
+	p.policy.CallbackSecret = secrets
 	return p.secrets("callback_secret", secrets)
 }
 
@@ -153,7 +153,7 @@ func (p *parser) querySecret() error {
 	if len(args) < 2 {
 		return p.Errf("query_secret needs the name of a URL parameter and a secret, or several")
 	}
-	p.config.QuerySecret = &auth.QuerySecret{Parameter: args[0], Secrets: args[1:]}
+	p.policy.QuerySecret = &auth.QuerySecret{Parameter: args[0], Secrets: args[1:]}
 	return p.secrets("query_secret", args[1:])
 }
 
@@ -165,12 +165,12 @@ func (p *parser) require() error {
 	if arg != "all" && arg != "any" {
 		return p.Errf("require: %q is neither all nor any", arg)
 	}
-	p.config.Require = arg
+	p.policy.Require = arg
 	return nil
 }
 
 func (p *parser) anonymous() error {
-	p.config.Anonymous = true
+	p.policy.Anonymous = true
 	return p.flag()
 }
 
@@ -187,6 +187,6 @@ func (p *parser) guessLimit() error {
 	if err != nil {
 		return err
 	}
-	p.config.GuessLimit = &auth.GuessLimit{Guesses: n, Window: window}
+	p.policy.GuessLimit = &auth.GuessLimit{Guesses: n, Window: window}
 	return p.noBlock("guess_limit")
 }

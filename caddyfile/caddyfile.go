@@ -1,7 +1,8 @@
-// Package caddyfile is the grammar of the directive deepgram_callback: it turns
-// Caddyfile tokens into the handler's configuration.
+// Package caddyfile is the grammar of the directives deepgram_callback and
+// deepgram_console: it turns Caddyfile tokens into their handlers' configuration.
 //
-//	caddyfile.go  the directive: read this first
+//	caddyfile.go  the directive deepgram_callback: read this first
+//	console.go    the directive deepgram_console
 //	auth.go       the options for who may call
 //	proxy.go      relay and stream
 //	spool.go      spool: the inbox
@@ -18,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-deepgram/deepgram-callback/auth"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 )
 
@@ -81,7 +83,7 @@ const Directive = "deepgram_callback"
 //		}
 //	}
 func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	p := &parser{Helper: h, config: new(handler.Handler), seen: make(map[string]bool)}
+	p := newParser(h)
 	if err := p.directive(); err != nil {
 		return nil, err
 	}
@@ -89,9 +91,10 @@ func Parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 }
 
 // Options are the names of all options, by the block that they stand in: those of the
-// directive under "", those of stream under "stream", and so on.
+// directive under "", those of stream under "stream", and so on; and those of the console
+// under its directive's name.
 func Options() map[string][]string {
-	p := new(parser)
+	p := newParser(httpcaddyfile.Helper{})
 	names := func(parsers map[string]func() error) []string {
 		return slices.Sorted(maps.Keys(parsers))
 	}
@@ -100,6 +103,8 @@ func Options() map[string][]string {
 		"dg_token": {ifPresent},
 		"stream":   names(p.streamOptions(nil, nil)),
 		"spool":    names(p.spoolOptions(nil)),
+
+		ConsoleDirective: names(p.consoleOptions(nil)),
 	}
 }
 
@@ -107,9 +112,17 @@ func Options() map[string][]string {
 type parser struct {
 	httpcaddyfile.Helper
 	config    *handler.Handler
+	policy    *auth.Policy                   // who may call
+	options   func() map[string]func() error // the parsers of the directive's own options, by name
 	seen      map[string]bool
 	name      caddyfile.Token
 	upstreams []caddyfile.Token
+}
+
+func newParser(h httpcaddyfile.Helper) *parser {
+	p := &parser{Helper: h, config: new(handler.Handler), seen: make(map[string]bool)}
+	p.policy, p.options = &p.config.Policy, p.subdirectives
+	return p
 }
 
 func (p *parser) directive() error {
@@ -152,7 +165,7 @@ func (p *parser) subdirective() error {
 	if name == "basic_auth" && p.plainFollows() {
 		name = "basic_auth plain"
 	}
-	parse, ok := p.subdirectives()[name]
+	parse, ok := p.options()[name]
 	if !ok {
 		return p.Errf("unrecognized subdirective %s", name)
 	}
@@ -163,7 +176,7 @@ func (p *parser) subdirective() error {
 	return parse()
 }
 
-// subdirectives are the parsers of the directive's own options, by name.
+// subdirectives are the options of deepgram_callback.
 func (p *parser) subdirectives() map[string]func() error {
 	return map[string]func() error{
 		"basic_auth":       p.basicAuth,

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/caddy-deepgram/deepgram-callback"
+	"github.com/caddy-deepgram/deepgram-callback/console"
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	_ "github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres"
 )
@@ -58,7 +59,7 @@ func TestGoldensAdaptToWhatTheySay(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, warnings)
 			require.JSONEq(t, golden.expected, string(result))
-			require.NotEmpty(t, handlersIn(t, result))
+			require.NotZero(t, len(handlersIn(t, result))+len(consolesIn(t, result)))
 		})
 	}
 }
@@ -93,13 +94,25 @@ func TestErrorsNeverRepeatASecret(t *testing.T) {
 	require.Greater(t, checked, 5)
 }
 
-// handlersIn finds the directive's handlers in a configuration and decodes
-// them as Caddy does, which fails on a field that there is not.
+// handlersIn finds the handlers of deepgram_callback in a configuration.
 func handlersIn(t testing.TB, config []byte) []*handler.Handler {
+	t.Helper()
+	return modulesIn[handler.Handler](t, config, "deepgram_callback")
+}
+
+// consolesIn finds those of deepgram_console.
+func consolesIn(t testing.TB, config []byte) []*console.Console {
+	t.Helper()
+	return modulesIn[console.Console](t, config, "deepgram_console")
+}
+
+// modulesIn finds the handlers of a name in a configuration and decodes them as Caddy does,
+// which fails on a field that there is not.
+func modulesIn[Module any](t testing.TB, config []byte, name string) []*Module {
 	t.Helper()
 	var root any
 	require.NoError(t, json.Unmarshal(config, &root))
-	var found []*handler.Handler
+	var found []*Module
 	var visit func(node any)
 	visit = func(node any) {
 		switch node := node.(type) {
@@ -108,13 +121,13 @@ func handlersIn(t testing.TB, config []byte) []*handler.Handler {
 				visit(item)
 			}
 		case map[string]any:
-			if node["handler"] == "deepgram_callback" {
+			if node["handler"] == name {
 				delete(node, "handler")
 				encoded, err := json.Marshal(node)
 				require.NoError(t, err)
-				h := new(handler.Handler)
-				require.NoError(t, caddy.StrictUnmarshalJSON(encoded, h))
-				found = append(found, h)
+				module := new(Module)
+				require.NoError(t, caddy.StrictUnmarshalJSON(encoded, module))
+				found = append(found, module)
 				return
 			}
 			for _, item := range node {
@@ -155,6 +168,27 @@ func FuzzDirective(f *testing.F) {
 				require.NoError(t, handler.CheckMethod(method))
 			}
 			require.True(t, h.Relay != nil || h.Stream != nil && h.Stream.Proxy != nil, "no upstreams")
+		}
+	})
+}
+
+// FuzzConsole does the same for the console's directive.
+func FuzzConsole(f *testing.F) {
+	for _, golden := range readGoldens(f) {
+		if _, behind, found := strings.Cut(golden.caddyfile, "deepgram_console"); found {
+			f.Add(strings.TrimSuffix(strings.TrimSpace(behind), "}"))
+		}
+	}
+	f.Fuzz(func(t *testing.T, block string) {
+		if strings.Contains(block, "import") { // reads files
+			t.Skip()
+		}
+		config, _, err := adapt(":8080 {\n\tdeepgram_console " + block + "\n}\n")
+		if err != nil {
+			return
+		}
+		for _, c := range consolesIn(t, config) {
+			require.NoError(t, c.Check())
 		}
 	})
 }

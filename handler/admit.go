@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
@@ -150,17 +149,6 @@ func refusalOf(cause error) *auth.Refusal {
 		reason = app.ReasonUnwritable
 	}
 	return &auth.Refusal{Status: http.StatusBadRequest, Reason: reason, Cause: cause}
-}
-
-// identify makes the name of the caller's account known to the access log and to
-// other handlers, as Caddy's own authentication does.
-func identify(r *http.Request, admission auth.Admission) {
-	if admission.User == "" {
-		return
-	}
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.auth.user.id", admission.User)
-	}
 }
 
 // admitBody limits the body of a batch callback to max_body and, where the secret in the body

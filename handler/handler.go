@@ -137,7 +137,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if err != nil {
 		return h.refuse(w, r, err)
 	}
-	identify(r, admission)
+	admission.Identify(r)
 	h.Strip(r)
 
 	if streaming {
@@ -160,6 +160,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() { // also where the proxy panics, as it does when an answer breaks off
 		if broken == nil {
 			app.CountRequest(kindBatch, outcomeAdmitted)
+			h.app.Process().Forwarded(h.batchRoute)
 		}
 	}()
 	err = h.batch.Forward(w, r)

@@ -13,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
@@ -43,7 +42,7 @@ var (
 // Provision implements [caddy.Provisioner].
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = printable.Logger(ctx.Logger())
-	h.refusals = sampled(h.logger)
+	h.refusals = printable.Sampled(h.logger)
 
 	// The app keeps the live streams, and runs only where it is loaded.
 	var err error
@@ -305,14 +304,6 @@ func routeName(proxy *reverseproxy.Handler) string {
 	}
 	slices.Sort(dials)
 	return strings.Join(slices.Compact(dials), ",")
-}
-
-// sampled keeps a flood of refusals from flooding the log: in each second, the first ten of the
-// same reason are written, and then each thousandth.
-func sampled(logger *zap.Logger) *zap.Logger {
-	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
-	}))
 }
 
 // adviseOnLogs warns of the configured credentials that Caddy's own logs show. Caddy encodes a

@@ -9,6 +9,7 @@
 //	many.go      many messages at once
 //	streams.go   streams that are live, and those that ended
 //	refusals.go  callbacks that were refused
+//	overview.go  all of it at a glance
 //	redact.go    what is shown of a URI
 //	when.go      how times are written
 //

@@ -13,6 +13,7 @@ import (
 type Refusal struct {
 	At       time.Time `json:"at"`
 	Reason   string    `json:"reason"`
+	Remedy   string    `json:"remedy"` // what the reason means, and what to do about it
 	Status   int       `json:"status"`
 	Method   string    `json:"method"`
 	Host     string    `json:"host"`
@@ -26,6 +27,7 @@ func showRefusal(r app.Refusal) Refusal {
 	shown := Refusal{
 		At:       r.At.UTC(),
 		Reason:   r.Reason,
+		Remedy:   app.Remedy(r.Reason),
 		Status:   r.Status,
 		Method:   r.Method,
 		Host:     r.Host,

@@ -3,6 +3,8 @@
 package printable
 
 import (
+	"time"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -13,6 +15,14 @@ import (
 func Logger(logger *zap.Logger) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(inner zapcore.Core) zapcore.Core {
 		return &core{inner}
+	}))
+}
+
+// Sampled keeps a flood of refusals from flooding the log: in each second, the first ten of the
+// same reason are written, and then each thousandth.
+func Sampled(logger *zap.Logger) *zap.Logger {
+	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
 	}))
 }
 

@@ -7,6 +7,7 @@
 //	messages.go    inboxes and their messages
 //	streams.go     streams
 //	refusals.go    refused callbacks
+//	overview.go    all of it at a glance, once or for as long as somebody looks
 package api
 
 import (
@@ -26,6 +27,18 @@ import (
 type Options struct {
 	// ReadOnly refuses all that would change anything.
 	ReadOnly bool
+
+	// Console is what only the console needs; nil elsewhere.
+	Console *Console
+}
+
+// Console is what the console's pages need beside.
+type Console struct {
+	// User names who asks; empty where that is not known.
+	User func(*http.Request) string
+
+	// Ended is closed when events have to end, since nothing may go on any more.
+	Ended <-chan struct{}
 }
 
 // Handler serves a gateway. It checks neither who asks nor from what origin a browser does:
@@ -35,6 +48,7 @@ type Handler struct {
 	gateway   *operate.Gateway
 	options   Options
 	resources []resource
+	followers chan struct{} // a place for each that follows events
 }
 
 // A resource is what is at a path, of whose segments the one in braces is any.
@@ -50,8 +64,9 @@ type methods map[string]func(http.ResponseWriter, *http.Request) error
 // New returns a handler of a gateway.
 func New(gateway *operate.Gateway, options Options) *Handler {
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	h := &Handler{gateway: gateway, options: options}
+	h := &Handler{gateway: gateway, options: options, followers: make(chan struct{}, maxFollowers)}
 	h.resources = []resource{
+		{"/overview", methods{get: h.overview}},
 		{"/spool", methods{get: h.status}},
 		{"/spool/count", methods{get: h.count}},
 		{"/spool/replay", methods{post: h.replayMany}},
@@ -67,6 +82,9 @@ func New(gateway *operate.Gateway, options Options) *Handler {
 		{"/streams/{id}", methods{del: h.killStream}},
 		{"/refusals", methods{get: h.listRefusals}},
 	}
+	if options.Console != nil {
+		h.resources = append(h.resources, resource{"/events", methods{get: h.events}})
+	}
 	return h
 }
 
@@ -81,10 +99,13 @@ func (h *Handler) Patterns() []string {
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	err := h.Serve(w, r)
-	if err == nil {
-		return
+	if err := h.Serve(w, r); err != nil {
+		WriteError(w, err)
 	}
+}
+
+// WriteError answers a request that has failed.
+func WriteError(w http.ResponseWriter, err error) {
 	prepare(w)
 	w.WriteHeader(Status(err))
 	encode(w, struct {

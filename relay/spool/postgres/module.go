@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/build"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -70,8 +69,8 @@ func (m *Module) Provision(caddy.Context) error {
 		Schema:      m.Schema,
 		Connections: m.Connections,
 		Lease:       time.Duration(m.Lease),
-		Name:        gatewayName(),
-		Version:     version(),
+		Name:        build.Gateway(),
+		Version:     build.Version(),
 	}.withDefaults()
 	if err != nil {
 		return err
@@ -98,31 +97,6 @@ func identity(config *pgconn.Config, schema string) string {
 
 func address(host string, port uint16) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
-}
-
-// gatewayName is what other gateways call this one.
-func gatewayName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		return "unknown"
-	}
-	return host
-}
-
-const modulePath = "github.com/caddy-deepgram/deepgram-callback"
-
-// version is that of this module in the binary.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range append(info.Deps, &info.Main) {
-		if m.Path == modulePath {
-			return cmp.Or(m.Version, "(devel)")
-		}
-	}
-	return "unknown"
 }
 
 // Identity implements [spool.StoreModule]: hosts, database and schema.
