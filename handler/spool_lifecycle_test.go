@@ -3,7 +3,6 @@ package handler_test
 import (
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -386,10 +384,12 @@ type child struct {
 	url string
 }
 
-func startChild(t *testing.T, port int, site string) *child {
+// startChild runs a site in a process of its own, with more global options.
+func startChild(t *testing.T, port int, site, global string) *child {
 	t.Helper()
 	g := &gateway{t: t, port: port, log: string(caddytest.NewLog(t))}
-	p := caddytest.StartProcess(t, []byte(g.caddyfile(site, options{level: "WARN"})), nil)
+	config := g.caddyfile(site, options{level: "WARN", global: "\n" + global})
+	p := caddytest.StartProcess(t, []byte(config), nil)
 	caddytest.Await(t, caddytest.Addr(port), &p.Errors)
 	return &child{Process: p, url: "http://" + caddytest.Addr(port)}
 }
@@ -397,7 +397,7 @@ func startChild(t *testing.T, port int, site string) *child {
 func TestInboxOfAnotherProcess(t *testing.T) {
 	service := newSwitchable(t, nil)
 	dir := t.TempDir()
-	c := startChild(t, freePort(t), spooled(service.addr, dir, ""))
+	c := startChild(t, freePort(t), spooled(service.addr, dir, ""), "")
 	g := &gateway{t: t, port: freePort(t)}
 	require.ErrorContains(t, g.load(spooled(service.addr, dir, ""), options{}),
 		"inbox "+dir+": in use by another process")
@@ -405,63 +405,4 @@ func TestInboxOfAnotherProcess(t *testing.T) {
 	c.Kill()
 	require.NoError(t, g.load(spooled(service.addr, dir, ""), options{}))
 	require.NoError(t, caddy.Stop())
-}
-
-func TestKilledProcessLosesNothing(t *testing.T) {
-	rounds := 8
-	if testing.Short() {
-		rounds = 2
-	}
-	var failing atomic.Bool
-	book := &ledger{answer: func(d delivered, try int) int {
-		if failing.Load() || d.n%20 == 0 && try == 1 {
-			return http.StatusInternalServerError
-		}
-		return http.StatusOK
-	}}
-	service := newSwitchable(t, book)
-	service.up()
-	dir := t.TempDir()
-	port := freePort(t)
-	site := spooled(service.addr, dir, "retry_delays 10ms")
-	load := startLoad(fmt.Sprintf("http://127.0.0.1:%d/c", port), "a", "b", "c", "d")
-	for i := range rounds {
-		failing.Store(i%3 == 1)
-		c := startChild(t, port, site)
-		before := load.accepted()
-		require.Eventually(t, func() bool { return load.accepted() > before+20 },
-			patience, time.Millisecond)
-		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // any moment is as good as another
-		c.Kill()
-	}
-	sent := load.end()
-	require.Empty(t, load.refused)
-	failing.Store(false)
-
-	g := &gateway{t: t, port: port}
-	require.NoError(t, g.load(site, options{}))
-	defer func() { require.NoError(t, caddy.Stop()) }()
-	waitUntilEmpty(t, dir)
-	seen := make(map[string]bool)
-	for _, d := range book.deliveries() {
-		seen[d.key+"/"+strconv.Itoa(d.n)] = true
-	}
-	for key, last := range sent {
-		for n := 1; n <= last; n++ {
-			require.True(t, seen[key+"/"+strconv.Itoa(n)],
-				"%s/%d of %d was accepted and never delivered", key, n, last)
-		}
-	}
-	requireFirstsInOrder(t, book.deliveries())
-}
-
-// requireFirstsInOrder requires that each callback came for the first time after
-// all earlier ones of its key had come.
-func requireFirstsInOrder(t testing.TB, taken []delivered) {
-	t.Helper()
-	last := make(map[string]int)
-	for _, d := range taken {
-		require.LessOrEqual(t, d.n, last[d.key]+1, "of %s after %d", d.key, last[d.key])
-		last[d.key] = max(last[d.key], d.n)
-	}
 }
