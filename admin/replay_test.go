@@ -155,8 +155,11 @@ func TestCtrlCStopsAReplay(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	require.NoError(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // its exit code is looked at below
+		close(ended)
+	}()
 	select {
 	case <-l.looked:
 	case <-time.After(patience):

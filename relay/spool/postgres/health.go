@@ -83,10 +83,10 @@ func (h *health) set(cause error) (changed bool) {
 	return changed
 }
 
-func (h *health) state() (cause error, since time.Time) {
+func (h *health) state() (since time.Time, cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.cause, h.since
+	return h.since, h.cause
 }
 
 func unavailable(cause error) *spool.RefusedError {
@@ -137,7 +137,7 @@ func (s *Store) probe(ctx context.Context) {
 			return
 		case <-s.health.away:
 		}
-		if cause, _ := s.health.state(); cause == nil {
+		if _, cause := s.health.state(); cause == nil {
 			continue
 		}
 		s.announceAbsence()
@@ -226,7 +226,7 @@ func (s *Store) complain(err error) {
 }
 
 func (s *Store) announceAbsence() {
-	cause, _ := s.health.state()
+	_, cause := s.health.state()
 	if s.options.Events.Refusing != nil {
 		s.options.Events.Refusing(spool.ReasonUnavailable, true, cause)
 	}

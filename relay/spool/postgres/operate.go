@@ -172,15 +172,15 @@ func (s *Store) changedNumbers(ctx context.Context, touched map[int32]bool) {
 
 // Replay implements spool.Store.
 func (s *Store) Replay(ctx context.Context, id spool.ID) error {
-	m, err := s.Get(ctx, id)
-	if err != nil {
+	if _, err := s.Get(ctx, id); err != nil {
 		return err
 	}
 	n, err := s.replay(ctx, [][16]byte{id}, []int16{statePending, stateDead, stateDelivered})
 	if err != nil || n == 1 {
 		return err
 	}
-	if m, err = s.Get(ctx, id); err == nil && m.State == spool.Pending {
+	m, err := s.Get(ctx, id)
+	if err == nil && m.State == spool.Pending {
 		return spool.ErrInFlight // to be forgotten when its delivery ends
 	}
 	return cmp.Or(err, spool.ErrNotFound)

@@ -259,7 +259,7 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 	if err := s.enter(ctx); err != nil {
 		return counts, err
 	}
-	if cause, since := s.health.state(); cause != nil {
+	if since, cause := s.health.state(); cause != nil {
 		counts.Refusing, counts.RefusingSince = spool.ReasonUnavailable, since
 		return counts, unavailable(cause)
 	}

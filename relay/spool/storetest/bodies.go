@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -80,7 +79,7 @@ func stream(
 }
 
 func digest(from io.Reader, part int) []byte {
-	var sum hash.Hash = sha256.New()
+	sum := sha256.New()
 	buffer := make([]byte, part)
 	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{from}, buffer); err != nil {
 		return []byte(err.Error())
