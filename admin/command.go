@@ -54,7 +54,7 @@ one that failed.
 				"Configuration file to take that address from (if --address is not used)")
 			flags.StringP("adapter", "a", "",
 				"Name of config adapter to apply (if --config is used)")
-			cmd.AddCommand(spoolCommand(), streamsCommand(), refusalsCommand())
+			cmd.AddCommand(withSchema(spoolCommand()), streamsCommand(), refusalsCommand())
 		},
 	}
 }

@@ -123,7 +123,7 @@ func spoolStatus(in *invocation) error {
 		if i > 0 {
 			_, _ = fmt.Fprintln(in.out)
 		}
-		if err := inboxStatus(in.out, path, all.Inboxes[path]); err != nil {
+		if err := showInbox(in.out, path, all.Inboxes[path]); err != nil {
 			return err
 		}
 	}

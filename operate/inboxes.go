@@ -40,25 +40,51 @@ func (g *Gateway) inboxes(path string) ([]inbox, error) {
 type Status struct {
 	spool.Totals
 	DiskBytes int64                  `json:"disk_bytes"`
-	Inboxes   map[string]spool.Stats `json:"inboxes"`
+	Inboxes   map[string]InboxStatus `json:"inboxes"`
 }
 
-// Status counts what the inbox at a path has, or all if it is empty.
+// InboxStatus is what there is in one.
+type InboxStatus struct {
+	spool.Stats
+
+	// Gateways are those that use the inbox now or did lately, where several can.
+	Gateways []spool.Gateway `json:"gateways,omitempty"`
+
+	// Error says why it is not known what there is: the database of the inbox is away. Then only
+	// Refusing has a meaning.
+	Error string `json:"error,omitempty"`
+}
+
+// Status counts what the inbox at a path has, or all if it is empty. One whose store is away does not
+// hide the others.
 func (g *Gateway) Status(ctx context.Context, path string) (Status, error) {
 	open, err := g.inboxes(path)
 	if err != nil {
 		return Status{}, err
 	}
-	all := Status{Inboxes: make(map[string]spool.Stats, len(open))}
+	all := Status{Inboxes: make(map[string]InboxStatus, len(open))}
 	for _, in := range open {
-		stats, err := in.Stats(ctx)
+		status, err := in.status(ctx)
 		if err != nil {
 			return Status{}, fmt.Errorf("spool %s: %w", in.path, err)
 		}
-		all.Inboxes[in.path] = stats
-		all.add(stats)
+		all.Inboxes[in.path] = status
+		all.add(status.Stats)
 	}
 	return all, nil
+}
+
+func (in inbox) status(ctx context.Context) (status InboxStatus, err error) {
+	status.Stats, err = in.Stats(ctx)
+	shared, ok := in.Store().(spool.Shared)
+	if err == nil && ok {
+		status.Gateways, err = shared.Gateways(ctx)
+	}
+	if err != nil && status.Refusing != "" && ctx.Err() == nil {
+		status.Error = err.Error()
+		return status, nil
+	}
+	return status, err
 }
 
 func (s *Status) add(stats spool.Stats) {

@@ -27,6 +27,19 @@ import (
 // their own in it.
 const Environment = "DEEPGRAM_CALLBACK_TEST_POSTGRES"
 
+// Required is the environment variable that has tests fail where there is no PostgreSQL, instead of being
+// skipped.
+const Required = "CI_REQUIRE_POSTGRES"
+
+// missing skips a test, or fails it where none may be skipped.
+func missing(t testing.TB, cause error, besides string) {
+	t.Helper()
+	if os.Getenv(Required) != "" {
+		t.Fatalf("no PostgreSQL, and %s is set: %v", Required, cause)
+	}
+	t.Skipf("no PostgreSQL: %v; install one (Debian: postgresql), %s", cause, besides)
+}
+
 // Server is a PostgreSQL server that a test started, and may stop.
 type Server struct {
 	bin, data string
@@ -56,7 +69,7 @@ func DSN(t testing.TB) string {
 		shared.server, shared.err = Start()
 	}
 	if shared.err != nil {
-		t.Skipf("no PostgreSQL: %v; install one (Debian: postgresql), or name a database in %s", shared.err, Environment)
+		missing(t, shared.err, "or name a database in "+Environment)
 	}
 	return shared.server.DSN()
 }
@@ -77,7 +90,7 @@ func New(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s, err := Start(settings...)
 	if err != nil {
-		t.Skipf("no PostgreSQL: %v; install one (Debian: postgresql)", err)
+		missing(t, err, "as the test stops it")
 	}
 	t.Cleanup(s.Remove)
 	return s
@@ -204,6 +217,12 @@ func (s *Server) Start() error {
 // Signal sends the server a signal: SIGTERM lets clients finish, SIGINT does not, SIGKILL is a
 // crash.
 func (s *Server) Signal(signal syscall.Signal) error { return s.process.Process.Signal(signal) }
+
+// Abort ends the server at once, as an immediate shutdown does: it recovers when it is started again.
+func (s *Server) Abort() {
+	_ = s.Signal(syscall.SIGQUIT)
+	_ = s.process.Wait()
+}
 
 // Kill ends the server as a crash would.
 func (s *Server) Kill() {

@@ -172,6 +172,13 @@ type Reconfigurable interface {
 	Reconfigure(module StoreModule) error
 }
 
+// WithSchema is what a [StoreModule] has beside, if its store has tables that somebody else can
+// make. It is asked of a module that is not provisioned.
+type WithSchema interface {
+	// SchemaSQL returns what makes the tables in a schema, an empty name for its default one.
+	SchemaSQL(schema string) (string, error)
+}
+
 // StoreEvents are what a store tells by itself, for metrics, events and logs, and what it asks.
 // Each may be nil. They are called from any goroutine and must not block.
 type StoreEvents struct {

@@ -115,6 +115,23 @@ func (m *Module) Open(
 	return store, nil
 }
 
+// grants is what the role of a gateway needs that makes no tables itself.
+const grants = `
+-- What the role of the gateways needs, here called gateway:
+-- GRANT USAGE ON SCHEMA @schema@ TO gateway;
+-- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA @schema@ TO gateway;
+-- GRANT USAGE ON ALL SEQUENCES IN SCHEMA @schema@ TO gateway;
+`
+
+// SchemaSQL implements [spool.WithSchema].
+func (*Module) SchemaSQL(schema string) (string, error) {
+	tables, err := Schema(schema)
+	if err != nil {
+		return "", err
+	}
+	return tables + strings.ReplaceAll(grants, "@schema@", cmp.Or(schema, DefaultSchema)), nil
+}
+
 // UnmarshalCaddyfile implements [caddyfile.Unmarshaler]:
 //
 //	store postgres <dsn> {
@@ -176,6 +193,7 @@ func (m *Module) set(d *caddyfile.Dispenser, name, value string) error {
 // Interface guards
 var (
 	_ spool.StoreModule     = (*Module)(nil)
+	_ spool.WithSchema      = (*Module)(nil)
 	_ caddy.Provisioner     = (*Module)(nil)
 	_ caddyfile.Unmarshaler = (*Module)(nil)
 )
