@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Environment names a database that is there already, as a data source name. Tests make schemas of
@@ -94,6 +96,21 @@ func New(t testing.TB, settings ...string) *Server {
 	}
 	t.Cleanup(s.Remove)
 	return s
+}
+
+// Execute runs SQL, which must succeed.
+func Execute(t testing.TB, dsn, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // binaries returns the directory of the newest version that is installed.

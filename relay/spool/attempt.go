@@ -165,7 +165,9 @@ func (r *route) attempt(ctx context.Context, g *registration, a *attempt) {
 	settlement := r.judge(g.config, a, result, now)
 	settlement.Attempt = result.record(began, now)
 	r.in.store.Settle(a.lease, settlement)
-	r.announce(a, settlement, now)
+	if !a.isLost() { // else another one says what became of the message
+		r.announce(a, settlement, now)
+	}
 	if expire := r.ended(g, a, result, true); expire {
 		r.expire(g.config, result.String())
 	}

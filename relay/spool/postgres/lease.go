@@ -54,11 +54,19 @@ func (l *leases) add(h *held) {
 	l.held[h.id] = h
 }
 
-// end takes a lease out, and reports whether it was there.
+// end takes a lease out, and reports whether it was there and is not over. A process that was stopped
+// may find out only here that it is.
 func (l *leases) end(h *held) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.remove(h)
+	switch {
+	case !l.remove(h):
+		return false
+	case time.Since(h.renewed) >= l.s.options.Lease:
+		close(h.lost)
+		return false
+	}
+	return true
 }
 
 func (l *leases) remove(h *held) bool {

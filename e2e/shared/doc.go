@@ -1,0 +1,7 @@
+// Package shared tests several gateways with one inbox in a real PostgreSQL: each gateway is a
+// Caddy in a process of its own, which is killed, stopped and reloaded, and so is the database.
+//
+//	harness_test.go   gateways, the service behind them, and how they are called
+//	gateways_test.go  what becomes of callbacks when a gateway dies, hangs, or shares work
+//	database_test.go  the same for the database
+package shared
