@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
@@ -193,4 +194,60 @@ func TestPromtoolTakesTheDashboardsExpressions(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules.yml") // JSON is YAML
 	require.NoError(t, os.WriteFile(file, text, 0o600))
 	promtool(t, "check", "rules", file)
+}
+
+// composed is what a test looks at of a compose file.
+type composed struct {
+	Services map[string]struct {
+		Image       string
+		Build       struct{ Context, Dockerfile string }
+		Environment map[string]string
+		Volumes     []string
+		DependsOn   []string `yaml:"depends_on"`
+	}
+	Volumes map[string]any
+}
+
+var (
+	calledUpstream = regexp.MustCompile(`(?m)\b([a-z]+\d*):(?:8081|9000)\b`)
+	calledDatabase = regexp.MustCompile(`host=(\w+) user=(\w+) password=\{env\.(\w+)\} dbname=(\w+)`)
+)
+
+// What the gateways of the example call is there, and so is what it mounts and builds.
+func TestTheExampleOfASharedInboxFitsTogether(t *testing.T) {
+	const folder = "deploy/shared/"
+	var compose composed
+	require.NoError(t, yaml.Unmarshal([]byte(readFile(t, folder+"compose.yml")), &compose))
+	config := readFile(t, folder+"Caddyfile")
+	calls := calledUpstream.FindAllStringSubmatch(config+readFile(t, folder+"balancer.Caddyfile"), -1)
+	require.Len(t, calls, 3)
+	for _, call := range calls {
+		require.Contains(t, compose.Services, call[1])
+	}
+	call := calledDatabase.FindStringSubmatch(config)
+	require.NotNil(t, call)
+	require.Contains(t, compose.Services, call[1])
+	database := compose.Services[call[1]].Environment
+	require.Equal(t, []string{call[2], call[4]}, []string{database["POSTGRES_USER"], database["POSTGRES_DB"]})
+	require.Equal(t, "${"+call[3]+":?}", database["POSTGRES_PASSWORD"])
+
+	for name, service := range compose.Services {
+		for _, needed := range service.DependsOn {
+			require.Contains(t, compose.Services, needed, name)
+		}
+		for _, volume := range service.Volumes {
+			source, _, _ := strings.Cut(volume, ":")
+			if strings.HasPrefix(source, "./") {
+				require.FileExists(t, folder+source)
+			} else {
+				require.Contains(t, compose.Volumes, source)
+			}
+		}
+		if strings.HasPrefix(name, "gateway") {
+			require.FileExists(t, filepath.Join(folder, service.Build.Context, service.Build.Dockerfile))
+			for _, variable := range fromEnvironment.FindAllStringSubmatch(config, -1) {
+				require.Contains(t, service.Environment, variable[1], name)
+			}
+		}
+	}
 }
