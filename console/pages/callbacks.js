@@ -102,7 +102,7 @@ function row(message) {
 		h('td', { class: 'code' }, message.request_id || '–'),
 		h('td', { class: 'number' }, bytes(message.size)),
 		h('td', { class: 'number' }, number(message.attempts)),
-		h('td', { class: 'long' }, message.last_error || '–'));
+		h('td', { class: 'long' }, h('span', {}, message.last_error || '–')));
 }
 
 /** In a word where a callback is in its life. */

@@ -29,7 +29,7 @@ function row(refusal) {
 		h('td', { class: 'code' }, refusal.reason),
 		h('td', { class: 'words' }, refusal.remedy),
 		h('td', { class: 'number' }, String(refusal.status)),
-		h('td', { class: 'long' }, `${refusal.method} ${refusal.host}${refusal.path}`, h('small', {}, refusal.kind)),
+		h('td', { class: 'long' }, h('span', {}, `${refusal.method} ${refusal.host}${refusal.path}`), h('small', {}, refusal.kind)),
 		h('td', { class: 'code' }, refusal.client_ip),
 		h('td', { class: 'number' }, refusal.size === undefined ? 'unknown' : bytes(refusal.size)));
 }

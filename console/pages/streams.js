@@ -85,7 +85,7 @@ function liveRow(stream, readOnly) {
 	};
 	const node = h('tr', {},
 		h('td', {}, when(stream.started_at)), h('td', { class: 'address' }, stream.client_ip), h('td', {}, stream.user || '–'),
-		h('td', { class: 'long' }, stream.path), h('td', { class: 'address' }, stream.upstream), fromCaller, fromBackend,
+		h('td', { class: 'long' }, h('span', {}, stream.path)), h('td', { class: 'address' }, stream.upstream), fromCaller, fromBackend,
 		h('td', {}, readOnly ? '–' : h('button', { type: 'button', class: 'danger', onclick: () => confirm(kill) }, 'End …')));
 	return {
 		node,
@@ -116,6 +116,6 @@ async function loadEnded(place) {
 			h('td', {}, stream.close_code ? `${stream.close_code} ${stream.close_text ?? ''}` : '–'),
 			h('td', {}, duration(stream.duration)),
 			h('td', { class: 'address' }, stream.client_ip), h('td', {}, stream.user || '–'),
-			h('td', { class: 'long' }, stream.path), h('td', { class: 'address' }, stream.upstream),
+			h('td', { class: 'long' }, h('span', {}, stream.path)), h('td', { class: 'address' }, stream.upstream),
 			h('td', { class: 'number' }, `${number(stream.messages_from_caller)} / ${number(stream.messages_from_backend)}`)))));
 }

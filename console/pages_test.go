@@ -1,0 +1,333 @@
+package console_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
+)
+
+// The pages in a browser, on a gateway with an inbox.
+
+// transcribed is a callback with a result, and what was said in it.
+func transcribed(t testing.TB) (body, said string) {
+	t.Helper()
+	content, err := os.ReadFile("../testdata/callback.json")
+	require.NoError(t, err)
+	return string(content), "thank you for calling how can i help you today"
+}
+
+const requestID = "5e0c1c2a-8d0f-4f0e-9a55-0f6f3d9b7c11"
+
+func TestTheOverviewShowsWhatChangesByItself(t *testing.T) {
+	service := newService(t, http.StatusGone)
+	g := start(t, "", account, service.address())
+	b := browse(t, g)
+	b.open("")
+	b.sees("The last hour")
+	b.sees("Live")
+	require.False(t, b.has("dead letter of calls"))
+	b.mu.Lock()
+	require.LessOrEqual(t, len(b.requests), 8, b.requests)
+	b.mu.Unlock()
+
+	g.send("/hook", "{}")
+	b.sees("1 dead letter of calls")
+	b.until(`/[1-9]\d* accepted/.test(document.body.innerText)`)
+	b.press("1 dead letter")
+	b.sees("the service answered 410")
+	b.clean()
+}
+
+func TestACallbackIsFoundReadSentAgainAndDropped(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "/x/console", account, service.address())
+	body, said := transcribed(t)
+	g.send("/hook?token=secret-of-the-query", body)
+	g.send("/other", `{"request_id":"another"}`)
+	service.took(t, 2)
+
+	b := browse(t, g)
+	b.open("#/callbacks")
+	b.sees("POST /other")
+	b.run(chromedp.SendKeys(chromedp.CSS("input[name=request_id]"), requestID+kb.Enter))
+	b.until("!document.body.innerText.includes('POST /other')")
+	b.press("POST /hook")
+	b.sees("answered 200")
+	require.False(t, b.has(said), "a body is shown to who asks for it")
+	require.False(t, b.has("secret-of-the-query"))
+	b.press("Show the body")
+	b.sees(said)
+
+	b.press("Send again")
+	b.sees("with the webhook-id that it had")
+	b.confirm("Send again", "It will be sent again.")
+	service.took(t, 3)
+
+	b.press("Drop")
+	b.sees("there is no other copy")
+	b.confirm("Drop", "Dropped.")
+	b.until("location.hash === '#/callbacks'")
+	b.sees("POST /other")
+	b.until("!document.body.innerText.includes('POST /hook')")
+	b.clean()
+}
+
+func TestManyAreSentAgainAfterTheirNumberWasSaid(t *testing.T) {
+	service := newService(t, http.StatusGone)
+	g := start(t, "", account, service.address())
+	for i := range 30 {
+		g.send("/hook", fmt.Sprintf(`{"request_id":"%d"}`, i))
+	}
+	b := browse(t, g)
+	b.open("")
+	b.sees("30 dead letters")
+	service.answer(http.StatusOK)
+	b.open("#/callbacks?state=dead")
+	b.press("Send all of these again")
+	b.sees("Send again 30 dead letters?")
+	b.press("Cancel")
+	b.until("!document.querySelector('dialog[open]')")
+	b.press("Send all of these again")
+	b.confirm("Send again", "30 callbacks will be sent again.")
+	service.took(t, 30)
+	b.sees("Nothing matches.")
+
+	b.open("#/callbacks?state=delivered")
+	b.sees("delivered")
+	b.press("Send all of these again")
+	b.sees("Send again 30 delivered callbacks?")
+	b.clean()
+}
+
+func TestARouteIsPausedAndResumed(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "", account, service.address())
+	b := browse(t, g)
+	b.open("")
+	b.press("Pause")
+	b.sees("Deliver nothing of calls any more")
+	b.confirm("Pause", "Paused.")
+	b.sees("calls is paused")
+	g.send("/hook", "{}")
+	b.until("[...document.querySelectorAll('td a')].some((a) => a.href.includes('state=pending') && a.innerText === '1')")
+	b.press("Resume")
+	b.sees("1 callback wait")
+	b.confirm("Resume", "Resumed.")
+	service.took(t, 1)
+	b.until("!document.body.innerText.includes('calls is paused')")
+	b.clean()
+}
+
+func TestStreamsAreShownAndEnded(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "/console", account, service.address())
+	b := browse(t, g)
+	b.open("#/streams")
+	b.sees("No stream is live.")
+
+	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(),
+		strings.Replace(g.callbacks, "http", "ws", 1)+"/live/call-7", nil)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, response.Body.Close())
+	b.sees("/live/call-7")
+	require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
+	b.sees("1 messages, 5 B")
+
+	b.press("End")
+	b.sees("it cannot be taken up again")
+	b.confirm("End it", "It was told to end.")
+	_, _, err = conn.ReadMessage()
+	require.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), err)
+	b.sees("No stream is live.")
+	b.sees("shutdown")
+	b.sees("ended by the operator")
+	b.clean()
+}
+
+func TestRefusalsSayWhatToDo(t *testing.T) {
+	g := start(t, "/console", account, nobody)
+	request, err := http.NewRequestWithContext(t.Context(), "DELETE", g.callbacks+"/hook", nil)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+
+	b := browse(t, g)
+	b.open("#/refusals")
+	b.sees("DELETE 127.0.0.1")
+	require.True(t, b.has("add PUT to methods"), "the remedy of the reason")
+	b.press("Overview")
+	b.sees("Refused in the last hour")
+	b.until("[...document.querySelectorAll('dt')].some((e) => e.innerText === 'method')")
+	b.clean()
+}
+
+func TestWhatIsReadOnlyShowsNoAction(t *testing.T) {
+	service := newService(t, http.StatusGone)
+	g := start(t, "", account+"read_only\n", service.address())
+	g.send("/hook", "{}")
+	b := browse(t, g)
+	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(),
+		strings.Replace(g.callbacks, "http", "ws", 1)+"/live/call-7", nil)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, response.Body.Close())
+
+	const actions = "[...document.querySelectorAll('main button')]" +
+		".filter((e) => /^(send|drop|pause|resume|end)/i.test(e.innerText)).length"
+	for hash, shown := range map[string]string{
+		"#/": "1 dead letter", "#/callbacks?state=dead": "410", "#/streams": "/live/call-7",
+	} {
+		b.open(hash)
+		b.sees(shown)
+		require.Zero(t, eval[int](b, actions), hash)
+	}
+	b.open("#/callbacks")
+	b.press("POST /hook")
+	b.sees("What came")
+	require.Zero(t, eval[int](b, actions))
+	require.True(t, b.has("Show the body"))
+	b.clean()
+}
+
+func TestAGatewayThatIsAwayIsSaidAndComesBack(t *testing.T) {
+	g := start(t, "", account, nobody)
+	b := browse(t, g)
+	b.open("")
+	b.sees("Live")
+	caddytest.Stop(t)
+	b.sees("The gateway does not answer.")
+	require.NoError(t, caddy.Load(g.config, true))
+	g.send("/hook", "{}")
+	b.until("document.getElementById('connection').textContent === 'Live'")
+	b.sees("1 dead letter")
+}
+
+// Everything that a stranger can write is text, and breaks no page.
+func TestWhatStrangersWriteIsTextAndFitsThePage(t *testing.T) {
+	const markup = `<img src=x onerror="window.broken=1"><script>window.broken=1</script>`
+	service := newService(t, http.StatusGone)
+	g := start(t, "/console", account, service.address())
+	long := strings.Repeat("w", 1<<20)
+	bodies := []string{
+		`{"request_id":"` + strings.ReplaceAll(markup, `"`, `\"`) + `"}`,
+		"<!doctype html><script>window.broken=1</script>",
+		`{"request_id":"long","line":"` + long + `","` + strings.Repeat("k", 2000) + `":{"<b>":["\u202etxt.exe"]}}`,
+		`{"results":{"channels":[{"alternatives":[{"transcript":"` + strings.ReplaceAll(markup, `"`, `\"`) + ` \u202e"}]}]}}`,
+	}
+	for i, body := range bodies {
+		path := fmt.Sprintf("/%d/%s/%s", i, "%3Cscript%3Ewindow.broken=1%3C/script%3E%E2%80%AE", strings.Repeat("p", 3000))
+		request, err := http.NewRequestWithContext(context.Background(), "POST", g.callbacks+path, strings.NewReader(body))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", []string{"application/json", "text/html", "application/json", "image/svg+xml"}[i])
+		request.Header.Set("X-Markup", markup+strings.Repeat("h", 2000))
+		request.Header.Set("User-Agent", markup)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusAccepted, response.StatusCode)
+	}
+	refused, err := http.NewRequestWithContext(context.Background(), "DELETE",
+		g.callbacks+"/%3Cscript%3Ewindow.broken=1%3C/script%3E/"+strings.Repeat("r", 900), nil)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(refused)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	conn, response, err := websocket.DefaultDialer.Dial(strings.Replace(g.callbacks, "http", "ws", 1)+
+		"/%3Cscript%3E/"+strings.Repeat("s", 900), nil)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, response.Body.Close())
+
+	b := browse(t, g)
+	b.open("")
+	b.sees("4 dead letters")
+	b.open("#/callbacks")
+	b.until("document.querySelectorAll('td a').length === 4")
+	callbacks := eval[[]string](b, "[...document.querySelectorAll('td a')].map((a) => a.hash)")
+	pages := map[string]string{
+		"overview": "#/", "callbacks": "#/callbacks", "streams": "#/streams", "refusals": "#/refusals",
+		"hostile": "#/callback/" + markup, "lost": "#/" + markup,
+	}
+	for i, hash := range callbacks {
+		pages[fmt.Sprintf("callback-%d", i)] = hash
+	}
+	looks := []struct {
+		name, scheme string
+		width        int64
+	}{{"light", "light", 1280}, {"dark", "dark", 1280}, {"narrow", "light", 400}}
+	for name, hash := range pages {
+		b.open(hash)
+		b.until("document.querySelector('main h1')")
+		if strings.HasPrefix(name, "callback-") {
+			b.press("Show the body")
+			b.until("!document.body.innerText.includes('Show the body')")
+			eval[chromedp.Void](b, "document.querySelectorAll('main details').forEach((d) => { d.open = true; })")
+		}
+		for _, look := range looks {
+			b.looks(look.width, look.scheme)
+			b.fits(name + " " + look.name)
+			b.shot(name + "-" + look.name)
+		}
+		require.False(t, eval[bool](b, "'broken' in window"), name)
+		require.Zero(t, eval[int](b, "document.querySelectorAll('main img, main script, main iframe').length"), name)
+	}
+	background := "getComputedStyle(document.body).backgroundColor"
+	b.looks(1280, "dark")
+	dark := eval[string](b, background)
+	b.looks(1280, "light")
+	require.NotEqual(t, dark, eval[string](b, background))
+	errors := b.errors
+	for _, text := range errors {
+		require.Contains(t, text, "404", "only that there is no such callback")
+	}
+	b.errors = nil
+	b.clean()
+}
+
+func TestTheConsoleIsUsedByKeyboard(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "", account, service.address())
+	g.send("/hook", "{}")
+	service.took(t, 1)
+	b := browse(t, g)
+	b.open("")
+	b.sees("The last hour")
+	focused := func(text string) {
+		t.Helper()
+		for range 40 {
+			b.run(chromedp.KeyEvent(kb.Tab))
+			if strings.HasPrefix(eval[string](b, "document.activeElement.innerText"), text) {
+				return
+			}
+		}
+		require.FailNow(t, "cannot be reached with the keyboard: "+text)
+	}
+	focused("Callbacks")
+	b.run(chromedp.KeyEvent(kb.Enter))
+	b.sees("POST /hook")
+	focused("POST /hook")
+	b.run(chromedp.KeyEvent(kb.Enter))
+	b.sees("What came")
+	focused("Drop")
+	b.run(chromedp.KeyEvent(kb.Enter))
+	b.until("document.querySelector('dialog[open]')")
+	require.Equal(t, "Cancel", eval[string](b, "document.activeElement.innerText"), "nothing happens by accident")
+	b.run(chromedp.KeyEvent(kb.Escape))
+	b.until("!document.querySelector('dialog[open]')")
+	require.True(t, strings.HasPrefix(eval[string](b, "document.activeElement.innerText"), "Drop"),
+		"one goes on where one was")
+	b.clean()
+}
