@@ -72,7 +72,9 @@ func resumeCommand() *cobra.Command {
 }
 
 // oneRoute completes the only argument.
-func oneRoute(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+func oneRoute(
+	cmd *cobra.Command, args []string, typed string,
+) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -56,7 +56,8 @@ func TestNothingOfAnEncryptedCallbackIsReadableOnDisk(t *testing.T) {
 	const transcript, field = "the patient said on the phone", "a-value-of-a-field"
 	bodies := []string{
 		`{"metadata":{"request_id":"call-1"},"transcript":"` + transcript + `"}`,
-		`{"metadata":{"request_id":"call-2"},"transcript":"` + strings.Repeat(transcript+" ", 10_000) + `"}`,
+		`{"metadata":{"request_id":"call-2"},"transcript":"` +
+			strings.Repeat(transcript+" ", 10_000) + `"}`,
 	}
 	secret := []string{transcript, transcript[10:], field, encryptionKey("a"), "x-tenant", "X-Tenant"}
 	var ids []string
