@@ -122,7 +122,7 @@ func TestARouteIsPausedAndResumed(t *testing.T) {
 	g.send("/hook", "{}")
 	b.until("[...document.querySelectorAll('td a')].some((a) => a.href.includes('state=pending') && a.innerText === '1')")
 	b.press("Resume")
-	b.sees("1 callback wait")
+	b.sees("1 callback waits")
 	b.confirm("Resume", "Resumed.")
 	service.took(t, 1)
 	b.until("!document.body.innerText.includes('calls is paused')")
@@ -143,7 +143,7 @@ func TestStreamsAreShownAndEnded(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	b.sees("/live/call-7")
 	require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
-	b.sees("1 messages, 5 B")
+	b.sees("1 message, 5 B")
 
 	b.press("End")
 	b.sees("it cannot be taken up again")

@@ -1,7 +1,7 @@
 // A callback's body as people read it: a transcript as text with its speakers, any JSON folded,
 // audio to be played, everything else as bytes to save.
 
-import { bytes, h } from './dom.js';
+import { bytes, count, h } from './dom.js';
 const unfolded = 2; // levels of JSON that are open at first
 const manyEntries = 200; // entries of one object or list that are shown at once
 
@@ -96,7 +96,7 @@ function item([name, value], depth) {
 	if (value === null || typeof value !== 'object') return h('li', {}, h('span', { class: 'key' }, `${name}: `), tree(value, depth));
 	const size = Array.isArray(value) ? value.length : Object.keys(value).length;
 	if (size === 0) return h('li', {}, h('span', { class: 'key' }, `${name}: `), Array.isArray(value) ? '[]' : '{}');
-	const folded = h('details', { open: depth + 1 < unfolded && size <= 20 }, h('summary', {}, h('span', { class: 'key' }, name), ` ${Array.isArray(value) ? `list of ${size}` : `${size} fields`}`));
+	const folded = h('details', { open: depth + 1 < unfolded && size <= 20 }, h('summary', {}, h('span', { class: 'key' }, name), ` ${Array.isArray(value) ? `list of ${size}` : count(size, 'field')}`));
 	const fill = () => { if (folded.open && folded.childElementCount === 1) folded.append(tree(value, depth + 1)); };
 	folded.addEventListener('toggle', fill);
 	fill();

@@ -93,7 +93,7 @@ function condition(route) {
 function pauseButton(route, index) {
 	const action = route.paused ? 'Resume' : 'Pause';
 	const text = route.paused
-		? [`Deliver the callbacks of ${route.route} again: ${count(route.pending, 'callback')} wait.`]
+		? [`Deliver the callbacks of ${route.route} again: ${count(route.pending, 'callback')} ${route.pending === 1 ? 'waits' : 'wait'}.`]
 		: [`Deliver nothing of ${route.route} any more, until somebody resumes it. Callbacks are accepted as before and wait; this holds over restarts.`];
 	return h('button', {
 		type: 'button', id: `pause-${index}`, 'aria-label': `${action} ${route.route}`,

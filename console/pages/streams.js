@@ -70,7 +70,7 @@ export function show(main) {
 	};
 }
 
-const traffic = (messages, size) => `${number(messages)} messages, ${bytes(size)}`;
+const traffic = (messages, size) => `${count(messages, 'message')}, ${bytes(size)}`;
 
 function liveRow(stream, readOnly) {
 	const fromCaller = h('td', { class: 'number' });

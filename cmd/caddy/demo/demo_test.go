@@ -243,8 +243,12 @@ func TestWhatIsSaidOfABody(t *testing.T) {
 }
 
 func TestTheDirectiveTakesNothing(t *testing.T) {
-	for _, input := range []string{"demo_service x", "demo_service {\n\tkeep 3\n}"} {
+	for _, input := range []string{"demo_service x", "demo_service quiet x", "demo_service {\n\tkeep 3\n}"} {
 		require.Error(t, new(Service).UnmarshalCaddyfile(caddyfile.NewTestDispenser(input)), input)
 	}
-	require.NoError(t, new(Service).UnmarshalCaddyfile(caddyfile.NewTestDispenser("demo_service")))
+	loud, quiet := new(Service), new(Service)
+	require.NoError(t, loud.UnmarshalCaddyfile(caddyfile.NewTestDispenser("demo_service")))
+	require.NoError(t, quiet.UnmarshalCaddyfile(caddyfile.NewTestDispenser("demo_service quiet")))
+	require.False(t, loud.Quiet)
+	require.True(t, quiet.Quiet)
 }

@@ -48,6 +48,9 @@ const (
 // minute. It prints some header fields, none of which holds a credential, and no
 // queries, since they may hold one.
 type Service struct {
+	// Print nothing. GET shows the latest all the same.
+	Quiet bool `json:"quiet,omitempty"`
+
 	output io.Writer        // standard output; Caddy's own log goes to standard error
 	now    func() time.Time // the time by which /flaky fails
 
@@ -66,11 +69,17 @@ func (*Service) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// UnmarshalCaddyfile sets up the service from Caddyfile tokens: the name alone.
-func (*Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+// UnmarshalCaddyfile sets up the service from Caddyfile tokens: the name, and maybe `quiet`.
+func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
+	if d.NextArg() {
+		s.Quiet = d.Val() == "quiet"
+		if !s.Quiet {
+			return d.Errf("%s takes quiet or nothing, not %s", directive, d.Val())
+		}
+	}
 	if d.NextArg() || d.NextBlock(0) {
-		return d.Errf("%s takes neither arguments nor a block", directive)
+		return d.Errf("%s takes neither more arguments nor a block", directive)
 	}
 	return nil
 }
@@ -197,7 +206,9 @@ func (s *Service) print(entry string) {
 	if over := len(s.entries) - keep; over > 0 {
 		s.entries = slices.Delete(s.entries, 0, over)
 	}
-	_, _ = io.WriteString(s.output, entry)
+	if !s.Quiet {
+		_, _ = io.WriteString(s.output, entry)
+	}
 }
 
 // describeEnd describes how a stream has ended, by the error of reading from it.
