@@ -18,7 +18,10 @@ import (
 func TestNothingAcceptedIsLostWhenTheDatabaseGoesAndComes(t *testing.T) {
 	server := newDatabase(t)
 	s := newService(t, nil)
-	gateways := []*gateway{newGateway(t, "one", server.DSN(), s), newGateway(t, "two", server.DSN(), s)}
+	gateways := []*gateway{
+		newGateway(t, "one", server.DSN(), s),
+		newGateway(t, "two", server.DSN(), s),
+	}
 	var mu sync.Mutex
 	accepted := make(map[string][]string)
 	var done atomic.Int64
@@ -40,7 +43,12 @@ func TestNothingAcceptedIsLostWhenTheDatabaseGoesAndComes(t *testing.T) {
 		})
 	}
 	for _, enough := range []int64{60, 240} {
-		require.Eventually(t, func() bool { return done.Load() >= enough }, patience, time.Millisecond)
+		require.Eventually(
+			t,
+			func() bool { return done.Load() >= enough },
+			patience,
+			time.Millisecond,
+		)
 		server.Abort()
 		was := refused()
 		require.Eventually(t, func() bool { return refused() >= was+8 }, patience, time.Millisecond,
@@ -94,8 +102,18 @@ func TestCaddyStartsAndReloadsWithoutTheDatabase(t *testing.T) {
 	require.Contains(t, g.command("spool", "status"), "accepts:  no: store_unavailable, since ")
 	_, metrics, err := g.request(http.MethodGet, "/metrics", "")
 	require.NoError(t, err)
-	require.Regexp(t, `(?m)^caddy_deepgram_callback_spool_refusing\{.*\} 1$`, metrics, "the alert for it comes")
-	require.NotContains(t, metrics, "caddy_deepgram_callback_spool_pending", "what is not known is not zero")
+	require.Regexp(
+		t,
+		`(?m)^caddy_deepgram_callback_spool_refusing\{.*\} 1$`,
+		metrics,
+		"the alert for it comes",
+	)
+	require.NotContains(
+		t,
+		metrics,
+		"caddy_deepgram_callback_spool_pending",
+		"what is not known is not zero",
+	)
 
 	g.reload(g.config("concurrency 2"))
 	refuses()

@@ -100,7 +100,12 @@ func TestWhatAKilledGatewayAcceptedTheOtherDelivers(t *testing.T) {
 	}
 	require.Len(t, ofTwo, len(ids), "each once")
 	requireOrder(t, ofTwo, accepted)
-	require.Eventually(t, func() bool { return two.inbox().Delivered == len(ids) }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return two.inbox().Delivered == len(ids) },
+		patience,
+		10*time.Millisecond,
+	)
 	require.Zero(t, two.inbox().InFlight, "nothing is in limbo")
 }
 
@@ -112,12 +117,22 @@ func TestTheLateAnswerOfAGatewayThatHungChangesNothing(t *testing.T) {
 			s := newService(t, hold("one", letGo, late))
 			one := newGateway(t, "one", dsn, s)
 			id := one.accept("s", "in doubt")
-			require.Eventually(t, func() bool { return len(s.all()) == 1 }, patience, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return len(s.all()) == 1 },
+				patience,
+				time.Millisecond,
+			)
 			two := newGateway(t, "two", dsn, s)
 			require.NoError(t, one.Process.Process.Signal(syscall.SIGSTOP))
 			after := two.accept("s", "after it")
 			s.waitFor(id, after)
-			require.Eventually(t, func() bool { return two.inbox().Delivered == 2 }, patience, 10*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return two.inbox().Delivered == 2 },
+				patience,
+				10*time.Millisecond,
+			)
 			close(letGo) // the answer waits for one, which then comes to itself
 			require.NoError(t, one.Process.Process.Signal(syscall.SIGCONT))
 			require.Eventually(t, func() bool {
@@ -127,7 +142,12 @@ func TestTheLateAnswerOfAGatewayThatHungChangesNothing(t *testing.T) {
 
 			// It goes on as if nothing had been, and what it says is like what the other says.
 			third := one.accept("s", "third")
-			require.Eventually(t, func() bool { return two.inbox().Delivered == 3 }, patience, 10*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return two.inbox().Delivered == 3 },
+				patience,
+				10*time.Millisecond,
+			)
 			deliveries := s.all()
 			require.Len(t, deliveries, 4, "the one in doubt twice, the others once: %v", deliveries)
 			for i, want := range []string{id, id, after, third} {
@@ -233,7 +253,11 @@ func TestStatusNamesAllGatewaysAndTheSchemaCanBeMadeByHand(t *testing.T) {
 		require.Equal(t, 1, strings.Count(g.command("spool", "status"), "(this one)"))
 	}
 	sql := one.command("spool", "schema", "--schema", "by_hand")
-	require.Contains(t, sql, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA by_hand TO gateway;")
+	require.Contains(
+		t,
+		sql,
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA by_hand TO gateway;",
+	)
 	testpostgres.Execute(t, server.DSN(), sql)
 	testpostgres.Execute(t, server.DSN(), `SELECT version FROM by_hand.version`)
 }

@@ -74,7 +74,9 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d := &delivery{
-		webhook: r.Header.Get("webhook-id"), stream: r.Header.Get("deepgram-request-id"), body: string(body),
+		webhook: r.Header.Get(
+			"webhook-id",
+		), stream: r.Header.Get("deepgram-request-id"), body: string(body),
 		gateway: r.Header.Get("gateway"), began: time.Now(),
 	}
 	s.mu.Lock()
@@ -142,8 +144,14 @@ type gateway struct {
 func newGateway(t testing.TB, name, dsn string, s *service) *gateway {
 	t.Helper()
 	ports := caddytest.FreePorts(t, 2)
-	g := &gateway{t: t, name: name, addr: caddytest.Addr(ports[0]), admin: caddytest.Addr(ports[1]), dsn: dsn,
-		to: strings.TrimPrefix(s.server.URL, "http://")}
+	g := &gateway{
+		t:     t,
+		name:  name,
+		addr:  caddytest.Addr(ports[0]),
+		admin: caddytest.Addr(ports[1]),
+		dsn:   dsn,
+		to:    strings.TrimPrefix(s.server.URL, "http://"),
+	}
 	g.Process = caddytest.StartProcess(t, []byte(g.config("")), nil)
 	caddytest.Await(t, g.addr, &g.Errors)
 	return g
@@ -219,7 +227,8 @@ func (g *gateway) accept(stream, text string) string {
 // acceptAtLast sends a callback until it is accepted, as the vendor does, for as long as it is
 // refused for a time. It returns its id.
 func (g *gateway) acceptAtLast(stream, text string) string {
-	for until := time.Now().Add(patience); time.Now().Before(until); <-time.After(50 * time.Millisecond) {
+	const pause = 50 * time.Millisecond
+	for until := time.Now().Add(patience); time.Now().Before(until); <-time.After(pause) {
 		response, err := g.call(stream, text)
 		switch {
 		case err != nil:
@@ -227,7 +236,8 @@ func (g *gateway) acceptAtLast(stream, text string) string {
 			return ""
 		case response.StatusCode == http.StatusAccepted:
 			return response.Header.Get("Webhook-Id")
-		case response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "":
+		case response.StatusCode != http.StatusServiceUnavailable ||
+			response.Header.Get("Retry-After") == "":
 			g.t.Errorf("%s answered %s, Retry-After %q", g.name, response.Status,
 				response.Header.Get("Retry-After"))
 			return ""
@@ -257,8 +267,12 @@ func (g *gateway) ask(method, path string, answer any) {
 // reload makes another configuration the running one.
 func (g *gateway) reload(config string) {
 	g.t.Helper()
-	request, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "http://"+g.admin+"/load",
-		bytes.NewReader([]byte(config)))
+	request, err := http.NewRequestWithContext(
+		g.t.Context(),
+		http.MethodPost,
+		"http://"+g.admin+"/load",
+		bytes.NewReader([]byte(config)),
+	)
 	require.NoError(g.t, err)
 	request.Header.Set("Content-Type", "text/caddyfile")
 	response, err := http.DefaultClient.Do(request)

@@ -29,8 +29,8 @@ import (
 // their own in it.
 const Environment = "DEEPGRAM_CALLBACK_TEST_POSTGRES"
 
-// Required is the environment variable that has tests fail where there is no PostgreSQL, instead of being
-// skipped.
+// Required is the environment variable that has tests fail where there is no PostgreSQL, instead of
+// being skipped.
 const Required = "CI_REQUIRE_POSTGRES"
 
 // missing skips a test, or fails it where none may be skipped.
@@ -163,7 +163,19 @@ func (s *Server) initialise(settings []string) error {
 			return err
 		}
 	}
-	initdb := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+	initdb := s.command(
+		"initdb",
+		"-D",
+		s.data,
+		"-U",
+		"postgres",
+		"-A",
+		"trust",
+		"-E",
+		"UTF8",
+		"--locale=C",
+		"-N",
+	)
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
 	}
@@ -173,11 +185,19 @@ func (s *Server) initialise(settings []string) error {
 	}
 	s.port = listener.Addr().(*net.TCPAddr).Port
 	_ = listener.Close()
-	config := fmt.Sprintf("listen_addresses = '127.0.0.1'\nport = %d\nunix_socket_directories = ''\nlog_min_messages = warning\n", s.port)
+	config := fmt.Sprintf(
+		"listen_addresses = '127.0.0.1'\nport = %d\n"+
+			"unix_socket_directories = ''\nlog_min_messages = warning\n",
+		s.port,
+	)
 	for _, setting := range settings {
 		config += strings.Replace(setting, "=", " = ", 1) + "\n"
 	}
-	file, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(
+		filepath.Join(s.data, "postgresql.conf"),
+		os.O_APPEND|os.O_WRONLY,
+		0o600,
+	)
 	if err != nil {
 		return err
 	}
@@ -197,7 +217,11 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 
 // DSN returns the data source name of the server.
 func (s *Server) DSN() string {
-	return (&url.URL{Scheme: "postgres", User: url.User("postgres"), Host: s.Address(), Path: "postgres", RawQuery: "sslmode=disable"}).String()
+	dsn := url.URL{
+		Scheme: "postgres", User: url.User("postgres"), Host: s.Address(), Path: "postgres",
+		RawQuery: "sslmode=disable",
+	}
+	return dsn.String()
 }
 
 // Address returns host and port.
@@ -205,7 +229,11 @@ func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv
 
 // Start starts the server, and returns when it takes connections.
 func (s *Server) Start() error {
-	log, err := os.OpenFile(filepath.Join(s.data, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(
+		filepath.Join(s.data, "log"),
+		os.O_CREATE|os.O_APPEND|os.O_WRONLY,
+		0o600,
+	)
 	if err != nil {
 		return err
 	}
@@ -215,7 +243,7 @@ func (s *Server) Start() error {
 	if err := s.process.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for ctx.Err() == nil {
 		check := s.command("pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port))
@@ -235,7 +263,8 @@ func (s *Server) Start() error {
 // crash.
 func (s *Server) Signal(signal syscall.Signal) error { return s.process.Process.Signal(signal) }
 
-// Abort ends the server at once, as an immediate shutdown does: it recovers when it is started again.
+// Abort ends the server at once, as an immediate shutdown does: it recovers when it is started
+// again.
 func (s *Server) Abort() {
 	_ = s.Signal(syscall.SIGQUIT)
 	_ = s.process.Wait()

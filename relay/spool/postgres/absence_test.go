@@ -31,12 +31,19 @@ func put(ctx context.Context, s *Store, key uint64, text string) (spool.Receipt,
 		w.Discard()
 		return spool.Receipt{}, err
 	}
-	return s.Accept(ctx, &spool.Message{Route: "r", Method: "POST", URI: "/", OrderKey: key}, sha256.Sum256([]byte(text)), time.Hour, w)
+	return s.Accept(
+		ctx,
+		&spool.Message{Route: "r", Method: "POST", URI: "/", OrderKey: key},
+		sha256.Sum256([]byte(text)),
+		time.Hour,
+		w,
+	)
 }
 
 func isUnavailable(err error) bool {
 	var refused *spool.RefusedError
-	return errors.As(err, &refused) && refused.Reason == spool.ReasonUnavailable && refused.RetryAfter > 0
+	return errors.As(err, &refused) && refused.Reason == spool.ReasonUnavailable &&
+		refused.RetryAfter > 0
 }
 
 func leaseSome(t testing.TB, s *Store, count int) (leased []*spool.Lease) {
@@ -79,7 +86,12 @@ func TestOpenDoesNotNeedTheDatabase(t *testing.T) {
 	mu.Unlock()
 
 	require.NoError(t, server.Start())
-	require.Eventually(t, func() bool { _, err := put(context.Background(), s, 1, "a"); return err == nil }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { _, err := put(context.Background(), s, 1, "a"); return err == nil },
+		patience,
+		10*time.Millisecond,
+	)
 	require.False(t, <-available)
 	require.True(t, <-available)
 	require.NoError(t, s.Close(context.Background()))
@@ -97,8 +109,14 @@ func TestClosingDoesNotNeedTheDatabase(t *testing.T) {
 	require.Less(t, time.Since(began), 20*time.Second)
 }
 
-// sendThrough has senders send texts until each was answered with success, while something happens to the database.
-func sendThrough(t *testing.T, s *Store, texts int, happens func(acknowledged func() int)) map[string]spool.ID {
+// sendThrough has senders send texts until each was answered with success, while something happens
+// to the database.
+func sendThrough(
+	t *testing.T,
+	s *Store,
+	texts int,
+	happens func(acknowledged func() int),
+) map[string]spool.ID {
 	var mu sync.Mutex
 	ids := make(map[string]spool.ID)
 	count := func() int {
@@ -160,7 +178,12 @@ func TestWhatWasAcceptedSurvivesACrashOfTheDatabase(t *testing.T) {
 	s := openTest(t, server.DSN(), Options{})
 	ids := sendThrough(t, s, 160, func(acknowledged func() int) {
 		for _, enough := range []int{30, 80} {
-			require.Eventually(t, func() bool { return acknowledged() >= enough }, patience, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return acknowledged() >= enough },
+				patience,
+				time.Millisecond,
+			)
 			server.Kill()
 			require.NoError(t, server.Start())
 		}
@@ -175,8 +198,18 @@ func TestConnectionsMayBeTerminated(t *testing.T) {
 	s := openTest(t, dsn, Options{})
 	ids := sendThrough(t, s, 160, func(acknowledged func() int) {
 		for _, enough := range []int{20, 60, 100} {
-			require.Eventually(t, func() bool { return acknowledged() >= enough }, patience, time.Millisecond)
-			execute(t, dsn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`)
+			require.Eventually(
+				t,
+				func() bool { return acknowledged() >= enough },
+				patience,
+				time.Millisecond,
+			)
+			execute(
+				t,
+				dsn,
+				`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`,
+			)
 		}
 	})
 	requireAll(t, s, ids)
@@ -190,11 +223,26 @@ func TestConnectionsThatBrokeWhileIdleRefuseNobody(t *testing.T) {
 		_, err := put(context.Background(), s, 1, fmt.Sprint(i))
 		if err != nil {
 			require.True(t, isUnavailable(err))
-			require.Eventually(t, func() bool { return s.health.ready() == nil }, patience, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return s.health.ready() == nil },
+				patience,
+				time.Millisecond,
+			)
 		}
-		execute(t, dsn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`)
+		execute(
+			t,
+			dsn,
+			`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`,
+		)
 	}
-	require.Eventually(t, func() bool { _, err := put(context.Background(), s, 1, "last"); return err == nil }, patience, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { _, err := put(context.Background(), s, 1, "last"); return err == nil },
+		patience,
+		time.Millisecond,
+	)
 	require.NoError(t, s.Close(context.Background()))
 }
 
@@ -208,7 +256,14 @@ func TestWhatWasSettledIsRecordedWhenTheDatabaseIsBack(t *testing.T) {
 	leased := leaseSome(t, s, 4)
 	server.Kill()
 	for i, verdict := range []spool.Verdict{spool.Done, spool.Bury, spool.Retry, spool.Return} {
-		s.Settle(leased[i], spool.Settlement{Verdict: verdict, Delay: time.Hour, Attempt: spool.Attempt{Error: "e"}})
+		s.Settle(
+			leased[i],
+			spool.Settlement{
+				Verdict: verdict,
+				Delay:   time.Hour,
+				Attempt: spool.Attempt{Error: "e"},
+			},
+		)
 	}
 	flushed := make(chan error, 1)
 	go func() { flushed <- s.Flush(context.Background()) }()
@@ -231,7 +286,12 @@ func TestALockOfAnAdministratorLosesNothing(t *testing.T) {
 	locked := make(chan struct{})
 	go func() {
 		defer close(locked)
-		execute(t, dsn, `BEGIN; LOCK TABLE deepgram_callback.messages, deepgram_callback.lanes IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT`)
+		execute(
+			t,
+			dsn,
+			`BEGIN; LOCK TABLE deepgram_callback.messages,
+				deepgram_callback.lanes IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT`,
+		)
 	}()
 	ids := sendThrough(t, s, 16, func(func() int) { <-locked })
 	ids["before"] = spool.ID{}

@@ -51,7 +51,11 @@ type entry struct {
 }
 
 func newAcceptor(s *Store) *acceptor {
-	return &acceptor{s: s, busy: make(map[spool.Fingerprint]bool), ready: make(chan struct{}, acceptors)}
+	return &acceptor{
+		s:     s,
+		busy:  make(map[spool.Fingerprint]bool),
+		ready: make(chan struct{}, acceptors),
+	}
 }
 
 // wake has one more group looked for.
@@ -63,7 +67,13 @@ func (a *acceptor) wake() {
 }
 
 // Accept implements spool.Store.
-func (s *Store) Accept(ctx context.Context, msg *spool.Message, fingerprint spool.Fingerprint, window time.Duration, body spool.BodyWriter) (spool.Receipt, error) {
+func (s *Store) Accept(
+	ctx context.Context,
+	msg *spool.Message,
+	fingerprint spool.Fingerprint,
+	window time.Duration,
+	body spool.BodyWriter,
+) (spool.Receipt, error) {
 	w := body.(*bodyWriter)
 	e := &entry{
 		ctx: ctx, msg: msg, fingerprint: fingerprint, window: window, body: w,
@@ -137,8 +147,8 @@ func (a *acceptor) run(ctx context.Context, slot int) {
 	}
 }
 
-// take takes the next group out of those that wait. Of each fingerprint there is only one on its way, so that the
-// next one finds out what became of it.
+// take takes the next group out of those that wait. Of each fingerprint there is only one on its
+// way, so that the next one finds out what became of it.
 func (a *acceptor) take() (group []*entry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -179,8 +189,8 @@ func (a *acceptor) release(group []*entry) {
 	}
 }
 
-// accept has a group accepted. One that the database does not like as a whole goes in halves, so that whoever
-// the trouble is with is refused alone.
+// accept has a group accepted. One that the database does not like as a whole goes in halves, so
+// that whoever the trouble is with is refused alone.
 func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
 	group = a.s.room.admit(ctx, group)
 	if len(group) == 0 {
@@ -210,7 +220,10 @@ func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
 // isBusy reports whether a statement took too long or something it needs was not to be had.
 func isBusy(err error) bool {
 	switch code := sqlState(err); code {
-	case "57014", "55P03", "40001", "40P01": // query_canceled, lock_not_available, serialization_failure, deadlock_detected
+	case "57014",
+		"55P03",
+		"40001",
+		"40P01": // query_canceled, lock_not_available, serialization_failure, deadlock_detected
 		return true
 	case "":
 		return true
@@ -219,46 +232,61 @@ func isBusy(err error) bool {
 	}
 }
 
-// insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that two groups
-// never wait for each other. A lane may be made or moved on for a message that turns out to be a duplicate: a
-// lane in which nothing waits is found empty by whoever leases it, and goes.
+// insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that
+// two groups never wait for each other. A lane may be made or moved on for a message that turns out
+// to be a duplicate: a lane in which nothing waits is found empty by whoever leases it, and goes.
 //
-// What is large stays in its array until it is inserted, so that it is not copied from one step to the next.
+// What is large stays in its array until it is inserted, so that it is not copied from one step to
+// the next.
 //
-// An id is made of the time, of which a lane never gives out the same again, nor an earlier one; see tick.
+// An id is made of the time, of which a lane never gives out the same again, nor an earlier one;
+// see tick.
 const insertSQL = `
 WITH input AS MATERIALIZED (
-	SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::interval[], $7::bigint[], $8::bigint[],
+	SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[],
+		$6::interval[], $7::bigint[], $8::bigint[],
 		$9::bigint[], $10::uuid[], $11::bigint[], $12::text[], $13::text[], $16::bigint[])
 	WITH ORDINALITY AS i (route, lane, order_key, destination, fingerprint, span, size, cost,
 		crc, pieces, request_key, request_id, account, random, place)
 ), clock AS MATERIALIZED (
-	SELECT clock_timestamp() AS at, greatest(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, $17::bigint) AS tick
+	SELECT clock_timestamp() AS at,
+		greatest(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, $17::bigint)
+		AS tick
 ), held AS MATERIALIZED (
 	SELECT body FROM @schema@.uploads WHERE body = ANY($18::uuid[]) ORDER BY body FOR UPDATE
 ), offered AS MATERIALIZED (
-	SELECT route, lane, destination, place, random, fingerprint, size, span, row_number() OVER (PARTITION BY route, lane ORDER BY place) AS nth
+	SELECT route, lane, destination, place, random, fingerprint, size, span,
+		row_number() OVER (PARTITION BY route, lane ORDER BY place) AS nth
 	FROM input WHERE pieces IS NULL OR pieces IN (SELECT body FROM held)
 ), line AS (
 	INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
-	SELECT o.route, o.lane, c.tick + count(*), count(*), 0, c.at, c.at, (array_agg(o.destination ORDER BY o.place))[1]
-	FROM offered o CROSS JOIN clock c GROUP BY o.route, o.lane, c.tick, c.at ORDER BY o.route, o.lane
-	ON CONFLICT (route, key) DO UPDATE SET last = greatest(l.last + excluded.added, excluded.last), added = excluded.added
+	SELECT o.route, o.lane, c.tick + count(*), count(*), 0, c.at, c.at, (array_agg(o.destination
+		ORDER BY o.place))[1]
+	FROM offered o CROSS JOIN clock c GROUP BY o.route, o.lane, c.tick, c.at
+		ORDER BY o.route, o.lane
+	ON CONFLICT (route, key) DO UPDATE SET last = greatest(l.last
+		+ excluded.added, excluded.last), added = excluded.added
 	RETURNING route, key, last - added AS base
 ), numbered AS MATERIALIZED (
 	SELECT o.place, o.fingerprint, o.size, o.span,
-		(lpad(to_hex((line.base + o.nth) >> 12), 12, '0') || '7' || lpad(to_hex((line.base + o.nth) & 4095), 3, '0') || to_hex(o.random))::uuid AS id
+		(lpad(to_hex((line.base + o.nth) >> 12), 12, '0') || '7' || lpad(to_hex((line.base
+			+ o.nth) & 4095), 3, '0') || to_hex(o.random))::uuid AS id
 	FROM offered o JOIN line ON line.route = o.route AND line.key = o.lane
 ), fresh AS (
 	INSERT INTO @schema@.fingerprints AS f (fingerprint, id, at, size)
-	SELECT n.fingerprint, n.id, c.at, n.size FROM numbered n CROSS JOIN clock c WHERE n.fingerprint IS NOT NULL ORDER BY n.fingerprint
-	ON CONFLICT (fingerprint) DO UPDATE SET id = excluded.id, at = excluded.at, size = excluded.size, renewed = f.renewed + 1
-	WHERE f.at <= excluded.at - (SELECT i.span FROM input i WHERE i.fingerprint = excluded.fingerprint)
+	SELECT n.fingerprint, n.id, c.at, n.size FROM numbered n CROSS JOIN clock c
+		WHERE n.fingerprint IS NOT NULL ORDER BY n.fingerprint
+	ON CONFLICT (fingerprint) DO UPDATE SET id = excluded.id, at = excluded.at,
+		size = excluded.size, renewed = f.renewed + 1
+	WHERE f.at <= excluded.at - (SELECT i.span FROM input i
+		WHERE i.fingerprint = excluded.fingerprint)
 	RETURNING fingerprint, renewed
 ), kept AS (
-	INSERT INTO @schema@.messages (id, route, lane, order_key, destination, size, cost, crc, pieces, request_key, request_id, account,
+	INSERT INTO @schema@.messages (id, route, lane, order_key, destination, size, cost, crc, pieces,
+		request_key, request_id, account,
 		meta, body, scheduled_from)
-	SELECT n.id, i.route, i.lane, i.order_key, i.destination, i.size, i.cost, i.crc, i.pieces, i.request_key, i.request_id, i.account,
+	SELECT n.id, i.route, i.lane, i.order_key, i.destination, i.size, i.cost, i.crc, i.pieces,
+		i.request_key, i.request_id, i.account,
 		($14::bytea[])[i.place], ($15::bytea[])[i.place], c.at
 	FROM numbered n JOIN input i ON i.place = n.place CROSS JOIN clock c
 	WHERE n.fingerprint IS NULL OR n.fingerprint IN (SELECT fingerprint FROM fresh)
@@ -266,8 +294,10 @@ WITH input AS MATERIALIZED (
 ), arrived AS (
 	DELETE FROM @schema@.uploads WHERE body IN (SELECT pieces FROM kept WHERE pieces IS NOT NULL)
 ), tally AS (
-	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, cost, fingerprints)
-	SELECT $19::uuid, $20::integer, k.route, count(*), sum(k.size), sum(k.cost), 0 FROM kept k GROUP BY k.route
+	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, cost,
+		fingerprints)
+	SELECT $19::uuid, $20::integer, k.route, count(*), sum(k.size), sum(k.cost), 0 FROM kept k
+		GROUP BY k.route
 	UNION ALL
 	SELECT $19::uuid, $20::integer, 0, 0, 0, 0, count(*) FROM fresh WHERE renewed = 0
 	ORDER BY 3
@@ -278,20 +308,29 @@ WITH input AS MATERIALIZED (
 SELECT id FROM kept`
 
 // insert returns the ids of what was accepted by the random part that was asked for.
-func (a *acceptor) insert(ctx context.Context, slot int, group []*entry) (map[int64]spool.ID, error) {
+func (a *acceptor) insert(
+	ctx context.Context,
+	slot int,
+	group []*entry,
+) (map[int64]spool.ID, error) {
 	args, err := a.arguments(ctx, slot, group)
 	if err != nil {
 		return nil, err
 	}
 	accepted := make(map[int64]spool.ID, len(group))
-	err = a.s.insertOnly(ctx, quick, func() { clear(accepted) }, step{insertSQL, args, func(rows pgx.Rows) error {
-		var id [16]byte
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		accepted[int64(binary.BigEndian.Uint64(id[8:]))] = id
-		return nil
-	}})
+	err = a.s.insertOnly(
+		ctx,
+		quick,
+		func() { clear(accepted) },
+		step{insertSQL, args, func(rows pgx.Rows) error {
+			var id [16]byte
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			accepted[int64(binary.BigEndian.Uint64(id[8:]))] = id
+			return nil
+		}},
+	)
 	return accepted, err
 }
 
@@ -321,7 +360,13 @@ func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]a
 		if err != nil {
 			return nil, err
 		}
-		routes[i], lanes[i], orderKeys[i], destinations[i] = route, int64(e.msg.OrderKey), int64(e.msg.OrderKey), int64(e.msg.Destination)
+		routes[i], lanes[i], orderKeys[i], destinations[i] = route, int64(
+			e.msg.OrderKey,
+		), int64(
+			e.msg.OrderKey,
+		), int64(
+			e.msg.Destination,
+		)
 		if e.msg.OrderKey == 0 {
 			lanes[i] = e.random // a lane of its own
 		}
@@ -333,19 +378,27 @@ func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]a
 			pieces[i] = &e.body.name
 			uploads = append(uploads, e.body.name)
 		}
-		requestKeys[i], requestIDs[i], accounts[i] = requestKey(e.msg.RequestID), clean(e.msg.RequestID), clean(e.msg.User)
+		requestKeys[i], requestIDs[i], accounts[i] = requestKey(
+			e.msg.RequestID,
+		), clean(
+			e.msg.RequestID,
+		), clean(
+			e.msg.User,
+		)
 		metas[i], bodies[i], randoms[i] = e.meta, e.body.inline(), e.random
 	}
 	a.mu.Lock()
 	floor := a.floor + 1
 	a.mu.Unlock()
 	return []any{
-		routes, lanes, orderKeys, destinations, fingerprints, spans, sizes, costs, crcs, pieces, requestKeys, requestIDs, accounts,
+		routes, lanes, orderKeys, destinations, fingerprints, spans, sizes, costs, crcs,
+		pieces, requestKeys, requestIDs, accounts,
 		metas, bodies, randoms, floor, uploads, a.s.id, slot,
 	}, nil
 }
 
-// rowCost is what a message takes up besides its body and what was said of it, roughly: rows and entries of indexes.
+// rowCost is what a message takes up besides its body and what was said of it, roughly: rows and
+// entries of indexes.
 const rowCost = 600
 
 func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + rowCost }
@@ -393,7 +446,11 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 		prints = append(prints, [16]byte(e.fingerprint[:16]))
 	}
 	originals := make(map[[16]byte]spool.Receipt)
-	err := a.s.query(ctx, quick, `SELECT fingerprint, id, size FROM @schema@.fingerprints WHERE fingerprint = ANY($1::uuid[])`,
+	err := a.s.query(
+		ctx,
+		quick,
+		`SELECT fingerprint, id, size FROM @schema@.fingerprints
+			WHERE fingerprint = ANY($1::uuid[])`,
 		func(rows pgx.Rows) error {
 			var print, id [16]byte
 			receipt := spool.Receipt{Duplicate: true}
@@ -401,38 +458,25 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 			receipt.ID = id
 			originals[print] = receipt
 			return err
-		}, prints)
+		},
+		prints,
+	)
 	for _, e := range others {
 		receipt, ok := originals[[16]byte(e.fingerprint[:16])]
 		switch {
 		case err != nil:
 			e.finish(spool.Receipt{}, refuse(err))
 		case !ok || e.fingerprint == spool.Fingerprint{}:
-			e.finish(spool.Receipt{}, &spool.RefusedError{Reason: spool.ReasonWrite, RetryAfter: retryAfter, Err: errSwept})
+			e.finish(
+				spool.Receipt{},
+				&spool.RefusedError{
+					Reason:     spool.ReasonWrite,
+					RetryAfter: retryAfter,
+					Err:        errSwept,
+				},
+			)
 		default:
 			e.finish(receipt, nil)
 		}
 	}
-}
-
-// tick is the time in an id: milliseconds, and 12 bits of fractions of one.
-func tick(id spool.ID) int64 {
-	high := binary.BigEndian.Uint64(id[:8])
-	return int64(high>>16<<12 | high&0xfff)
-}
-
-// receivedAt is the moment in an id, which is when it was accepted, by the clock of the database.
-func receivedAt(id spool.ID) time.Time {
-	t := tick(id)
-	return time.UnixMicro(t >> 12 * 1000).Add(time.Duration(t&0xfff) * time.Millisecond / 4096)
-}
-
-// idFrom returns the lowest id that can be of a message accepted at this moment or later.
-func idFrom(at time.Time) spool.ID {
-	nanos := at.UnixNano() // rounded up, to what receivedAt returns
-	t := nanos / 1e6 << 12
-	t += (nanos%1e6*4096 + 1e6 - 1) / 1e6
-	var id spool.ID
-	binary.BigEndian.PutUint64(id[:], uint64(t)>>12<<16|0x7000|uint64(t)&0xfff)
-	return id
 }

@@ -50,8 +50,14 @@ func acceptMany(t testing.TB, stores []*Store, count, size int) {
 				}
 				if err == nil {
 					_, err = s.Accept(ctx, &spool.Message{
-						Route: "r", Method: "POST", URI: "/hook", RequestID: id.String(), OrderKey: uint64(tick(spool.ID(id))) | 1, Destination: 1,
-						Header: http.Header{"Content-Type": {"application/json"}, "User-Agent": {"okhttp/4.9"}, "Accept-Encoding": {"gzip"}, "Accept": {"*/*"}},
+						Route: "r", Method: "POST", URI: "/hook", RequestID: id.String(),
+						OrderKey: uint64(tick(spool.ID(id))) | 1, Destination: 1,
+						Header: http.Header{
+							"Content-Type":    {"application/json"},
+							"User-Agent":      {"okhttp/4.9"},
+							"Accept-Encoding": {"gzip"},
+							"Accept":          {"*/*"},
+						},
 					}, spool.Fingerprint(append(id[:], id[:]...)), time.Hour, w)
 				}
 				if err != nil {
@@ -91,7 +97,14 @@ func deliverMany(t testing.TB, stores []*Store, count int, keep bool) {
 					} else {
 						_ = body.Close()
 					}
-					s.Settle(lease, spool.Settlement{Verdict: spool.Done, Keep: keep, Attempt: spool.Attempt{At: time.Now(), Status: 200}})
+					s.Settle(
+						lease,
+						spool.Settlement{
+							Verdict: spool.Done,
+							Keep:    keep,
+							Attempt: spool.Attempt{At: time.Now(), Status: 200},
+						},
+					)
 				}
 				if left.Add(-int64(len(leased.Leases))); len(leased.Leases) > 0 {
 					continue
@@ -171,7 +184,12 @@ func TestAMillionPending(t *testing.T) {
 	rate := func(what string, n int, f func()) {
 		began, cpu := time.Now(), cpuTime(t)
 		f()
-		t.Logf("%s: %.0f/s, %.0f µs of CPU", what, float64(n)/time.Since(began).Seconds(), float64((cpuTime(t)-cpu).Microseconds())/float64(n))
+		t.Logf(
+			"%s: %.0f/s, %.0f µs of CPU",
+			what,
+			float64(n)/time.Since(began).Seconds(),
+			float64((cpuTime(t)-cpu).Microseconds())/float64(n),
+		)
 	}
 	measure := func(when string) {
 		rate(when+": accept", sample, func() { acceptMany(t, []*Store{s}, sample, size) })

@@ -43,7 +43,12 @@ func (s *Store) NewBody(ctx context.Context, sizeHint int64) (spool.BodyWriter, 
 	if err := s.room.expect(sizeHint); err != nil {
 		return nil, err
 	}
-	return &bodyWriter{s: s, ctx: ctx, buffer: smallBuffers.Get().(*[]byte), pool: &smallBuffers}, nil
+	return &bodyWriter{
+		s:      s,
+		ctx:    ctx,
+		buffer: smallBuffers.Get().(*[]byte),
+		pool:   &smallBuffers,
+	}, nil
 }
 
 // bodyWriter takes in one body.
@@ -115,11 +120,15 @@ func (w *bodyWriter) release() {
 	}
 }
 
-// An upload says that the pieces belong to a body that is not accepted yet. Once it was swept, nothing more is taken.
+// An upload says that the pieces belong to a body that is not accepted yet. Once it was swept,
+// nothing more is taken.
 const (
-	beginUploadSQL = `INSERT INTO @schema@.uploads (body, gateway, at) VALUES ($1, $2, now()) RETURNING body`
-	renewUploadSQL = `UPDATE @schema@.uploads SET at = now(), gateway = $2 WHERE body = $1 RETURNING body`
-	pieceSQL       = `INSERT INTO @schema@.pieces (body, n, data) SELECT body, $2, $3 FROM @schema@.uploads WHERE body = $1 RETURNING n`
+	beginUploadSQL = `INSERT INTO @schema@.uploads (body, gateway, at) VALUES ($1, $2, now())
+		RETURNING body`
+	renewUploadSQL = `UPDATE @schema@.uploads SET at = now(), gateway = $2 WHERE body = $1
+		RETURNING body`
+	pieceSQL = `INSERT INTO @schema@.pieces (body, n, data) SELECT body, $2, $3
+		FROM @schema@.uploads WHERE body = $1 RETURNING n`
 )
 
 // send sends what is in the buffer as the next piece.
@@ -136,9 +145,15 @@ func (w *bodyWriter) send() error {
 	w.s.room.arriving.Add(int64(len(*w.buffer)))
 	w.arrived += int64(len(*w.buffer))
 	stored := false
-	err := w.s.transact(w.ctx, quick,
+	err := w.s.transact(
+		w.ctx,
+		quick,
 		step{sql: upload, args: []any{w.name, w.s.id}},
-		step{pieceSQL, []any{w.name, n, *w.buffer}, func(pgx.Rows) error { stored = true; return nil }},
+		step{
+			pieceSQL,
+			[]any{w.name, n, *w.buffer},
+			func(pgx.Rows) error { stored = true; return nil },
+		},
 	)
 	if err == nil && !stored {
 		err = errSwept
@@ -181,8 +196,14 @@ func (w *bodyWriter) end(forget bool) {
 // forgetUpload removes pieces that are not needed. Where that fails they are swept later.
 func (s *Store) forgetUpload(name [16]byte) {
 	go func() {
-		_ = s.transact(s.ctx, slow,
-			step{sql: `DELETE FROM @schema@.pieces p USING @schema@.uploads u WHERE u.body = $1 AND p.body = u.body`, args: []any{name}},
+		_ = s.transact(
+			s.ctx,
+			slow,
+			step{
+				sql: `DELETE FROM @schema@.pieces p USING @schema@.uploads u WHERE u.body = $1
+					AND p.body = u.body`,
+				args: []any{name},
+			},
 			step{sql: `DELETE FROM @schema@.uploads WHERE body = $1`, args: []any{name}},
 		)
 	}()
@@ -200,10 +221,16 @@ func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
 	var content []byte
 	var pieces *[16]byte
 	var size, crc int64
-	err := s.query(ctx, quick, `SELECT size, crc, pieces, body FROM @schema@.messages WHERE id = $1`, func(rows pgx.Rows) error {
-		found = true
-		return rows.Scan(&size, &crc, &pieces, &content)
-	}, [16]byte(id))
+	err := s.query(
+		ctx,
+		quick,
+		`SELECT size, crc, pieces, body FROM @schema@.messages WHERE id = $1`,
+		func(rows pgx.Rows) error {
+			found = true
+			return rows.Scan(&size, &crc, &pieces, &content)
+		},
+		[16]byte(id),
+	)
 	switch {
 	case err != nil:
 		return nil, err
@@ -212,9 +239,21 @@ func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
 	case pieces == nil && int64(len(content)) != size:
 		return nil, fmt.Errorf("message %s: %w", id, spool.ErrDamaged)
 	case pieces == nil:
-		return &inlineBody{Reader: bytes.NewReader(content), crc: uint32(crc), content: content}, nil
+		return &inlineBody{
+			Reader:  bytes.NewReader(content),
+			crc:     uint32(crc),
+			content: content,
+		}, nil
 	}
-	return &piecedBody{s: s, ctx: ctx, id: id, name: *pieces, size: size, want: uint32(crc), loaded: -1}, nil
+	return &piecedBody{
+		s:      s,
+		ctx:    ctx,
+		id:     id,
+		name:   *pieces,
+		size:   size,
+		want:   uint32(crc),
+		loaded: -1,
+	}, nil
 }
 
 // inlineBody reads a small body.
@@ -291,10 +330,17 @@ func (b *piecedBody) load(n int64) error {
 	}
 	b.loaded = -1
 	found := false
-	err := b.s.query(b.ctx, quick, `SELECT data FROM @schema@.pieces WHERE body = $1 AND n = $2`, func(rows pgx.Rows) error {
-		found = true
-		return rows.Scan(&b.piece)
-	}, b.name, n)
+	err := b.s.query(
+		b.ctx,
+		quick,
+		`SELECT data FROM @schema@.pieces WHERE body = $1 AND n = $2`,
+		func(rows pgx.Rows) error {
+			found = true
+			return rows.Scan(&b.piece)
+		},
+		b.name,
+		n,
+	)
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,9 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// A meta value is a version byte, then texts with their length before each: method, URI, request id, user, and the
-// header as the number of names, and for each the name, the number of values, and the values.
+// A meta value is a version byte, then texts with their length before each: method, URI, request
+// id, user, and the header as the number of names, and for each the name, the number of values, and
+// the values.
 const metaVersion = 1
 
 var errMeta = errors.New("unreadable record")
@@ -83,7 +84,8 @@ type metaReader struct {
 
 func (r *metaReader) number() uint64 {
 	n, size := binary.Uvarint(r.rest)
-	if size <= 0 || n > uint64(len(r.rest)) { // of whatever it is the number, each takes a byte at least
+	if size <= 0 ||
+		n > uint64(len(r.rest)) { // of whatever it is the number, each takes a byte at least
 		r.failed, r.rest = true, nil
 		return 0
 	}
@@ -104,8 +106,9 @@ func (r *metaReader) text() string {
 
 const maxColumnText = 200
 
-// clean returns a text as it is in a column to be searched: equal texts are equal there and others differ. The
-// database takes no zero bytes, nothing that is not UTF-8, and indexes nothing that is long.
+// clean returns a text as it is in a column to be searched: equal texts are equal there and others
+// differ. The database takes no zero bytes, nothing that is not UTF-8, and indexes nothing that is
+// long.
 func clean(text string) string {
 	if len(text) <= maxColumnText && utf8.ValidString(text) && !strings.ContainsRune(text, 0) {
 		return text
@@ -134,7 +137,13 @@ func encodeAttempts(attempts []spool.Attempt) (*string, error) {
 	}
 	plain := make([]spool.Attempt, len(attempts))
 	for i, a := range attempts {
-		a.Error, a.Upstream, a.Gateway = spool.ClipError(a.Error), spool.ClipError(a.Upstream), spool.ClipError(a.Gateway)
+		a.Error, a.Upstream, a.Gateway = spool.ClipError(
+			a.Error,
+		), spool.ClipError(
+			a.Upstream,
+		), spool.ClipError(
+			a.Gateway,
+		)
 		plain[i] = a
 	}
 	b, err := json.Marshal(plain)

@@ -63,7 +63,8 @@ func TestTheContract(t *testing.T) {
 	storetest.Run(t, storetest.Factory{
 		New: func(t testing.TB) func() spool.Store {
 			schema := newSchema(t, dsn)
-			return func() spool.Store { return openTest(t, dsn, Options{Schema: schema, Lease: testLease, Name: "test"}) }
+			options := Options{Schema: schema, Lease: testLease, Name: "test"}
+			return func() spool.Store { return openTest(t, dsn, options) }
 		},
 		Shared:    true,
 		Abandon:   func(store spool.Store) { store.(*Store).abandon() },

@@ -1,5 +1,6 @@
-// The courier takes settlements to the database and leases from there, all that there is of both in one
-// transaction: what was settled comes first, so that the next message of its lane can be among what is leased.
+// The courier takes settlements to the database and leases from there, all that there is of both in
+// one transaction: what was settled comes first, so that the next message of its lane can be among
+// what is leased.
 
 package postgres
 
@@ -218,8 +219,8 @@ func (c *courier) suspect(asked []*leaseRequest) {
 	}
 }
 
-// finishAlone records settlements one by one, of which one is not to the database's liking: that lease
-// ends by itself.
+// finishAlone records settlements one by one, of which one is not to the database's liking: that
+// lease ends by itself.
 func (c *courier) finishAlone(ctx context.Context, done []settled) {
 	for _, one := range done {
 		alone := &load{s: c.s, done: []settled{one}, began: time.Now()}
@@ -228,7 +229,14 @@ func (c *courier) finishAlone(ctx context.Context, done []settled) {
 			break
 		}
 		if err != nil {
-			c.s.problem(errors.Join(errors.New("message "+one.id.String()+": the end of its delivery cannot be recorded"), err))
+			c.s.problem(
+				errors.Join(
+					errors.New(
+						"message "+one.id.String()+": the end of its delivery cannot be recorded",
+					),
+					err,
+				),
+			)
 		}
 		c.finish(alone, 1, 0)
 	}

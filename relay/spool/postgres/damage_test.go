@@ -17,12 +17,17 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// A record that cannot be read stops nothing behind it, is found by an operator, and can be dropped.
+// A record that cannot be read stops nothing behind it, is found by an operator, and can be
+// dropped.
 func TestARecordThatCannotBeReadBecomesADeadLetter(t *testing.T) {
 	var mu sync.Mutex
 	var problems []string
 	s, dsn, schema := newTestStore(t, Options{Name: "gw1", Events: spool.StoreEvents{
-		Problem: func(err error) { mu.Lock(); defer mu.Unlock(); problems = append(problems, err.Error()) },
+		Problem: func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			problems = append(problems, err.Error())
+		},
 	}})
 	var ids []spool.ID
 	for _, text := range []string{"damaged", "behind it", "with a lost history"} {
@@ -31,7 +36,8 @@ func TestARecordThatCannotBeReadBecomesADeadLetter(t *testing.T) {
 		ids = append(ids, receipt.ID)
 	}
 	execute(t, dsn, `UPDATE `+schema+`.messages SET meta = '\x07' WHERE id = '`+ids[0].String()+`';
-		UPDATE `+schema+`.messages SET attempts = '{"at": 1}', tries = 2 WHERE id = '`+ids[2].String()+`'`)
+		UPDATE `+schema+`.messages SET attempts = '{"at": 1}', tries = 2
+			WHERE id = '`+ids[2].String()+`'`)
 
 	lease := leaseSome(t, s, 1)[0]
 	require.Equal(t, ids[1], lease.Message.ID, "its lane goes on")

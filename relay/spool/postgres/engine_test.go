@@ -47,7 +47,12 @@ func TestALeaseThatWentToAnotherChangesNothing(t *testing.T) {
 		require.NoError(t, err)
 	}
 	leased := leaseSome(t, s, 2)
-	execute(t, dsn, `UPDATE `+schema+`.lanes SET claim = gen_random_uuid(), holder = gen_random_uuid(), due = now() + interval '1 hour'`)
+	execute(
+		t,
+		dsn,
+		`UPDATE `+schema+`.lanes SET claim = gen_random_uuid(), holder = gen_random_uuid(),
+			due = now() + interval '1 hour'`,
+	)
 
 	// One is settled before the store has found out.
 	s.Settle(leased[0], spool.Settlement{Verdict: spool.Done})
@@ -63,7 +68,11 @@ func TestALeaseThatWentToAnotherChangesNothing(t *testing.T) {
 	}
 	s.Settle(leased[1], spool.Settlement{Verdict: spool.Bury})
 	require.NoError(t, s.Flush(context.Background()))
-	require.Equal(t, "2", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE claim IS NOT NULL`))
+	require.Equal(
+		t,
+		"2",
+		scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE claim IS NOT NULL`),
+	)
 	counts, err := s.Counts(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, 2, counts.Routes["r"].InFlight)
@@ -93,7 +102,14 @@ func TestOneGatewayMakesTheTables(t *testing.T) {
 	var stores sync.WaitGroup
 	for i := range 8 {
 		stores.Go(func() {
-			s, err := Open(context.Background(), dsn, Options{Schema: schema, Events: spool.StoreEvents{Problem: func(err error) { t.Error(err) }}})
+			s, err := Open(
+				context.Background(),
+				dsn,
+				Options{
+					Schema: schema,
+					Events: spool.StoreEvents{Problem: func(err error) { t.Error(err) }},
+				},
+			)
 			if err == nil {
 				_, err = put(context.Background(), s, 1, fmt.Sprint(i))
 			}
@@ -113,14 +129,30 @@ func TestOneGatewayMakesTheTables(t *testing.T) {
 func TestNewerTablesAreNotTouched(t *testing.T) {
 	dsn := testpostgres.DSN(t)
 	schema := newSchema(t, dsn)
-	execute(t, dsn, `CREATE SCHEMA `+schema+`; CREATE TABLE `+schema+`.version (version integer); INSERT INTO `+schema+`.version VALUES (99)`)
+	execute(
+		t,
+		dsn,
+		`CREATE SCHEMA `+schema+`; CREATE TABLE `+schema+`.version (version integer);
+			INSERT INTO `+schema+`.version VALUES (99)`,
+	)
 	problems := make(chan error, 100)
-	s := openTest(t, dsn, Options{Schema: schema, Events: spool.StoreEvents{Problem: func(err error) { problems <- err }}})
+	s := openTest(
+		t,
+		dsn,
+		Options{
+			Schema: schema,
+			Events: spool.StoreEvents{Problem: func(err error) { problems <- err }},
+		},
+	)
 	_, err := put(context.Background(), s, 1, "a")
 	require.True(t, isUnavailable(err))
 	require.ErrorContains(t, <-problems, "has version 99, this gateway knows up to 1")
 	require.NoError(t, s.Close(context.Background()))
-	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM pg_tables WHERE schemaname = '`+schema+`'`))
+	require.Equal(
+		t,
+		"1",
+		scalar(t, dsn, `SELECT count(*) FROM pg_tables WHERE schemaname = '`+schema+`'`),
+	)
 }
 
 func TestAGatewayNeedsNoRightToMakeTables(t *testing.T) {
@@ -134,14 +166,28 @@ func TestAGatewayNeedsNoRightToMakeTables(t *testing.T) {
 	u.User = url.User(role)
 
 	problems := make(chan error, 100)
-	s := openTest(t, u.String(), Options{Schema: schema, Events: spool.StoreEvents{Problem: func(err error) { problems <- err }}})
+	s := openTest(
+		t,
+		u.String(),
+		Options{
+			Schema: schema,
+			Events: spool.StoreEvents{Problem: func(err error) { problems <- err }},
+		},
+	)
 	require.ErrorContains(t, <-problems, "spool schema")
 
 	sql, err := Schema(schema)
 	require.NoError(t, err)
 	execute(t, admin, sql+`; GRANT USAGE ON SCHEMA `+schema+` TO `+role+`;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA `+schema+` TO `+role+`; GRANT USAGE ON ALL SEQUENCES IN SCHEMA `+schema+` TO `+role)
-	require.Eventually(t, func() bool { _, err := put(context.Background(), s, 1, "a"); return err == nil }, patience, 10*time.Millisecond)
+		GRANT SELECT, INSERT, UPDATE,
+			DELETE ON ALL TABLES IN SCHEMA `+schema+` TO `+role+`;
+		GRANT USAGE ON ALL SEQUENCES IN SCHEMA `+schema+` TO `+role)
+	require.Eventually(
+		t,
+		func() bool { _, err := put(context.Background(), s, 1, "a"); return err == nil },
+		patience,
+		10*time.Millisecond,
+	)
 	s.Settle(leaseSome(t, s, 1)[0], spool.Settlement{Verdict: spool.Done})
 	require.NoError(t, s.Flush(context.Background()))
 	s.tidy(context.Background())
@@ -169,8 +215,10 @@ func TestWhatCannotWorkIsAnErrorAtOnce(t *testing.T) {
 func TestNothingShowsThePassword(t *testing.T) {
 	const secret = "Gehe1m"
 	for _, dsn := range []string{
-		"postgres://user:" + secret + "@host:notaport/db", "postgres://user:" + secret + "/x:y@host/db", "postgres://user:a" + secret + "%zz@host/db",
-		"user=u password='" + secret, "password=" + secret + " port=x", secret, "postgres://u:" + secret + "@h/d?sslmode=nonsense",
+		"postgres://user:" + secret + "@host:notaport/db",
+		"postgres://user:" + secret + "/x:y@host/db", "postgres://user:a" + secret + "%zz@host/db",
+		"user=u password='" + secret, "password=" + secret + " port=x", secret,
+		"postgres://u:" + secret + "@h/d?sslmode=nonsense",
 	} {
 		_, err := Open(context.Background(), dsn, Options{})
 		require.Error(t, err, dsn)
@@ -200,7 +248,12 @@ func TestNothingShowsThePassword(t *testing.T) {
 
 func TestWhatTheDatabaseDislikesIsRefusedAlone(t *testing.T) {
 	s, dsn, schema := newTestStore(t, Options{})
-	execute(t, dsn, `ALTER TABLE `+schema+`.messages ADD CHECK (request_id <> 'poison'), ADD CHECK (last_error <> 'poison')`)
+	execute(
+		t,
+		dsn,
+		`ALTER TABLE `+schema+`.messages ADD CHECK (request_id <> 'poison'),
+			ADD CHECK (last_error <> 'poison')`,
+	)
 	var senders sync.WaitGroup
 	for i := range 20 {
 		senders.Go(func() {
@@ -213,7 +266,8 @@ func TestWhatTheDatabaseDislikesIsRefusedAlone(t *testing.T) {
 			if i == 7 {
 				msg.RequestID = "poison"
 			}
-			if _, err = s.Accept(context.Background(), msg, spool.Fingerprint{byte(i + 1)}, time.Hour, w); (err != nil) != (i == 7) {
+			_, err = s.Accept(context.Background(), msg, spool.Fingerprint{byte(i + 1)}, time.Hour, w)
+			if (err != nil) != (i == 7) {
 				t.Error(i, err)
 			}
 		})
@@ -256,17 +310,33 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 	require.Equal(t, "6", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
 	require.Equal(t, "2", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
 
-	execute(t, dsn, `UPDATE `+schema+`.fingerprints SET at = at - interval '2 hours' WHERE id = (SELECT id FROM `+schema+`.messages ORDER BY id LIMIT 1);
-		UPDATE `+schema+`.uploads SET at = at - interval '2 hours' WHERE body = (SELECT body FROM `+schema+`.uploads LIMIT 1);
+	execute(
+		t,
+		dsn,
+		`UPDATE `+schema+`.fingerprints SET at = at - interval '2 hours' WHERE id = (SELECT id
+			FROM `+schema+`.messages ORDER BY id LIMIT 1);
+		UPDATE `+schema+`.uploads SET at = at - interval '2 hours' WHERE body = (SELECT body
+			FROM `+schema+`.uploads LIMIT 1);
 		UPDATE `+schema+`.lanes SET claim = NULL, head = NULL, due = now();
-		INSERT INTO `+schema+`.counts (gateway, slot, route, dead) VALUES (gen_random_uuid(), 0, 1, 5), (gen_random_uuid(), 0, 1, -2)`)
+		INSERT INTO `+schema+`.counts (gateway, slot, route, dead)
+			VALUES (gen_random_uuid(), 0, 1, 5), (gen_random_uuid(), 0, 1, -2)`,
+	)
 	s.tidy(context.Background())
 	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
 	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
 	require.Equal(t, "3", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
 	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
-	require.Equal(t, "0", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.counts c WHERE NOT EXISTS (SELECT FROM `+schema+`.gateways g WHERE g.id = c.gateway)
-		AND c.gateway <> '00000000-0000-0000-0000-000000000000'`))
+	require.Equal(
+		t,
+		"0",
+		scalar(
+			t,
+			dsn,
+			`SELECT count(*) FROM `+schema+`.counts c WHERE NOT EXISTS (SELECT
+				FROM `+schema+`.gateways g WHERE g.id = c.gateway)
+		AND c.gateway <> '00000000-0000-0000-0000-000000000000'`,
+		),
+	)
 	counts, err := s.Counts(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, int64(3), counts.Routes["r"].Dead)
@@ -286,7 +356,13 @@ func TestABodyThatWasSweptIsNotAccepted(t *testing.T) {
 		}
 		execute(t, dsn, `TRUNCATE `+schema+`.uploads, `+schema+`.pieces`)
 		if _, err = w.Write(make([]byte, more)); err == nil {
-			_, err = s.Accept(context.Background(), &spool.Message{Route: "r"}, spool.Fingerprint{1}, time.Hour, w)
+			_, err = s.Accept(
+				context.Background(),
+				&spool.Message{Route: "r"},
+				spool.Fingerprint{1},
+				time.Hour,
+				w,
+			)
 		}
 		var refused *spool.RefusedError
 		require.ErrorAs(t, err, &refused)
@@ -309,7 +385,12 @@ func TestADamagedBodySaysSo(t *testing.T) {
 	require.NoError(t, err)
 	large, err := put(context.Background(), s, 2, strings.Repeat("large", 200_000))
 	require.NoError(t, err)
-	execute(t, dsn, `UPDATE `+schema+`.messages SET body = set_byte(body, 3, 0); UPDATE `+schema+`.pieces SET data = set_byte(data, 3, 0) WHERE n = 1`)
+	execute(
+		t,
+		dsn,
+		`UPDATE `+schema+`.messages SET body = set_byte(body, 3, 0); UPDATE `+schema+`.pieces
+			SET data = set_byte(data, 3, 0) WHERE n = 1`,
+	)
 	for _, id := range []spool.ID{small.ID, large.ID} {
 		body, err := s.Body(context.Background(), id)
 		require.NoError(t, err)
@@ -360,7 +441,8 @@ func TestAnIdleGatewayAsksLittle(t *testing.T) {
 	for _, listening := range []bool{true, false} {
 		s.hints.setListening(listening)
 		transactions := func() string {
-			return `SELECT sum(calls) FROM (SELECT xact_commit + xact_rollback AS calls FROM pg_stat_database WHERE datname = current_database()) c`
+			return `SELECT sum(calls) FROM (SELECT xact_commit + xact_rollback AS calls
+				FROM pg_stat_database WHERE datname = current_database()) c`
 		}
 		var before, after float64
 		_, _ = fmt.Sscan(scalar(t, server.DSN(), transactions()), &before)
@@ -393,7 +475,9 @@ func TestGapsLeaveOutWhatIsToBeAvoided(t *testing.T) {
 				}
 				return n
 			}
-			for _, d := range append(avoid, 77, 4, 1<<63+5, 1<<63-7, math.MaxUint64-3, 7<<32+99, 6<<32, 8<<32) {
+			for _, d := range append(
+				avoid, 77, 4, 1<<63+5, 1<<63-7, math.MaxUint64-3, 7<<32+99, 6<<32, 8<<32,
+			) {
 				want := 1
 				if set.Has(d) {
 					want = 0

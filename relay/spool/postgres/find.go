@@ -19,12 +19,18 @@ func (s *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
 		return nil, err
 	}
 	var found []row
-	err := s.query(ctx, quick, `SELECT `+messageColumns+` FROM @schema@.messages m WHERE m.id = $1`, func(rows pgx.Rows) error {
-		r := row{}
-		err := rows.Scan(r.targets()...)
-		found = append(found, r)
-		return err
-	}, [16]byte(id))
+	err := s.query(
+		ctx,
+		quick,
+		`SELECT `+messageColumns+` FROM @schema@.messages m WHERE m.id = $1`,
+		func(rows pgx.Rows) error {
+			r := row{}
+			err := rows.Scan(r.targets()...)
+			found = append(found, r)
+			return err
+		},
+		[16]byte(id),
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +79,24 @@ type selection struct {
 	args  []any
 }
 
-var lowestID, highestID = spool.ID{}, spool.ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+var lowestID, highestID = spool.ID{}, spool.ID{
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+	0xff,
+}
 
 // arg adds an argument and returns its place.
 func (q *selection) arg(value any) string {
@@ -81,9 +104,13 @@ func (q *selection) arg(value any) string {
 	return "$" + strconv.Itoa(len(q.args))
 }
 
-// selectBy turns a filter into SQL: by request id where there is one, or else a range of ids for each route and state, so
-// that either way there is an index that has them in order.
-func (s *Store) selectBy(ctx context.Context, f spool.Filter, free, byEnd bool) (*selection, error) {
+// selectBy turns a filter into SQL: by request id where there is one, or else a range of ids for
+// each route and state, so that either way there is an index that has them in order.
+func (s *Store) selectBy(
+	ctx context.Context,
+	f spool.Filter,
+	free, byEnd bool,
+) (*selection, error) {
 	q := &selection{}
 	low, high := lowestID, highestID
 	if !f.Since.IsZero() {
@@ -119,8 +146,10 @@ func (s *Store) selectBy(ctx context.Context, f spool.Filter, free, byEnd bool) 
 		}
 	}
 	if free {
-		// As one of two cases it is looked up for each row, instead of being joined with all of them.
-		conditions += ` AND m.state <> 3 AND (m.state <> 0 OR NOT EXISTS (SELECT FROM @schema@.lanes l
+		// As one of two cases it is looked up for each row, instead of being joined with all of
+		// them.
+		conditions += ` AND m.state <> 3 AND (m.state <> 0 OR NOT EXISTS (SELECT
+			FROM @schema@.lanes l
 			WHERE l.route = m.route AND l.key = m.lane AND l.head = m.id AND l.due > now()))`
 	}
 	states := statesOf(f)
@@ -139,26 +168,39 @@ func (s *Store) selectBy(ctx context.Context, f spool.Filter, free, byEnd bool) 
 	if f.RequestID != "" {
 		key := q.arg(requestKey(f.RequestID)) + "::bigint"
 		q.order = "m.request_key, m.id"
-		q.from = ` FROM @schema@.messages m WHERE m.request_key <> 0 AND m.request_key = ` + key + ` AND m.id ` + lowOperator + ` ` + bound(low) + `
-			AND m.id < ` + bound(high) + ` AND m.state = ANY(` + statesArg + `) AND (` + routeArg + ` = 0 OR m.route = ` + routeArg + `)` + conditions
+		q.from = ` FROM @schema@.messages m WHERE m.request_key <> 0 AND m.request_key = ` + key + `
+			AND m.id ` + lowOperator + ` ` + bound(
+			low,
+		) + `
+			AND m.id < ` + bound(
+			high,
+		) + ` AND m.state = ANY(` + statesArg + `) AND (` + routeArg + ` = 0
+			OR m.route = ` + routeArg + `)` + conditions
 		return q, nil
 	}
 	var where string
 	switch {
 	case !byEnd:
 		q.order = "m.route, m.state, m.id"
-		where = `(m.route, m.state, m.id) ` + lowOperator + ` (k.route, k.state, ` + bound(low) + `) AND (m.route, m.state, m.id) < (k.route, k.state, ` + bound(high) + `)`
+		where = `(m.route, m.state, m.id) ` + lowOperator + ` (k.route, k.state, ` + bound(
+			low,
+		) + `) AND (m.route, m.state, m.id) < (k.route, k.state, ` + bound(
+			high,
+		) + `)`
 	default:
 		q.order = "m.route, m.state, m.ended_at"
-		where = `m.ended_at IS NOT NULL AND (m.route, m.state, m.ended_at) >= (k.route, k.state, '-infinity'::timestamptz)
+		where = `m.ended_at IS NOT NULL AND (m.route, m.state, m.ended_at) >= (k.route, k.state,
+			'-infinity'::timestamptz)
 			AND (m.route, m.state, m.ended_at) <= (k.route, k.state, ` + ended + `)`
 		if !f.Since.IsZero() || !f.Until.IsZero() {
 			where += ` AND m.id >= ` + bound(low) + ` AND m.id < ` + bound(high)
 		}
 	}
-	q.from = ` FROM (SELECT r.id AS route, s.state FROM @schema@.routes r CROSS JOIN unnest(` + statesArg + `) AS s (state)
+	q.from = ` FROM (SELECT r.id AS route, s.state FROM @schema@.routes r CROSS
+		JOIN unnest(` + statesArg + `) AS s (state)
 			WHERE ` + routeArg + ` = 0 OR r.id = ` + routeArg + `) k
-		CROSS JOIN LATERAL (SELECT m.* FROM @schema@.messages m WHERE ` + where + conditions + `@limit@) m`
+		CROSS JOIN LATERAL (SELECT m.* FROM @schema@.messages m
+			WHERE ` + where + conditions + `@limit@) m`
 	return q, nil
 }
 
@@ -176,8 +218,8 @@ func statesOf(f spool.Filter) []int16 {
 	return []int16{statePending, stateDead, stateDelivered, stateDoomed}
 }
 
-// find returns what a filter selects. With free it is not what is leased, and, where it is about what has ended for long, what
-// has for longest.
+// find returns what a filter selects. With free it is not what is leased, and, where it is about
+// what has ended for long, what has for longest.
 func (s *Store) find(ctx context.Context, f spool.Filter, free bool) ([]row, error) {
 	byEnd := free && f.EndedFor > 0 && f.RequestID == ""
 	q, err := s.selectBy(ctx, f, free, byEnd)
@@ -203,14 +245,22 @@ func (s *Store) find(ctx context.Context, f spool.Filter, free bool) ([]row, err
 	if byEnd {
 		outer = " ORDER BY m.ended_at LIMIT " + limit
 	}
-	sql := `SELECT ` + messageColumns + replaceLimit(q.from, " ORDER BY "+order+" LIMIT "+limit) + outer
+	sql := `SELECT ` + messageColumns + replaceLimit(
+		q.from,
+		" ORDER BY "+order+" LIMIT "+limit,
+	) + outer
 	var found []row
-	err = s.transactAnew(ctx, slow, func() { found = nil }, step{sql, q.args, func(rows pgx.Rows) error {
-		r := row{}
-		err := rows.Scan(r.targets()...)
-		found = append(found, r)
-		return err
-	}})
+	err = s.transactAnew(
+		ctx,
+		slow,
+		func() { found = nil },
+		step{sql, q.args, func(rows pgx.Rows) error {
+			r := row{}
+			err := rows.Scan(r.targets()...)
+			found = append(found, r)
+			return err
+		}},
+	)
 	return found, err
 }
 
@@ -226,7 +276,11 @@ func (s *Store) Count(ctx context.Context, f spool.Filter) (int64, error) {
 	}
 	var n int64
 	sql := `SELECT count(*)` + replaceLimit(q.from, "")
-	err = s.transact(ctx, slow, step{sql, q.args, func(rows pgx.Rows) error { return rows.Scan(&n) }})
+	err = s.transact(
+		ctx,
+		slow,
+		step{sql, q.args, func(rows pgx.Rows) error { return rows.Scan(&n) }},
+	)
 	return n, err
 }
 

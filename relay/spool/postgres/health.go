@@ -18,7 +18,8 @@ const (
 	// retryAfter is what a sender is told to wait.
 	retryAfter = 15 * time.Second
 
-	// probeTime bounds one look for the database, firstProbePause and maxProbePause the time between.
+	// probeTime bounds one look for the database, firstProbePause and maxProbePause the time
+	// between.
 	probeTime       = 10 * time.Second
 	firstProbePause = 50 * time.Millisecond
 	maxProbePause   = time.Second
@@ -110,7 +111,8 @@ func refuse(err error) *spool.RefusedError {
 // did not like what it was told.
 func isAbsence(err error) bool {
 	var refused *spool.RefusedError
-	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &refused) || errors.Is(err, errRolledBack) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &refused) ||
+		errors.Is(err, errRolledBack) {
 		return false
 	}
 	code := sqlState(err)
@@ -178,7 +180,8 @@ func (s *Store) prepare(ctx context.Context) error {
 		return err
 	}
 	var readOnly, fsync, commit string
-	const look = `SELECT current_setting('transaction_read_only'), current_setting('fsync', true), current_setting('synchronous_commit', true)`
+	const look = `SELECT current_setting('transaction_read_only'), current_setting('fsync', true),
+		current_setting('synchronous_commit', true)`
 	if err := conn.QueryRow(ctx, look).Scan(&readOnly, &fsync, &commit); err != nil {
 		return err
 	}
@@ -187,7 +190,12 @@ func (s *Store) prepare(ctx context.Context) error {
 	}
 	if fsync == "off" || commit == "off" {
 		s.warnOnce.Do(func() {
-			s.problem(errors.New("the database does not keep what it has confirmed: fsync = " + fsync + ", synchronous_commit = " + commit))
+			s.problem(
+				errors.New(
+					"the database does not keep what it has confirmed: fsync = " + fsync +
+						", synchronous_commit = " + commit,
+				),
+			)
 		})
 	}
 	if err := s.lookForPooler(ctx, conn); err != nil {
@@ -197,8 +205,8 @@ func (s *Store) prepare(ctx context.Context) error {
 	return s.beat(ctx, conn)
 }
 
-// lookForPooler finds out whether the process that the connection was made to is the one that answers. Then statements can
-// be prepared, which saves the database from reading them each time.
+// lookForPooler finds out whether the process that the connection was made to is the one that
+// answers. Then statements can be prepared, which saves the database from reading them each time.
 func (s *Store) lookForPooler(ctx context.Context, conn *pgx.Conn) error {
 	var pid uint32
 	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid); err != nil {

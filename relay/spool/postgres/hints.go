@@ -1,5 +1,5 @@
-// Hints: gateways tell each other what there is to deliver. They are only hints, since some are lost and some
-// databases and poolers have none: every gateway looks for itself from time to time.
+// Hints: gateways tell each other what there is to deliver. They are only hints, since some are
+// lost and some databases and poolers have none: every gateway looks for itself from time to time.
 
 package postgres
 
@@ -16,16 +16,17 @@ import (
 )
 
 const (
-	// pollListening is how often a gateway looks for itself when it is told by others, pollAlone when it is not. The
-	// latter is less than three times a second, of the five statements that an idle gateway may ask for.
+	// pollListening is how often a gateway looks for itself when it is told by others, pollAlone
+	// when it is not. The latter is less than three times a second, of the five statements that an
+	// idle gateway may ask for.
 	pollListening = 2 * time.Second
 	pollAlone     = 400 * time.Millisecond
 
 	// hintPause is the least time between two hints.
 	hintPause = 20 * time.Millisecond
 
-	// echoTime is how long a hint to itself may take until a gateway does not believe any more that it is told,
-	// echoPause how often it tries, relisten when it tries again to listen.
+	// echoTime is how long a hint to itself may take until a gateway does not believe any more that
+	// it is told, echoPause how often it tries, relisten when it tries again to listen.
 	echoTime  = 3 * time.Second
 	echoPause = 30 * time.Second
 	relisten  = 30 * time.Second
@@ -129,10 +130,17 @@ func (h *hints) send(ctx context.Context) {
 
 func (h *hints) payload(text string) string { return uuid.UUID(h.s.id).String() + " " + text }
 
-// notify is outside of every other transaction, since one that has hints in it keeps all others from
-// being committed at the same time.
+// notify is outside of every other transaction, since one that has hints in it keeps all others
+// from being committed at the same time.
 func (h *hints) notify(ctx context.Context, payloads ...string) {
-	_ = h.s.query(ctx, quick, `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`, func(pgx.Rows) error { return nil }, h.channel(), payloads)
+	_ = h.s.query(
+		ctx,
+		quick,
+		`SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`,
+		func(pgx.Rows) error { return nil },
+		h.channel(),
+		payloads,
+	)
 }
 
 func (h *hints) setListening(listening bool) {
@@ -180,7 +188,8 @@ func (h *hints) listenOnce(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(connecting, `LISTEN `+h.channel(), pgx.QueryExecModeSimpleProtocol); err != nil {
+	_, err = conn.Exec(connecting, `LISTEN `+h.channel(), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
 		return err
 	}
 	for {
@@ -233,7 +242,8 @@ const pollSQL = `
 SELECT r.id FROM @schema@.routes r WHERE r.id = ANY($1::integer[]) AND NOT r.paused AND EXISTS (
 	SELECT FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
 		SELECT FROM @schema@.lanes x
-		WHERE (x.route, x.class, x.due) >= (r.id, c.class, '-infinity'::timestamptz) AND (x.route, x.class, x.due) <= (r.id, c.class, now())
+		WHERE (x.route, x.class, x.due) >= (r.id, c.class, '-infinity'::timestamptz)
+			AND (x.route, x.class, x.due) <= (r.id, c.class, now())
 		ORDER BY x.route, x.class, x.due LIMIT 1
 	) x
 )`

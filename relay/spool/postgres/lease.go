@@ -54,8 +54,8 @@ func (l *leases) add(h *held) {
 	l.held[h.id] = h
 }
 
-// end takes a lease out, and reports whether it was there and is not over. A process that was stopped
-// may find out only here that it is.
+// end takes a lease out, and reports whether it was there and is not over. A process that was
+// stopped may find out only here that it is.
 func (l *leases) end(h *held) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,7 +150,8 @@ func (l *leases) expire() {
 const renewSQL = `
 UPDATE @schema@.lanes l SET due = now() + $4::interval
 FROM (
-	SELECT x.route, x.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[]) AS s (route, key, claim)
+	SELECT x.route, x.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[])
+		AS s (route, key, claim)
 	JOIN @schema@.lanes x ON x.route = s.route AND x.key = s.key AND x.claim = s.claim
 	ORDER BY x.route, x.key FOR UPDATE OF x
 ) s
@@ -177,15 +178,20 @@ func (l *leases) renew(ctx context.Context) {
 	}
 	began := time.Now()
 	renewed := make(map[lane][16]byte, len(asked))
-	err := l.s.transactAnew(ctx, min(quick, l.s.options.Lease/3), func() { clear(renewed) }, step{renewSQL, []any{routes, keys, claims, l.s.options.Lease}, func(rows pgx.Rows) error {
-		var at lane
-		var claim [16]byte
-		if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
-			return err
-		}
-		renewed[at] = claim
-		return nil
-	}})
+	err := l.s.transactAnew(
+		ctx,
+		min(quick, l.s.options.Lease/3),
+		func() { clear(renewed) },
+		step{renewSQL, []any{routes, keys, claims, l.s.options.Lease}, func(rows pgx.Rows) error {
+			var at lane
+			var claim [16]byte
+			if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
+				return err
+			}
+			renewed[at] = claim
+			return nil
+		}},
+	)
 	if err != nil {
 		return // they end by themselves, unless it works the next time
 	}

@@ -56,14 +56,21 @@ func (l *load) send(ctx context.Context) error {
 
 // begin forgets what was leased in a transaction that was rolled back.
 func (l *load) begin() {
-	l.leased, l.next, l.broken = make([][]*held, len(l.asked)), make([]time.Duration, len(l.asked)), nil
+	l.leased, l.next, l.broken = make(
+		[][]*held,
+		len(l.asked),
+	), make(
+		[]time.Duration,
+		len(l.asked),
+	), nil
 	for i := range l.next {
 		l.next[i] = -1
 	}
 }
 
 // dismissSQL ends leases that nobody knows to have.
-const dismissSQL = `UPDATE @schema@.lanes SET claim = NULL, holder = NULL, head = NULL, due = now() WHERE claim = ANY($1::uuid[])`
+const dismissSQL = `UPDATE @schema@.lanes SET claim = NULL, holder = NULL, head = NULL, due = now()
+	WHERE claim = ANY($1::uuid[])`
 
 // lockClaimsSQL locks the lanes whose leases end, unless they ended otherwise.
 const lockClaimsSQL = `
@@ -80,20 +87,23 @@ const (
 	verdictKeep
 )
 
-// settleSQL has the messages be what the settlements say, where the lease still is what it was. A message that is to be
-// forgotten is, whatever the settlement says.
+// settleSQL has the messages be what the settlements say, where the lease still is what it was. A
+// message that is to be forgotten is, whatever the settlement says.
 const settleSQL = `
 WITH s AS MATERIALIZED (
-	SELECT s.* FROM unnest($1::integer[], $2::bigint[], $3::uuid[], $4::uuid[], $5::smallint[], $6::integer[], $7::interval[], $8::text[], $9::text[])
+	SELECT s.* FROM unnest($1::integer[], $2::bigint[], $3::uuid[], $4::uuid[], $5::smallint[],
+		$6::integer[], $7::interval[], $8::text[], $9::text[])
 		AS s (route, key, claim, id, verdict, tries, delay, attempts, last_error)
 	JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key AND l.claim = s.claim
 ), gone AS (
-	DELETE FROM @schema@.messages m USING s WHERE m.id = s.id AND (m.state = 3 OR m.state = 0 AND s.verdict = 1)
+	DELETE FROM @schema@.messages m USING s WHERE m.id = s.id AND (m.state = 3 OR m.state = 0
+		AND s.verdict = 1)
 	RETURNING m.route, m.size, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
 ), moved AS (
-	UPDATE @schema@.messages m SET tries = s.tries, attempts = s.attempts::jsonb, last_error = s.last_error,
+	UPDATE @schema@.messages m SET tries = s.tries, attempts = s.attempts::jsonb,
+		last_error = s.last_error,
 		state = CASE s.verdict WHEN 3 THEN 1 WHEN 4 THEN 2 ELSE 0 END,
 		next_at = CASE WHEN s.verdict = 2 THEN now() + s.delay END,
 		ended_at = CASE WHEN s.verdict > 2 THEN now() END
@@ -103,41 +113,51 @@ WITH s AS MATERIALIZED (
 	SELECT route, -1, -size, 0, 0::bigint, 0, 0::bigint, -cost FROM gone
 	UNION ALL SELECT route, -1, -size, 1, size, 0, 0, 0 FROM moved WHERE state = 1
 	UNION ALL SELECT route, -1, -size, 0, 0, 1, size, 0 FROM moved WHERE state = 2
-)` + tallySQL + ` SELECT $10::uuid, $11::integer, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
+)` + tallySQL + ` SELECT $10::uuid, $11::integer, route, sum(pending), sum(pending_bytes),
+	sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
 FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL
 
 // tallySQL and tallyConflictSQL, around a SELECT, add to what is counted.
 const (
 	tallySQL = `
-INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes, cost)`
+INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead, dead_bytes,
+	delivered, delivered_bytes, cost)`
 	tallyConflictSQL = `
-ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending + excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
+ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
+	+ excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
 	dead = t.dead + excluded.dead, dead_bytes = t.dead_bytes + excluded.dead_bytes,
-	delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes + excluded.delivered_bytes, cost = t.cost + excluded.cost`
+	delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes
+		+ excluded.delivered_bytes, cost = t.cost + excluded.cost`
 )
 
-// The first pending message of each lane: the one with the lowest id. A range over all columns of the index, in its
-// order, is something that the planner cannot find in another one.
+// The first pending message of each lane: the one with the lowest id. A range over all columns of
+// the index, in its order, is something that the planner cannot find in another one.
 const headSQL = ` FROM @schema@.messages m
-	WHERE m.state = 0 AND (m.route, m.lane, m.id) >= (l.route, l.key, '00000000-0000-0000-0000-000000000000'::uuid)
-		AND (m.route, m.lane, m.id) <= (l.route, l.key, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+	WHERE m.state = 0 AND (m.route, m.lane, m.id) >= (l.route, l.key,
+		'00000000-0000-0000-0000-000000000000'::uuid)
+		AND (m.route, m.lane, m.id) <= (l.route, l.key,
+			'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 	ORDER BY m.route, m.lane, m.id LIMIT 1`
 
-// refreshSQL has lanes that are locked, with the claim given or none, say what is next in them. One in which
-// nothing waits any more goes.
+// refreshSQL has lanes that are locked, with the claim given or none, say what is next in them. One
+// in which nothing waits any more goes.
 const refreshSQL = `
 WITH l AS MATERIALIZED (
-	SELECT l.route, l.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[]) AS s (route, key, claim)
-	JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key AND l.claim IS NOT DISTINCT FROM s.claim
+	SELECT l.route, l.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[])
+		AS s (route, key, claim)
+	JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key
+		AND l.claim IS NOT DISTINCT FROM s.claim
 ), h AS MATERIALIZED (
 	SELECT l.route, l.key, m.* FROM l LEFT JOIN LATERAL (
 		SELECT m.id, m.destination, m.scheduled_from, coalesce(m.next_at, m.scheduled_from) AS due,
-			CASE WHEN m.replayed THEN 2 ELSE 0 END + CASE WHEN m.next_at IS NULL THEN 0 ELSE 1 END AS class` + headSQL + `
+			CASE WHEN m.replayed THEN 2 ELSE 0 END + CASE WHEN m.next_at IS NULL THEN 0 ELSE 1 END
+				AS class` + headSQL + `
 	) m ON true
 ), gone AS (
 	DELETE FROM @schema@.lanes x USING h WHERE h.id IS NULL AND x.route = h.route AND x.key = h.key
 )
-UPDATE @schema@.lanes x SET claim = NULL, holder = NULL, head = NULL, class = h.class, due = h.due, scheduled = h.scheduled_from,
+UPDATE @schema@.lanes x SET claim = NULL, holder = NULL, head = NULL, class = h.class, due = h.due,
+	scheduled = h.scheduled_from,
 	destination = h.destination
 FROM h WHERE h.id IS NOT NULL AND x.route = h.route AND x.key = h.key`
 
@@ -156,7 +176,10 @@ func (l *load) settle() ([]step, error) {
 		errors   = make([]string, n)
 	)
 	for i, d := range l.done {
-		routes[i], keys[i], claims[i], ids[i], delays[i] = d.route, d.key, d.claim, d.id, max(d.Delay, 0)
+		routes[i], keys[i], claims[i], ids[i], delays[i] = d.route, d.key, d.claim, d.id, max(
+			d.Delay,
+			0,
+		)
 		verdicts[i] = verdictOf(d.Settlement)
 		if verdicts[i] <= verdictForget {
 			continue
@@ -171,7 +194,22 @@ func (l *load) settle() ([]step, error) {
 	}
 	return []step{
 		{sql: lockClaimsSQL, args: []any{routes, keys, claims}},
-		{sql: settleSQL, args: []any{routes, keys, claims, ids, verdicts, tries, delays, attempts, errors, l.s.id, courierSlot}},
+		{
+			sql: settleSQL,
+			args: []any{
+				routes,
+				keys,
+				claims,
+				ids,
+				verdicts,
+				tries,
+				delays,
+				attempts,
+				errors,
+				l.s.id,
+				courierSlot,
+			},
+		},
 		{sql: refreshSQL, args: []any{routes, keys, claims}},
 	}, nil
 }
@@ -190,30 +228,36 @@ func verdictOf(s spool.Settlement) int16 {
 	return verdictNone
 }
 
-// choice writes how a lane is chosen: of which class, how many, and in which direction of the order in
-// which they are due.
+// choice writes how a lane is chosen: of which class, how many, and in which direction of the order
+// in which they are due.
 type choice func(class, room, direction string) string
 
-// chooseDue chooses lanes of a class in the order in which they are due. What another one is about to
-// claim is left to it.
+// chooseDue chooses lanes of a class in the order in which they are due. What another one is about
+// to claim is left to it.
 func chooseDue(class, room, direction string) string {
 	return `SELECT x.route, x.key FROM @schema@.lanes x
 	WHERE EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)
-		AND (x.route, x.class, x.due) >= ($1::integer, ` + class + `::smallint, '-infinity'::timestamptz)
+		AND (x.route, x.class, x.due) >= ($1::integer, ` + class + `::smallint,
+			'-infinity'::timestamptz)
 		AND (x.route, x.class, x.due) <= ($1::integer, ` + class + `::smallint, now())
-	ORDER BY x.route ` + direction + `, x.class ` + direction + `, x.due ` + direction + ` LIMIT ` + room + ` FOR UPDATE OF x SKIP LOCKED`
+	ORDER BY x.route ` + direction + `, x.class ` + direction + `, x.due ` + direction + `
+		LIMIT ` + room + ` FOR UPDATE OF x SKIP LOCKED`
 }
 
-// chooseElsewhere does so for the destinations within ranges, of which each is looked at for itself, so
-// that a million for a destination that is to be avoided take no time.
+// chooseElsewhere does so for the destinations within ranges, of which each is looked at for
+// itself, so that a million for a destination that is to be avoided take no time.
 func chooseElsewhere(class, room, direction string) string {
 	return `SELECT x.route, x.key FROM (
-		SELECT e.key, e.due FROM unnest($8::bigint[], $9::bigint[]) AS g (low, high) CROSS JOIN LATERAL (
+		SELECT e.key, e.due FROM unnest($8::bigint[], $9::bigint[]) AS g (low, high) CROSS
+			JOIN LATERAL (
 			SELECT x.key, x.due FROM @schema@.lanes x
-			WHERE (x.route, x.class, x.destination, x.due) >= ($1::integer, ` + class + `::smallint, g.low, '-infinity'::timestamptz)
-				AND (x.route, x.class, x.destination, x.due) <= ($1::integer, ` + class + `::smallint, g.high, 'infinity'::timestamptz)
+			WHERE (x.route, x.class, x.destination, x.due) >= ($1::integer, ` + class + `::smallint,
+				g.low, '-infinity'::timestamptz)
+				AND (x.route, x.class, x.destination, x.due) <= ($1::integer,
+					` + class + `::smallint, g.high, 'infinity'::timestamptz)
 				AND x.due <= now()
-			ORDER BY x.route ` + direction + `, x.class ` + direction + `, x.destination ` + direction + `, x.due ` + direction + `
+			ORDER BY x.route ` + direction + `, x.class ` + direction + `,
+				x.destination ` + direction + `, x.due ` + direction + `
 			LIMIT $4::integer
 		) e ORDER BY e.due ` + direction + ` LIMIT $4::integer
 	) c JOIN @schema@.lanes x ON x.route = $1 AND x.key = c.key
@@ -221,14 +265,17 @@ func chooseElsewhere(class, room, direction string) string {
 	ORDER BY c.due ` + direction + ` LIMIT ` + room + ` FOR UPDATE OF x SKIP LOCKED`
 }
 
-// claimSQL claims lanes of two classes, one after the other: those of what was never replayed, then those of
-// what was. What is left of the room is never less than nothing: where a lane has changed since the statement began,
-// PostgreSQL evaluates parts of it again, and counts differently.
+// claimSQL claims lanes of two classes, one after the other: those of what was never replayed, then
+// those of what was. What is left of the room is never less than nothing: where a lane has changed
+// since the statement began, PostgreSQL evaluates parts of it again, and counts differently.
 func claimSQL(choose choice, direction string) string {
 	return `
 WITH a AS MATERIALIZED (` + choose("$2", "$4::integer", direction) + `),
-b AS MATERIALIZED (` + choose("$3", "greatest($4::integer - (SELECT count(*) FROM a), 0)", direction) + `)
-UPDATE @schema@.lanes l SET claim = $5::uuid, holder = $6::uuid, head = NULL, due = now() + $7::interval
+b AS MATERIALIZED (` + choose(
+		"$3", "greatest($4::integer - (SELECT count(*) FROM a), 0)", direction,
+	) + `)
+UPDATE @schema@.lanes l SET claim = $5::uuid, holder = $6::uuid, head = NULL, due = now()
+	+ $7::interval
 FROM (SELECT * FROM a UNION ALL SELECT * FROM b) p WHERE l.route = p.route AND l.key = p.key`
 }
 
@@ -242,7 +289,8 @@ var claims = map[[2]bool]string{
 
 func leaseMax(limit int) int { return min(max(limit, 0), maxLeased) }
 
-// headsSQL leases the first message of each lane that was claimed. A lane in which there is none is left without.
+// headsSQL leases the first message of each lane that was claimed. A lane in which there is none is
+// left without.
 const headsSQL = `
 WITH h AS MATERIALIZED (
 	SELECT l.route, l.key, m.* FROM @schema@.lanes l CROSS JOIN LATERAL (
@@ -258,9 +306,11 @@ const leaveEmptySQL = `DELETE FROM @schema@.lanes WHERE claim = $1 AND head IS N
 
 // nextSQL says how long it takes until a lane is due, or somebody else's lease is over.
 const nextSQL = `
-SELECT extract(epoch FROM min(d.due) - now())::float8 FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
+SELECT extract(epoch FROM min(d.due) - now())::float8 FROM unnest('{0,1,2,3}'::smallint[])
+	AS c (class) CROSS JOIN LATERAL (
 	SELECT x.due FROM @schema@.lanes x
-	WHERE (x.route, x.class, x.due) > ($1::integer, c.class, now()) AND (x.route, x.class, x.due) < ($1::integer, c.class, 'infinity'::timestamptz)
+	WHERE (x.route, x.class, x.due) > ($1::integer, c.class, now())
+		AND (x.route, x.class, x.due) < ($1::integer, c.class, 'infinity'::timestamptz)
 		AND (x.claim IS NULL OR x.holder <> $2)
 	ORDER BY x.route, x.class, x.due LIMIT 1
 ) d WHERE EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)`
@@ -296,14 +346,18 @@ func (l *load) lease(i int) []step {
 	}
 }
 
-// gaps returns the ranges between the destinations and hosts that are to be avoided, with their ends. One of
-// them is in two at some place, so that it is not always the same destination which comes first.
+// gaps returns the ranges between the destinations and hosts that are to be avoided, with their
+// ends. One of them is in two at some place, so that it is not always the same destination which
+// comes first.
 func gaps(avoid spool.Destinations) (low, high []int64) {
 	starts := make([]spool.Destination, 0, len(avoid))
 	for d := range avoid {
 		starts = append(starts, d)
 	}
-	slices.SortFunc(starts, func(a, b spool.Destination) int { return cmp.Compare(int64(a), int64(b)) })
+	slices.SortFunc(
+		starts,
+		func(a, b spool.Destination) int { return cmp.Compare(int64(a), int64(b)) },
+	)
 	from, split := int64(math.MinInt64), int64(rand.Uint64())
 	add := func(from, to int64) {
 		if from <= split && split < to {
@@ -331,12 +385,19 @@ func gaps(avoid spool.Destinations) (low, high []int64) {
 
 // read reads a leased message.
 func (l *load) read(i int, rows pgx.Rows) error {
-	h := &held{claim: l.asked[i].claim, route: l.asked[i].route, lost: make(chan struct{}), renewed: l.began}
+	h := &held{
+		claim:   l.asked[i].claim,
+		route:   l.asked[i].route,
+		lost:    make(chan struct{}),
+		renewed: l.began,
+	}
 	m := &row{}
 	var crc int64
 	var content []byte
 	var pieces *[16]byte
-	if err := rows.Scan(append(append([]any{nil, &h.key}, m.targets()...), &crc, &content, &pieces, &l.at)...); err != nil {
+	targets := append([]any{nil, &h.key}, m.targets()...)
+	targets = append(targets, &crc, &content, &pieces, &l.at)
+	if err := rows.Scan(targets...); err != nil {
 		return err
 	}
 	msg, err := m.message(l.asked[i].Route)
@@ -361,7 +422,10 @@ func (l *load) deliver() {
 		answer := leaseAnswer{leased: spool.Leased{Next: l.next[i]}}
 		for _, h := range l.leased[i] {
 			l.s.leases.add(h)
-			answer.leased.Leases = append(answer.leased.Leases, &spool.Lease{Message: h.copy(), At: l.at, Lost: h.lost, Token: h})
+			answer.leased.Leases = append(
+				answer.leased.Leases,
+				&spool.Lease{Message: h.copy(), At: l.at, Lost: h.lost, Token: h},
+			)
 		}
 		r.answer <- answer
 		if len(l.leased[i]) == maxLeased && r.Max > maxLeased {

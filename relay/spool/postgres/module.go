@@ -143,7 +143,9 @@ func (m *Module) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // its name
 	args := d.RemainingArgs()
 	if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
-		return d.Err("it needs a data source name, such as postgres://user:{env.PASSWORD}@host/database")
+		return d.Err(
+			"it needs a data source name, such as postgres://user:{env.PASSWORD}@host/database",
+		)
 	}
 	m.DSN = args[0]
 	seen := make(map[string]bool)

@@ -22,10 +22,13 @@ func parse(text string) (*Module, error) {
 }
 
 func TestTheGrammarOfTheStore(t *testing.T) {
-	m, err := parse("postgres postgres://gw:{env.X}@db/inbox {\nschema calls\nconnections 20\nlease 1m\n}")
+	m, err := parse(
+		"postgres postgres://gw:{env.X}@db/inbox {\nschema calls\nconnections 20\nlease 1m\n}",
+	)
 	require.NoError(t, err)
 	require.Equal(t, &Module{
-		DSN: "postgres://gw:{env.X}@db/inbox", Schema: "calls", Connections: 20, Lease: caddy.Duration(60e9),
+		DSN: "postgres://gw:{env.X}@db/inbox", Schema: "calls", Connections: 20,
+		Lease: caddy.Duration(60e9),
 	}, m)
 	for text, want := range map[string]string{
 		"postgres":                              "it needs a data source name",
@@ -37,7 +40,8 @@ func TestTheGrammarOfTheStore(t *testing.T) {
 		"postgres dsn {\nconnections many\n}":   `connections: "many"`,
 		"postgres dsn {\nlease 10ms\n}":         `lease: "10ms" is not a duration of at least 1s`,
 		"postgres dsn {\nlease 5s\nlease 6s\n}": "lease stands here a second time",
-		"postgres dsn {\nsync off\n}":           "unrecognized option sync; there are schema, connections and lease",
+		"postgres dsn {\nsync off\n}": "unrecognized option sync; " +
+			"there are schema, connections and lease",
 	} {
 		_, err := parse(text)
 		require.ErrorContains(t, err, want, text)
@@ -47,8 +51,10 @@ func TestTheGrammarOfTheStore(t *testing.T) {
 func TestTheIdentityHasNoSecretInIt(t *testing.T) {
 	t.Setenv("PASSWORD_OF_TEST", "the-secret")
 	for dsn, want := range map[string]string{
-		"postgres://gw:{env.PASSWORD_OF_TEST}@db.example/inbox?sslmode=require": "postgres://db.example:5432/inbox?schema=deepgram_callback",
-		"host=a,b port=1,2 user=gw password=the-secret dbname=x":                "postgres://a:1,b:2/x?schema=deepgram_callback",
+		"postgres://gw:{env.PASSWORD_OF_TEST}@db.example/inbox?sslmode=require": "postgres://" +
+			"db.example:5432/inbox?schema=deepgram_callback",
+		"host=a,b port=1,2 user=gw password=the-secret dbname=x": "postgres://" +
+			"a:1,b:2/x?schema=deepgram_callback",
 	} {
 		m := &Module{DSN: dsn}
 		require.NoError(t, m.Provision(caddy.Context{}))
@@ -56,9 +62,10 @@ func TestTheIdentityHasNoSecretInIt(t *testing.T) {
 	}
 	for dsn, want := range map[string]string{
 		"": "no database is named",
-		"postgres://gw:{env.NOT_SET_AT_ALL}@db/x": "a placeholder in the name of the database is unknown or empty",
-		"postgres://gw:the-secret@db:port/inbox":  "the data source name cannot be read",
-		"host=a password='the-secret":             "the data source name cannot be read",
+		"postgres://gw:{env.NOT_SET_AT_ALL}@db/x": "a placeholder " +
+			"in the name of the database is unknown or empty",
+		"postgres://gw:the-secret@db:port/inbox": "the data source name cannot be read",
+		"host=a password='the-secret":            "the data source name cannot be read",
 	} {
 		err := (&Module{DSN: dsn}).Provision(caddy.Context{})
 		require.ErrorContains(t, err, want)
@@ -70,7 +77,11 @@ func TestTheIdentityHasNoSecretInIt(t *testing.T) {
 func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 	dsn := testpostgres.DSN(t)
 	schema := newSchema(t, dsn)
-	execute(t, dsn, `DROP ROLE IF EXISTS rotating; CREATE ROLE rotating SUPERUSER LOGIN PASSWORD 'one'`)
+	execute(
+		t,
+		dsn,
+		`DROP ROLE IF EXISTS rotating; CREATE ROLE rotating SUPERUSER LOGIN PASSWORD 'one'`,
+	)
 	t.Cleanup(func() { execute(t, dsn, `DROP OWNED BY rotating CASCADE; DROP ROLE rotating`) })
 	as := func(user string) *Module {
 		m := &Module{DSN: dsn, Schema: schema}
@@ -86,7 +97,11 @@ func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
 	first := as(u.User.Username())
-	store, err := first.Open(t.Context(), spool.Limits{}, spool.StoreEvents{LiveStreams: func() int { return 7 }})
+	store, err := first.Open(
+		t.Context(),
+		spool.Limits{},
+		spool.StoreEvents{LiveStreams: func() int { return 7 }},
+	)
 	require.NoError(t, err)
 	gateways, err := store.(spool.Shared).Gateways(t.Context())
 	require.NoError(t, err)
@@ -95,7 +110,10 @@ func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 	require.True(t, gateways[0].Self)
 	defer func() { require.NoError(t, store.Close(context.Background())) }()
 	whoami := func() (user string) {
-		require.NoError(t, store.(*Store).pool.QueryRow(t.Context(), `SELECT current_user`).Scan(&user))
+		require.NoError(
+			t,
+			store.(*Store).pool.QueryRow(t.Context(), `SELECT current_user`).Scan(&user),
+		)
 		return user
 	}
 	require.Equal(t, u.User.Username(), whoami())

@@ -25,7 +25,8 @@ ORDER BY l.route, l.key FOR UPDATE OF l`
 // makeLanesSQL makes the lanes of messages that are to be pending again.
 const makeLanesSQL = `
 INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
-SELECT DISTINCT m.route, m.lane, floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, 0, 2, now(), now(), 0
+SELECT DISTINCT m.route, m.lane, floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, 0,
+	2, now(), now(), 0
 FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) ORDER BY m.route, m.lane
 ON CONFLICT (route, key) DO NOTHING`
 
@@ -63,7 +64,16 @@ func (l *lockedLanes) lock(ctx context.Context, s *Store, tx pgx.Tx, ids [][16]b
 }
 
 func (l *lockedLanes) add(route int32, key int64, claim *[16]byte) {
-	l.routes, l.keys, l.claims = append(l.routes, route), append(l.keys, key), append(l.claims, claim)
+	l.routes, l.keys, l.claims = append(
+		l.routes,
+		route,
+	), append(
+		l.keys,
+		key,
+	), append(
+		l.claims,
+		claim,
+	)
 }
 
 func (l *lockedLanes) refresh(ctx context.Context, s *Store, tx pgx.Tx) error {
@@ -71,7 +81,8 @@ func (l *lockedLanes) refresh(ctx context.Context, s *Store, tx pgx.Tx) error {
 	return err
 }
 
-// inTransaction has work done step by step in a transaction, again where another one gets in its way.
+// inTransaction has work done step by step in a transaction, again where another one gets in its
+// way.
 func (s *Store) inTransaction(ctx context.Context, work func(tx pgx.Tx) error) error {
 	if err := s.health.ready(); err != nil {
 		return err
@@ -107,15 +118,18 @@ func (s *Store) inTransaction(ctx context.Context, work func(tx pgx.Tx) error) e
 
 const replaySQL = `
 WITH was AS MATERIALIZED (
-	SELECT m.id, m.state FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state = ANY($2::smallint[]) ORDER BY m.id FOR UPDATE
+	SELECT m.id, m.state FROM @schema@.messages m WHERE m.id = ANY($1::uuid[])
+		AND m.state = ANY($2::smallint[]) ORDER BY m.id FOR UPDATE
 ), again AS (
-	UPDATE @schema@.messages m SET state = 0, tries = 0, scheduled_from = now(), next_at = NULL, ended_at = NULL, replayed = m.replayed OR was.state <> 0
+	UPDATE @schema@.messages m SET state = 0, tries = 0, scheduled_from = now(), next_at = NULL,
+		ended_at = NULL, replayed = m.replayed OR was.state <> 0
 	FROM was WHERE m.id = was.id RETURNING m.route, m.size, was.state
 ), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes) AS (
 	SELECT route, 1, size, -1, -size, 0, 0::bigint FROM again WHERE state = 1
 	UNION ALL SELECT route, 1, size, 0, 0, -1, -size FROM again WHERE state = 2
 ), tally AS (` + tallySQL + `
-	SELECT $3::uuid, $4::integer, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), 0
+	SELECT $3::uuid, $4::integer, route, sum(pending), sum(pending_bytes), sum(dead),
+		sum(dead_bytes), sum(delivered), sum(delivered_bytes), 0
 	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
 SELECT route FROM again`
@@ -132,7 +146,10 @@ func (s *Store) replay(ctx context.Context, ids [][16]byte, states []int16) (n i
 		if err := lanes.lock(ctx, s, tx, ids); err != nil {
 			return err
 		}
-		free := slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return lanes.heads[id] })
+		free := slices.DeleteFunc(
+			slices.Clone(ids),
+			func(id [16]byte) bool { return lanes.heads[id] },
+		)
 		if len(free) < len(ids) && len(ids) == 1 {
 			return spool.ErrInFlight
 		}
@@ -190,7 +207,10 @@ func (s *Store) Replay(ctx context.Context, id spool.ID) error {
 const maxReplayed = 200
 
 // ReplayAll implements spool.Store.
-func (s *Store) ReplayAll(ctx context.Context, filter spool.Filter) (replayed int, last spool.ID, done bool, err error) {
+func (s *Store) ReplayAll(
+	ctx context.Context,
+	filter spool.Filter,
+) (replayed int, last spool.ID, done bool, err error) {
 	if err := s.enter(ctx); err != nil {
 		return 0, spool.ID{}, false, err
 	}
@@ -233,7 +253,8 @@ const (
 	doomSQL = `UPDATE @schema@.messages SET state = 3 WHERE id = $1 AND state = 0`
 	dropSQL = `
 WITH gone AS (
-	DELETE FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state <> 3 RETURNING ` + messageColumns + `, m.route, m.cost, m.pieces
+	DELETE FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state <> 3
+		RETURNING ` + messageColumns + `, m.route, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
 ), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes, cost) AS (
@@ -241,14 +262,20 @@ WITH gone AS (
 	UNION ALL SELECT route, 0, 0, -1, -size, 0, 0, -cost FROM gone WHERE state = 1
 	UNION ALL SELECT route, 0, 0, 0, 0, -1, -size, -cost FROM gone WHERE state = 2
 ), tally AS (` + tallySQL + `
-	SELECT $2::uuid, $3::integer, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
+	SELECT $2::uuid, $3::integer, route, sum(pending), sum(pending_bytes), sum(dead),
+		sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
 	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
-SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key, destination, size, last_error, attempts, meta FROM gone ORDER BY id`
+SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key,
+	destination, size, last_error, attempts, meta FROM gone ORDER BY id`
 )
 
 // drop forgets messages that are not leased, and returns them.
-func (s *Store) drop(ctx context.Context, ids [][16]byte, doom bool) (dropped []*spool.Message, err error) {
+func (s *Store) drop(
+	ctx context.Context,
+	ids [][16]byte,
+	doom bool,
+) (dropped []*spool.Message, err error) {
 	var gone []row
 	doomed := false
 	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
@@ -257,7 +284,10 @@ func (s *Store) drop(ctx context.Context, ids [][16]byte, doom bool) (dropped []
 		if err := lanes.lock(ctx, s, tx, ids); err != nil {
 			return err
 		}
-		free := slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return lanes.heads[id] })
+		free := slices.DeleteFunc(
+			slices.Clone(ids),
+			func(id [16]byte) bool { return lanes.heads[id] },
+		)
 		if doom && len(free) < len(ids) {
 			doomed = true
 			_, err := tx.Exec(ctx, s.sql(doomSQL), ids[0])
@@ -338,26 +368,37 @@ func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 const (
 	oldLanesSQL = `
 SELECT x.route, x.key, x.claim FROM @schema@.lanes x
-WHERE (x.route, x.scheduled) >= ($1::integer, '-infinity'::timestamptz) AND (x.route, x.scheduled) <= ($1::integer, now() - $2::interval)
+WHERE (x.route, x.scheduled) >= ($1::integer, '-infinity'::timestamptz)
+	AND (x.route, x.scheduled) <= ($1::integer, now() - $2::interval)
 	AND x.due <= now() AND EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)
 ORDER BY x.route, x.scheduled LIMIT $3::bigint FOR UPDATE OF x SKIP LOCKED`
 	expireSQL = `
 WITH l AS MATERIALIZED (
 	SELECT * FROM unnest($1::integer[], $2::bigint[]) AS l (route, key)
 ), h AS MATERIALIZED (
-	SELECT m.id FROM l CROSS JOIN LATERAL (SELECT m.id, m.scheduled_from, m.next_at` + headSQL + `) m
+	SELECT m.id FROM l CROSS JOIN LATERAL (SELECT m.id, m.scheduled_from,
+		m.next_at` + headSQL + `) m
 	WHERE m.scheduled_from <= now() - $3::interval AND (m.next_at IS NULL OR m.next_at <= now())
 ), dead AS (
-	UPDATE @schema@.messages m SET state = 1, ended_at = now(), next_at = NULL, last_error = CASE m.last_error WHEN '' THEN $4 ELSE m.last_error END
+	UPDATE @schema@.messages m SET state = 1, ended_at = now(), next_at = NULL,
+		last_error = CASE m.last_error WHEN '' THEN $4 ELSE m.last_error END
 	FROM h WHERE m.id = h.id AND m.state = 0 RETURNING ` + messageColumns + `, m.route
 ), tally AS (` + tallySQL + `
-	SELECT $5::uuid, $6::integer, route, -count(*), -sum(size), count(*), sum(size), 0, 0, 0 FROM dead GROUP BY route ORDER BY route` + tallyConflictSQL + `
+	SELECT $5::uuid, $6::integer, route, -count(*), -sum(size), count(*), sum(size), 0, 0, 0
+		FROM dead GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
-SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key, destination, size, last_error, attempts, meta FROM dead ORDER BY id`
+SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key,
+	destination, size, last_error, attempts, meta FROM dead ORDER BY id`
 )
 
 // Expire implements spool.Store.
-func (s *Store) Expire(ctx context.Context, route string, age time.Duration, lastError string, limit int) ([]*spool.Message, error) {
+func (s *Store) Expire(
+	ctx context.Context,
+	route string,
+	age time.Duration,
+	lastError string,
+	limit int,
+) ([]*spool.Message, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -372,7 +413,16 @@ func (s *Store) Expire(ctx context.Context, route string, age time.Duration, las
 		if err != nil || len(lanes.keys) == 0 {
 			return err
 		}
-		rows, err := tx.Query(ctx, s.sql(expireSQL), lanes.routes, lanes.keys, age, spool.ClipError(lastError), s.id, operatorSlot)
+		rows, err := tx.Query(
+			ctx,
+			s.sql(expireSQL),
+			lanes.routes,
+			lanes.keys,
+			age,
+			spool.ClipError(lastError),
+			s.id,
+			operatorSlot,
+		)
 		if err != nil {
 			return err
 		}
@@ -399,7 +449,13 @@ func (s *Store) Expire(ctx context.Context, route string, age time.Duration, las
 	return s.messages(ctx, dead)
 }
 
-func (s *Store) oldLanes(ctx context.Context, tx pgx.Tx, route int32, age time.Duration, limit int) (*lockedLanes, error) {
+func (s *Store) oldLanes(
+	ctx context.Context,
+	tx pgx.Tx,
+	route int32,
+	age time.Duration,
+	limit int,
+) (*lockedLanes, error) {
 	rows, err := tx.Query(ctx, s.sql(oldLanesSQL), route, age, limit)
 	if err != nil {
 		return nil, err
@@ -426,7 +482,14 @@ func (s *Store) Pause(ctx context.Context, route string, paused bool) error {
 	if err != nil {
 		return err
 	}
-	err = s.transact(ctx, slow, step{sql: `UPDATE @schema@.routes SET paused = $2 WHERE id = $1`, args: []any{number, paused}})
+	err = s.transact(
+		ctx,
+		slow,
+		step{
+			sql:  `UPDATE @schema@.routes SET paused = $2 WHERE id = $1`,
+			args: []any{number, paused},
+		},
+	)
 	if err == nil && !paused {
 		s.changed(route)
 		s.hints.give(route)

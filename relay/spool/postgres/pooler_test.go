@@ -22,8 +22,8 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// pooler starts a PgBouncer in transaction mode before a server, with very few connections behind it, and returns
-// a data source name for it.
+// pooler starts a PgBouncer in transaction mode before a server, with very few connections behind
+// it, and returns a data source name for it.
 func pooler(t *testing.T, server *testpostgres.Server) string {
 	path, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -62,7 +62,9 @@ default_pool_size = 3
 		require.NoError(t, err)
 		uid, _ := strconv.ParseUint(nobody.Uid, 10, 32)
 		gid, _ := strconv.ParseUint(nobody.Gid, 10, 32)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+		}
 	}
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
@@ -106,7 +108,12 @@ func TestAPoolerMayStandBetween(t *testing.T) {
 	n, _, _, err := stores[0].ReplayAll(ctx, spool.Filter{Limit: 50})
 	require.NoError(t, err)
 	require.Equal(t, 50, n)
-	require.Eventually(t, func() bool { return len(leaseNow(t, stores[1])) > 0 }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return len(leaseNow(t, stores[1])) > 0 },
+		patience,
+		10*time.Millisecond,
+	)
 	for _, s := range stores {
 		s.tidy(ctx)
 		require.NoError(t, s.Close(ctx))

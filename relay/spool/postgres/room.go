@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	// recount is how often it is counted what there is while messages come, recountNearly how often when
-	// there is nearly no room any more: others accept too.
+	// recount is how often it is counted what there is while messages come, recountNearly how often
+	// when there is nearly no room any more: others accept too.
 	recount       = 5 * time.Second
 	recountNearly = 250 * time.Millisecond
 )
 
-// room sees to it that there is no more in the store than there may be. Several gateways at once may go beyond that by what
-// they accept between two counts.
+// room sees to it that there is no more in the store than there may be. Several gateways at once
+// may go beyond that by what they accept between two counts.
 type room struct {
 	s         *Store
 	max, used atomic.Int64
@@ -65,7 +65,8 @@ func (r *room) expect(size int64) error {
 	return nil
 }
 
-// admit returns those of a group for which there is room, and refuses the others. Kept messages give way.
+// admit returns those of a group for which there is room, and refuses the others. Kept messages
+// give way.
 func (r *room) admit(ctx context.Context, group []*entry) []*entry {
 	limit := r.max.Load()
 	if limit == 0 {
@@ -152,7 +153,11 @@ func (r *room) make(ctx context.Context, limit, need int64) error {
 
 // count counts what there is.
 func (r *room) count(ctx context.Context) error {
-	return r.s.query(ctx, quick, `SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_bytes + delivered * 600), 0)::bigint FROM @schema@.counts`,
+	return r.s.query(
+		ctx,
+		quick,
+		`SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_bytes
+			+ delivered * 600), 0)::bigint FROM @schema@.counts`,
 		func(rows pgx.Rows) error {
 			var used, kept int64
 			err := rows.Scan(&used, &kept)
@@ -160,5 +165,6 @@ func (r *room) count(ctx context.Context) error {
 			r.kept.Store(kept)
 			r.counted.Store(time.Now().UnixNano())
 			return err
-		})
+		},
+	)
 }

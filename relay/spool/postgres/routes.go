@@ -38,7 +38,14 @@ func (r *routes) number(ctx context.Context, name string) (int32, error) {
 	if ok || err != nil {
 		return number, err
 	}
-	err = r.s.transact(ctx, quick, step{sql: `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`, args: []any{clean(name)}})
+	err = r.s.transact(
+		ctx,
+		quick,
+		step{
+			sql:  `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`,
+			args: []any{clean(name)},
+		},
+	)
 	if err != nil {
 		return 0, err
 	}

@@ -18,7 +18,8 @@ const (
 )
 
 // messageColumns are what a row reads.
-const messageColumns = `m.id, m.route AS at_route, m.state, m.tries, m.replayed, m.next_at, m.ended_at, m.scheduled_from, m.order_key, m.destination,
+const messageColumns = `m.id, m.route AS at_route, m.state, m.tries, m.replayed, m.next_at,
+	m.ended_at, m.scheduled_from, m.order_key, m.destination,
 	m.size, m.last_error, m.attempts::text AS attempts, m.meta`
 
 // row is a message as the database has it.
@@ -42,13 +43,14 @@ type row struct {
 // targets are for Scan.
 func (r *row) targets() []any {
 	return []any{
-		&r.id, &r.route, &r.state, &r.tries, &r.replayed, &r.nextAt, &r.endedAt, &r.scheduledFrom, &r.orderKey, &r.destination,
+		&r.id, &r.route, &r.state, &r.tries, &r.replayed, &r.nextAt, &r.endedAt,
+		&r.scheduledFrom, &r.orderKey, &r.destination,
 		&r.size, &r.lastError, &r.attempts, &r.meta,
 	}
 }
 
-// message makes a message of it. The error says that its record cannot be read; then the message has
-// what else the row says.
+// message makes a message of it. The error says that its record cannot be read; then the message
+// has what else the row says.
 func (r *row) message(route string) (*spool.Message, error) {
 	m := &spool.Message{
 		ID: r.id, State: spool.Pending, Route: route, Tries: int(r.tries), Replayed: r.replayed,

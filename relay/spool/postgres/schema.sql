@@ -30,7 +30,8 @@ CREATE TABLE @schema@.messages (
 	crc            bigint NOT NULL,      -- CRC-32C of the body
 	route          integer NOT NULL,
 	tries          integer NOT NULL DEFAULT 0,
-	state          smallint NOT NULL DEFAULT 0, -- 0 pending, 1 dead, 2 delivered, 3 pending, to be forgotten
+	state          smallint NOT NULL DEFAULT 0, -- 0 pending, 1 dead, 2 delivered,
+	                                            -- 3 pending, to be forgotten
 	replayed       boolean NOT NULL DEFAULT false,
 	pieces         uuid,                 -- where a large body is; null: it is in body
 	request_id     text COLLATE "C" NOT NULL,
@@ -39,12 +40,16 @@ CREATE TABLE @schema@.messages (
 	attempts       jsonb,                -- the last ten
 	meta           bytea NOT NULL,       -- method, URI, header
 	body           bytea
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
-	autovacuum_vacuum_cost_delay = 1, toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_cost_delay = 1);
-ALTER TABLE @schema@.messages ALTER COLUMN body SET STORAGE EXTERNAL; -- compressing costs more than it saves
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.2,
+	autovacuum_analyze_scale_factor = 0.05,
+	autovacuum_vacuum_cost_delay = 1, toast.autovacuum_vacuum_scale_factor = 0.02,
+		toast.autovacuum_vacuum_cost_delay = 1);
+-- Compressing costs more than it saves.
+ALTER TABLE @schema@.messages ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX messages_lane ON @schema@.messages (route, lane, id) WHERE state = 0;
 CREATE INDEX messages_state ON @schema@.messages (route, state, id);
-CREATE INDEX messages_ended ON @schema@.messages (route, state, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX messages_ended ON @schema@.messages (route, state, ended_at)
+	WHERE ended_at IS NOT NULL;
 CREATE INDEX messages_request ON @schema@.messages (request_key, id) WHERE request_key <> 0;
 
 -- A lane is a sequence of messages that wait for each other. It is there for as long as
@@ -62,7 +67,8 @@ CREATE TABLE @schema@.lanes (
 	holder      uuid,                 -- the gateway that has it
 	head        uuid,                 -- the message that is leased
 	PRIMARY KEY (route, key)
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_scale_factor = 0.05,
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000,
+	autovacuum_analyze_scale_factor = 0.05,
 	autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX lanes_due ON @schema@.lanes (route, class, due);
 CREATE INDEX lanes_destination ON @schema@.lanes (route, class, destination, due);
@@ -76,7 +82,8 @@ CREATE TABLE @schema@.fingerprints (
 	at          timestamptz NOT NULL,
 	size        bigint NOT NULL,
 	renewed     integer NOT NULL DEFAULT 0
-) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_cost_delay = 1);
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.5,
+	autovacuum_vacuum_cost_delay = 1);
 CREATE INDEX fingerprints_at ON @schema@.fingerprints (at);
 
 -- Bodies that are on their way in, and the pieces of all large ones.
@@ -108,7 +115,8 @@ CREATE TABLE @schema@.counts (
 	cost            bigint NOT NULL DEFAULT 0,
 	fingerprints    bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (gateway, slot, route)
-) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0,
+	autovacuum_vacuum_cost_delay = 0);
 
 -- Who uses this inbox.
 CREATE TABLE @schema@.gateways (

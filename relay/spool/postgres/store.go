@@ -62,13 +62,21 @@ func (o Options) withDefaults() (Options, error) {
 		o.Connections = defaultConnections
 	}
 	if o.Connections < minConnections {
-		return o, fmt.Errorf("%d connections are too few, there must be %d at least", o.Connections, minConnections)
+		return o, fmt.Errorf(
+			"%d connections are too few, there must be %d at least",
+			o.Connections,
+			minConnections,
+		)
 	}
 	if o.Lease == 0 {
 		o.Lease = defaultLease
 	}
 	if o.Lease < minLease {
-		return o, fmt.Errorf("a lease of %s is too short, it must be %s at least", o.Lease, minLease)
+		return o, fmt.Errorf(
+			"a lease of %s is too short, it must be %s at least",
+			o.Lease,
+			minLease,
+		)
 	}
 	return o, nil
 }
@@ -106,11 +114,15 @@ type Store struct {
 	closed  atomic.Bool
 }
 
-var errDSN = errors.New("the data source name cannot be read: a URL like postgres://user:password@host:5432/database is expected, " +
-	"or pairs like host=… user=… (it is not shown here since it may have a password in it)")
+var errDSN = errors.New(
+	"the data source name cannot be read: " +
+		"a URL like postgres://user:password@host:5432/database is expected, " +
+		"or pairs like host=… user=… (it is not shown here since it may have a password in it)",
+)
 
-// Open opens a store in the database that dsn names. It fails only for what can never work. Where the database cannot be
-// reached within a few seconds, the store refuses with spool.ReasonUnavailable until it can.
+// Open opens a store in the database that dsn names. It fails only for what can never work. Where
+// the database cannot be reached within a few seconds, the store refuses with
+// spool.ReasonUnavailable until it can.
 func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	options, err := options.withDefaults()
 	if err != nil {
@@ -133,7 +145,9 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	if !s.reach(ctx) {
 		s.health.look()
 	}
-	for _, run := range []func(context.Context){s.probe, s.courier.run, s.leases.run, s.hints.run, s.upkeep} {
+	for _, run := range []func(context.Context){
+		s.probe, s.courier.run, s.leases.run, s.hints.run, s.upkeep,
+	} {
 		s.work.Go(func() { run(s.ctx) })
 	}
 	for slot := range acceptors {
@@ -145,9 +159,12 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 func (s *Store) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
 	config.MaxConns = int32(s.options.Connections)
 	config.MinConns, config.MinIdleConns = 0, 0
-	config.ConnConfig.ConnectTimeout = min(probeTime, positive(config.ConnConfig.ConnectTimeout, probeTime))
-	// Statements have no name in the database, so a pooler may change the session under them; unless it is known that
-	// there is none.
+	config.ConnConfig.ConnectTimeout = min(
+		probeTime,
+		positive(config.ConnConfig.ConnectTimeout, probeTime),
+	)
+	// Statements have no name in the database, so a pooler may change the session under them;
+	// unless it is known that there is none.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	config.ConnConfig.StatementCacheCapacity, config.ConnConfig.DescriptionCacheCapacity = 128, 128
 	s.login.Store(config.ConnConfig)
@@ -245,7 +262,8 @@ func (s *Store) Flush(ctx context.Context) error {
 	return s.courier.flush(ctx)
 }
 
-// Close implements spool.Store. What cannot be recorded before ctx ends, or as the database is away, is not.
+// Close implements spool.Store. What cannot be recorded before ctx ends, or as the database is
+// away, is not.
 func (s *Store) Close(ctx context.Context) error {
 	var err error
 	s.closing.Do(func() {

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// quick bounds a statement on which a sender or a delivery waits, slow one of an operator or of upkeep.
+	// quick bounds a statement on which a sender or a delivery waits, slow one of an operator or of
+	// upkeep.
 	quick = 8 * time.Second
 	slow  = 60 * time.Second
 
@@ -23,17 +24,21 @@ const (
 )
 
 // settings are for one transaction only, since a pooler between may give the session to another one
-// afterwards. Besides the time-out they keep the planner from what it might do where its statistics know
-// nothing of a young table or of one that was emptied: to read all of it, or to sort what it has from another index. Every
-// statement here has an index to go by. And a plan is made each time, since one that was made for an empty table is not good
-// for a full one.
-const settings = `SELECT set_config('statement_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '30000', true),
+// afterwards. Besides the time-out they keep the planner from what it might do where its statistics
+// know nothing of a young table or of one that was emptied: to read all of it, or to sort what it
+// has from another index. Every statement here has an index to go by. And a plan is made each time,
+// since one that was made for an empty table is not good for a full one.
+const settings = `SELECT set_config('statement_timeout', $1, true),
+	set_config('idle_in_transaction_session_timeout', '30000', true),
 	set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-	set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_incremental_sort', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
+	set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_incremental_sort',
+		'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin',
+		'off', true), set_config('jit', 'off', true)`
 
-// insertSettings are for a transaction that reads no table, where the planner may do as it likes with what
-// it is given, and a plan is good for ever.
-const insertSettings = `SELECT set_config('statement_timeout', $1, true), set_config('jit', 'off', true)`
+// insertSettings are for a transaction that reads no table, where the planner may do as it likes
+// with what it is given, and a plan is good for ever.
+const insertSettings = `SELECT set_config('statement_timeout', $1, true), set_config('jit', 'off',
+	true)`
 
 // step is a statement of a transaction.
 type step struct {
@@ -45,14 +50,14 @@ type step struct {
 // errRolledBack: the database answered COMMIT with ROLLBACK.
 var errRolledBack = errors.New("the transaction was rolled back")
 
-// transact runs the steps in one transaction, in one round trip. When it fails, it may have been committed all the
-// same, unless isRolledBack says otherwise.
+// transact runs the steps in one transaction, in one round trip. When it fails, it may have been
+// committed all the same, unless isRolledBack says otherwise.
 func (s *Store) transact(ctx context.Context, limit time.Duration, steps ...step) error {
 	return s.transactAnew(ctx, limit, func() {}, steps...)
 }
 
-// transactAnew is transact for steps that collect what they read. begin is called before each attempt,
-// to forget what was read in one that was rolled back.
+// transactAnew is transact for steps that collect what they read. begin is called before each
+// attempt, to forget what was read in one that was rolled back.
 func (s *Store) transactAnew(
 	ctx context.Context, limit time.Duration, begin func(), steps ...step,
 ) error {
@@ -90,7 +95,12 @@ func (s *Store) transactWith(
 // maxReruns is how often a transaction is tried again that another one got in the way of.
 const maxReruns = 5
 
-func (s *Store) attemptTransaction(ctx context.Context, settings string, limit time.Duration, steps []step) error {
+func (s *Store) attemptTransaction(
+	ctx context.Context,
+	settings string,
+	limit time.Duration,
+	steps []step,
+) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -150,7 +160,13 @@ func readRows(results pgx.BatchResults, read func(pgx.Rows) error) error {
 }
 
 // query runs one statement that reads, without a transaction around it.
-func (s *Store) query(ctx context.Context, limit time.Duration, sql string, read func(pgx.Rows) error, args ...any) error {
+func (s *Store) query(
+	ctx context.Context,
+	limit time.Duration,
+	sql string,
+	read func(pgx.Rows) error,
+	args ...any,
+) error {
 	if err := s.health.ready(); err != nil {
 		return err
 	}
@@ -159,7 +175,10 @@ func (s *Store) query(ctx context.Context, limit time.Duration, sql string, read
 	defer cancel()
 	run := func() error {
 		// It is planned anew each time, for what is in the tables.
-		rows, err := s.pool.Query(ctx, s.sql(sql), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+		rows, err := s.pool.Query(
+			ctx,
+			s.sql(sql),
+			append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 		if err != nil {
 			return err
 		}

@@ -46,13 +46,16 @@ func (s *Store) upkeep(ctx context.Context) {
 }
 
 const beatSQL = `
-INSERT INTO @schema@.gateways AS g (id, name, version, since, seen, live_streams, leases, prints_for)
+INSERT INTO @schema@.gateways AS g (id, name, version, since, seen, live_streams, leases,
+	prints_for)
 VALUES ($1, $2, $3, now() - $4::interval, now(), $5, $6, $7)
-ON CONFLICT (id) DO UPDATE SET seen = now(), live_streams = excluded.live_streams, leases = excluded.leases, prints_for = excluded.prints_for`
+ON CONFLICT (id) DO UPDATE SET seen = now(), live_streams = excluded.live_streams,
+	leases = excluded.leases, prints_for = excluded.prints_for`
 
 func (s *Store) beatArguments() []any {
 	return []any{
-		s.id, clean(s.options.Name), clean(s.options.Version), time.Since(s.since), s.liveStreams(), s.leases.count(),
+		s.id, clean(s.options.Name), clean(s.options.Version), time.Since(s.since),
+		s.liveStreams(), s.leases.count(),
 		time.Duration(s.printsFor.Load()),
 	}
 }
@@ -71,7 +74,13 @@ func (s *Store) beatOnce(ctx context.Context) {
 func (s *Store) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	_ = s.query(ctx, quick, `DELETE FROM @schema@.gateways WHERE id = $1`, func(pgx.Rows) error { return nil }, s.id)
+	_ = s.query(
+		ctx,
+		quick,
+		`DELETE FROM @schema@.gateways WHERE id = $1`,
+		func(pgx.Rows) error { return nil },
+		s.id,
+	)
 }
 
 func (s *Store) liveStreams() int {
@@ -88,15 +97,28 @@ func (s *Store) Gateways(ctx context.Context) ([]spool.Gateway, error) {
 	}
 	s.beatOnce(ctx)
 	list := []spool.Gateway{}
-	err := s.query(ctx, slow, `SELECT id, name, version, since, seen, live_streams, leases FROM @schema@.gateways ORDER BY name, since`,
+	err := s.query(
+		ctx,
+		slow,
+		`SELECT id, name, version, since, seen, live_streams, leases FROM @schema@.gateways
+			ORDER BY name, since`,
 		func(rows pgx.Rows) error {
 			var id [16]byte
 			var g spool.Gateway
-			err := rows.Scan(&id, &g.Name, &g.Version, &g.Since, &g.LastSeen, &g.LiveStreams, &g.Leases)
+			err := rows.Scan(
+				&id,
+				&g.Name,
+				&g.Version,
+				&g.Since,
+				&g.LastSeen,
+				&g.LiveStreams,
+				&g.Leases,
+			)
 			g.Self = id == s.id
 			list = append(list, g)
 			return err
-		})
+		},
+	)
 	return list, err
 }
 
@@ -109,15 +131,19 @@ WITH old AS (
 ), gone AS (
 	DELETE FROM @schema@.fingerprints f USING old WHERE f.fingerprint = old.fingerprint RETURNING 1
 ), tally AS (
-	INSERT INTO @schema@.counts AS t (gateway, slot, route, fingerprints) SELECT $2::uuid, $3::integer, 0, -count(*) FROM gone
-	ON CONFLICT (gateway, slot, route) DO UPDATE SET fingerprints = t.fingerprints + excluded.fingerprints
+	INSERT INTO @schema@.counts AS t (gateway, slot, route, fingerprints)
+		SELECT $2::uuid, $3::integer, 0, -count(*) FROM gone
+	ON CONFLICT (gateway, slot, route) DO UPDATE SET fingerprints = t.fingerprints
+		+ excluded.fingerprints
 )
 SELECT count(*) FROM gone`
 
-// uploadsSQL removes bodies that never were accepted: nothing has come of them for long, or their gateway is gone.
+// uploadsSQL removes bodies that never were accepted: nothing has come of them for long, or their
+// gateway is gone.
 const uploadsSQL = `
 WITH old AS (
-	SELECT u.body FROM @schema@.uploads u LEFT JOIN @schema@.gateways g ON g.id = u.gateway AND g.seen > now() - interval '10 minutes'
+	SELECT u.body FROM @schema@.uploads u LEFT JOIN @schema@.gateways g ON g.id = u.gateway
+		AND g.seen > now() - interval '10 minutes'
 	WHERE u.at < now() - interval '1 hour' OR u.at < now() - interval '10 minutes' AND g.id IS NULL
 	LIMIT 10 FOR UPDATE OF u SKIP LOCKED
 ), cut AS (
@@ -132,16 +158,21 @@ const doomedSQL = `
 WITH old AS MATERIALIZED (
 	SELECT m.id FROM @schema@.routes r CROSS JOIN LATERAL (
 		SELECT m.id, m.lane, m.route FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (r.id, 3::smallint, '00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (r.id, 3::smallint, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+		WHERE (m.route, m.state, m.id) >= (r.id, 3::smallint,
+			'00000000-0000-0000-0000-000000000000'::uuid)
+			AND (m.route, m.state, m.id) <= (r.id, 3::smallint,
+				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 		ORDER BY m.route, m.state, m.id LIMIT 1000
-	) m WHERE NOT EXISTS (SELECT FROM @schema@.lanes l WHERE l.route = m.route AND l.key = m.lane AND l.head = m.id)
+	) m WHERE NOT EXISTS (SELECT FROM @schema@.lanes l WHERE l.route = m.route AND l.key = m.lane
+		AND l.head = m.id)
 ), gone AS (
-	DELETE FROM @schema@.messages m USING old WHERE m.id = old.id AND m.state = 3 RETURNING m.route, m.size, m.cost, m.pieces
+	DELETE FROM @schema@.messages m USING old WHERE m.id = old.id AND m.state = 3
+		RETURNING m.route, m.size, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
 ), tally AS (` + tallySQL + `
-	SELECT $1::uuid, $2::integer, route, -count(*), -sum(size), 0, 0, 0, 0, -sum(cost) FROM gone GROUP BY route ORDER BY route` + tallyConflictSQL + `
+	SELECT $1::uuid, $2::integer, route, -count(*), -sum(size), 0, 0, 0, 0, -sum(cost) FROM gone
+		GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
 SELECT count(*) FROM gone`
 
@@ -149,23 +180,31 @@ SELECT count(*) FROM gone`
 const foldSQL = `
 WITH old AS (
 	SELECT t.gateway, t.slot, t.route FROM @schema@.counts t
-	WHERE t.gateway <> '00000000-0000-0000-0000-000000000000' AND NOT EXISTS (SELECT FROM @schema@.gateways g WHERE g.id = t.gateway)
+	WHERE t.gateway <> '00000000-0000-0000-0000-000000000000' AND NOT EXISTS (SELECT
+		FROM @schema@.gateways g WHERE g.id = t.gateway)
 	LIMIT 100 FOR UPDATE SKIP LOCKED
 ), gone AS (
-	DELETE FROM @schema@.counts t USING old WHERE t.gateway = old.gateway AND t.slot = old.slot AND t.route = old.route RETURNING t.*
+	DELETE FROM @schema@.counts t USING old WHERE t.gateway = old.gateway AND t.slot = old.slot
+		AND t.route = old.route RETURNING t.*
 ), tally AS (
-	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes, cost, fingerprints)
-	SELECT '00000000-0000-0000-0000-000000000000', 0, route, sum(pending), sum(pending_bytes), sum(dead), sum(dead_bytes),
-		sum(delivered), sum(delivered_bytes), sum(cost), sum(fingerprints) FROM gone GROUP BY route ORDER BY route
-	ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending + excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
+	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead,
+		dead_bytes, delivered, delivered_bytes, cost, fingerprints)
+	SELECT '00000000-0000-0000-0000-000000000000', 0, route, sum(pending), sum(pending_bytes),
+		sum(dead), sum(dead_bytes),
+		sum(delivered), sum(delivered_bytes), sum(cost), sum(fingerprints) FROM gone GROUP BY route
+			ORDER BY route
+	ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
+		+ excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
 		dead = t.dead + excluded.dead, dead_bytes = t.dead_bytes + excluded.dead_bytes,
-		delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes + excluded.delivered_bytes,
+		delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes
+			+ excluded.delivered_bytes,
 		cost = t.cost + excluded.cost, fingerprints = t.fingerprints + excluded.fingerprints
 )
 SELECT count(*) FROM gone`
 
 // goneSQL forgets gateways that nobody has seen for a day.
-const goneSQL = `WITH gone AS (DELETE FROM @schema@.gateways WHERE seen < now() - interval '1 day' RETURNING 1) SELECT count(*) FROM gone`
+const goneSQL = `WITH gone AS (DELETE FROM @schema@.gateways WHERE seen < now() - interval '1 day'
+	RETURNING 1) SELECT count(*) FROM gone`
 
 // tidy removes what nobody needs. What another gateway is removing is left to it.
 func (s *Store) tidy(ctx context.Context) {
@@ -181,7 +220,11 @@ func (s *Store) tidy(ctx context.Context) {
 func (s *Store) sweep(ctx context.Context, most int64, sql string, args ...any) {
 	for {
 		var n int64
-		err := s.transact(ctx, slow, step{sql, args, func(rows pgx.Rows) error { return rows.Scan(&n) }})
+		err := s.transact(
+			ctx,
+			slow,
+			step{sql, args, func(rows pgx.Rows) error { return rows.Scan(&n) }},
+		)
 		if err != nil && ctx.Err() == nil && !isAbsence(err) {
 			s.complain(err)
 		}
@@ -195,16 +238,20 @@ const forgetKeptSQL = `
 WITH old AS MATERIALIZED (
 	SELECT m.id FROM @schema@.routes r CROSS JOIN LATERAL (
 		SELECT m.id FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (r.id, 2::smallint, '00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (r.id, 2::smallint, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+		WHERE (m.route, m.state, m.id) >= (r.id, 2::smallint,
+			'00000000-0000-0000-0000-000000000000'::uuid)
+			AND (m.route, m.state, m.id) <= (r.id, 2::smallint,
+				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 		ORDER BY m.route, m.state, m.id LIMIT $3::integer
 	) m ORDER BY m.id LIMIT $3::integer
 ), gone AS (
-	DELETE FROM @schema@.messages m USING old WHERE m.id = old.id AND m.state = 2 RETURNING m.route, m.size, m.cost, m.pieces
+	DELETE FROM @schema@.messages m USING old WHERE m.id = old.id AND m.state = 2
+		RETURNING m.route, m.size, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
 ), tally AS (` + tallySQL + `
-	SELECT $1::uuid, $2::integer, route, 0, 0, 0, 0, -count(*), -sum(size), -sum(cost) FROM gone GROUP BY route ORDER BY route` + tallyConflictSQL + `
+	SELECT $1::uuid, $2::integer, route, 0, 0, 0, 0, -count(*), -sum(size), -sum(cost) FROM gone
+		GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
 SELECT route, count(*) FROM gone GROUP BY route`
 
@@ -237,19 +284,26 @@ const countsSQL = `
 WITH leased AS MATERIALIZED (
 	SELECT l.route, l.due, l.head FROM @schema@.lanes l WHERE l.claim IS NOT NULL
 )
-SELECT c.route, r.name, coalesce(r.paused, false), c.pending, c.pending_bytes, c.dead, c.dead_bytes, c.delivered, c.delivered_bytes, c.cost, c.fingerprints,
-	CASE WHEN c.pending > 0 THEN (SELECT min(o.id::text) FROM (SELECT m.id FROM unnest('{0,3}'::smallint[]) AS s (state) CROSS JOIN LATERAL (
+SELECT c.route, r.name, coalesce(r.paused, false), c.pending, c.pending_bytes, c.dead, c.dead_bytes,
+	c.delivered, c.delivered_bytes, c.cost, c.fingerprints,
+	CASE WHEN c.pending > 0 THEN (SELECT min(o.id::text) FROM (SELECT m.id
+		FROM unnest('{0,3}'::smallint[]) AS s (state) CROSS JOIN LATERAL (
 		SELECT m.id FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (c.route, s.state, '00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (c.route, s.state, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+		WHERE (m.route, m.state, m.id) >= (c.route, s.state,
+			'00000000-0000-0000-0000-000000000000'::uuid)
+			AND (m.route, m.state, m.id) <= (c.route, s.state,
+				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 		ORDER BY m.route, m.state, m.id LIMIT 1) m) o) END,
 	(SELECT count(*) FROM leased l WHERE l.route = c.route AND l.due > now() AND l.head IS NOT NULL)
 FROM (
-	SELECT route, sum(pending)::bigint AS pending, sum(pending_bytes)::bigint AS pending_bytes, sum(dead)::bigint AS dead,
-		sum(dead_bytes)::bigint AS dead_bytes, sum(delivered)::bigint AS delivered, sum(delivered_bytes)::bigint AS delivered_bytes,
+	SELECT route, sum(pending)::bigint AS pending, sum(pending_bytes)::bigint
+		AS pending_bytes, sum(dead)::bigint AS dead,
+		sum(dead_bytes)::bigint AS dead_bytes, sum(delivered)::bigint
+			AS delivered, sum(delivered_bytes)::bigint AS delivered_bytes,
 		sum(cost)::bigint AS cost, sum(fingerprints)::bigint AS fingerprints
 	FROM (SELECT * FROM @schema@.counts
-		UNION ALL SELECT '00000000-0000-0000-0000-000000000000', 0, id, 0, 0, 0, 0, 0, 0, 0, 0 FROM @schema@.routes) t
+		UNION ALL SELECT '00000000-0000-0000-0000-000000000000', 0, id, 0, 0, 0, 0, 0, 0, 0, 0
+			FROM @schema@.routes) t
 	GROUP BY route
 ) c LEFT JOIN @schema@.routes r ON r.id = c.route`
 
@@ -269,8 +323,21 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		var name, oldest *string
 		var c spool.RouteCounts
 		var cost, prints int64
-		err := rows.Scan(&route, &name, &c.Paused, &c.Pending, &c.PendingBytes, &c.Dead, &c.DeadBytes, &c.Delivered, &c.DeliveredBytes,
-			&cost, &prints, &oldest, &c.InFlight)
+		err := rows.Scan(
+			&route,
+			&name,
+			&c.Paused,
+			&c.Pending,
+			&c.PendingBytes,
+			&c.Dead,
+			&c.DeadBytes,
+			&c.Delivered,
+			&c.DeliveredBytes,
+			&cost,
+			&prints,
+			&oldest,
+			&c.InFlight,
+		)
 		if err != nil {
 			return err
 		}
