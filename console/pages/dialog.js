@@ -33,10 +33,12 @@ export function confirm({ title, text, action, danger = false, act }) {
 			cancel.focus();
 		});
 		cancel.addEventListener('click', () => dialog.close());
-		dialog.addEventListener('close', () => {
+		dialog.addEventListener('close', function closed() {
+			if (dialog.open) return; // the event of a question before comes late, as browsers may have it
+			dialog.removeEventListener('close', closed);
 			opener?.focus?.();
 			resolve(done);
-		}, { once: true });
+		});
 
 		dialog.replaceChildren(
 			h('h2', { id: 'dialog-title' }, title),

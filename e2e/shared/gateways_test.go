@@ -241,7 +241,10 @@ func TestStatusNamesAllGatewaysAndTheSchemaCanBeMadeByHand(t *testing.T) {
 	two := newGateway(t, "two", server.DSN(), s)
 	for _, g := range []*gateway{one, two} {
 		in := g.inbox()
-		require.Len(t, in.Gateways, 2)
+		require.Eventually(t, func() bool { // who has come is seen a moment later
+			in = g.inbox()
+			return len(in.Gateways) == 2
+		}, patience, 50*time.Millisecond)
 		self := 0
 		for _, other := range in.Gateways {
 			require.NotEmpty(t, other.Name)
