@@ -142,8 +142,8 @@ func (h *health) answered(config RouteConfig, a *attempt, took time.Duration, no
 	h.lookNow(now)
 }
 
-// isDown notes that the route is down.
-func (h *health) isDown(now time.Time) {
+// wentDown notes that the route is down.
+func (h *health) wentDown(now time.Time) {
 	if !h.down {
 		h.down, h.downSince = true, now
 	}

@@ -195,7 +195,7 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 	r.mu.Lock()
 	onlySick := found > 0 && found == len(searches)-1
 	if h.suspect() && (onlySick || len(leased) == 0 || h.streak >= downAnyway) {
-		h.isDown(now) // nothing waits that goes anywhere else
+		h.wentDown(now) // nothing waits that goes anywhere else
 	}
 	if len(leased) > 0 {
 		h.explored(now)
