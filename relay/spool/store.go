@@ -112,6 +112,19 @@ type Store interface {
 	// there is no message.
 	Pause(ctx context.Context, route string, paused bool) error
 
+	// NoteStream notes that this process takes the messages of a live stream, as durably as Accept.
+	// It fails as Accept does.
+	NoteStream(ctx context.Context, stream OpenStream) error
+
+	// ForgetStream forgets a stream that was noted, because its end is safe. It is no error if there
+	// is none.
+	ForgetStream(ctx context.Context, id string) error
+
+	// LostStreams returns the streams that were noted by processes which are gone: by an earlier one,
+	// or by one with which this one shares the store, and which was not heard of for the time of
+	// leases. They are returned until they are forgotten.
+	LostStreams(ctx context.Context) ([]OpenStream, error)
+
 	// SetLimits says how much there may be, and how far back fingerprints are needed.
 	SetLimits(limits Limits)
 
@@ -199,6 +212,18 @@ type StoreEvents struct {
 	// Problem: something that is stored cannot be read, or something failed in the background,
 	// and an operator should know of it.
 	Problem func(err error)
+}
+
+// OpenStream is a live stream whose messages a process accepts. See [Inbox.OpenStream].
+type OpenStream struct {
+	// ID names it, and is never used again.
+	ID string
+
+	// Route is that of its messages.
+	Route string
+
+	// Data is what its end will need, for the inbox alone to read.
+	Data []byte
 }
 
 // BodyWriter takes a body as it comes in and keeps at most a small part of it in memory.

@@ -151,6 +151,7 @@ func (d *Store) load(found *index.Tally) error {
 		d.writer.prints.load(t, found.Prints)
 		d.requests.load(found.Requests)
 		d.loadPaused(t)
+		d.loadStreams(t)
 		t.Scan(index.Damaged, nil, nil, func(_, _ []byte) bool {
 			d.putAside = true
 			return false

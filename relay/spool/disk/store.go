@@ -79,7 +79,8 @@ type Store struct {
 	usedDB   int64
 	maxSize  int64
 	paused   map[string]bool
-	putAside bool // there are records that an earlier version put aside
+	lost     map[string]spool.OpenStream // live when the process before this one ended
+	putAside bool                        // there are records that an earlier version put aside
 
 	requests requests
 

@@ -130,4 +130,13 @@ CREATE TABLE @schema@.gateways (
 	prints_for   interval NOT NULL DEFAULT '0' -- how far back it needs fingerprints
 ) WITH (fillfactor = 50);
 
+-- The live streams whose messages gateways accept.
+CREATE TABLE @schema@.streams (
+	id      text COLLATE "C" PRIMARY KEY,
+	gateway uuid NOT NULL,
+	route   text COLLATE "C" NOT NULL,
+	data    bytea NOT NULL
+) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX streams_gateway ON @schema@.streams (gateway);
+
 INSERT INTO @schema@.version (version) VALUES (1);

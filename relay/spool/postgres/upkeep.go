@@ -13,7 +13,9 @@ import (
 )
 
 const (
-	beatPause = 5 * time.Second
+	// maxBeatPause is the most time from being seen to being seen again.
+	maxBeatPause = 5 * time.Second
+
 	tidyPause = 30 * time.Second
 
 	// bulk is how much is removed in one transaction.
@@ -25,7 +27,8 @@ const (
 
 // upkeep runs until ctx ends.
 func (s *Store) upkeep(ctx context.Context) {
-	beat := time.NewTicker(beatPause)
+	// A gateway that was not seen for as long as leases last is taken for gone.
+	beat := time.NewTicker(min(maxBeatPause, s.options.Lease/3))
 	defer beat.Stop()
 	tidy := time.NewTicker(tidyPause + rand.N(tidyPause/10))
 	defer tidy.Stop()

@@ -21,6 +21,7 @@ var shared = map[string]func(*harness){
 	"what is dropped by another is forgotten in the end": droppedByAnother,
 	"counts and lists are the same for all":              sameForAll,
 	"gateways are known to each other":                   gatewaysAreKnown,
+	"the streams of one that died are lost to others":    streamsOfTheDead,
 }
 
 // others opens more stores at the place of the first.
@@ -224,4 +225,25 @@ func gatewaysAreKnown(h *harness) {
 	list, err := self.Gateways(h.background())
 	require.NoError(h, err)
 	require.Len(h, list, 2)
+}
+
+func streamsOfTheDead(h *harness) {
+	if h.factory.Abandon == nil {
+		h.Skip("this store cannot be abandoned")
+	}
+	living, dying := h.others(1)[0], h.open()
+	require.NoError(h, living.NoteStream(h.background(), spool.OpenStream{ID: "lives", Data: []byte{1}}))
+	want := []spool.OpenStream{{ID: "dies", Route: route, Data: []byte{2}}}
+	require.NoError(h, dying.NoteStream(h.background(), want[0]))
+	began := time.Now()
+	for time.Since(began) < 2*h.factory.LeaseTime {
+		h.requireNoneLost()
+		time.Sleep(h.factory.LeaseTime / 10)
+	}
+	h.factory.Abandon(dying)
+	h.requireLost(want)
+	require.NoError(h, h.ForgetStream(h.background(), "dies"))
+	lost, err := living.LostStreams(h.background())
+	require.NoError(h, err)
+	require.Empty(h, lost, "forgotten is forgotten for all")
 }

@@ -46,6 +46,7 @@ func Run(t *testing.T, f Factory) {
 	for name, tests := range map[string]map[string]func(*harness){
 		"durability": durability, "order": order, "leases": leases, "duplicates": duplicates, "operator": operator,
 		"history": history, "bodies": bodies, "limits": limits, "concurrency": concurrency,
+		"streams": streams,
 	} {
 		t.Run(name, func(t *testing.T) { runAll(t, f, tests) })
 	}

@@ -29,6 +29,7 @@ const (
 	Kept                   // route, id → record: delivered, and kept for a time
 	Again                  // as Due, of those whose first parked one was replayed
 	Paused                 // name of a route → nothing
+	Streams                // id of a live stream → name of its route, and data
 
 	Count // how many there are
 )
@@ -38,7 +39,7 @@ var bucketNames = [Count]string{
 	State: "state", Routes: "routes", Fresh: "fresh", Parked: "parked",
 	Order: "order", Due: "due", Dead: "dead", Died: "died",
 	Damaged: "damaged", Prints: "prints", Segments: "segments",
-	Files: "files", Kept: "kept", Again: "again", Paused: "paused",
+	Files: "files", Kept: "kept", Again: "again", Paused: "paused", Streams: "streams",
 }
 
 // String returns the name of the bucket in the file.

@@ -128,6 +128,7 @@ var entryForms = [Count]struct{ key, value int }{
 	Kept:     {idKeySize, -1},
 	Again:    {timeKeySize, 8},
 	Paused:   {-1, 0},
+	Streams:  {-1, -1},
 }
 
 // checkForm looks at the sizes of an entry of a bucket.

@@ -3,6 +3,7 @@
 package index
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type Salvage struct {
 	known    map[spool.ID]int // where in messages
 	Prints   []Print
 	Paused   []string // names of routes
+	Streams  []spool.OpenStream
 	names    map[uint32]string
 	Totals   map[uint32]routeTotals
 	lastID   spool.ID
@@ -138,6 +140,8 @@ func (s *Salvage) entry(name string, key, value []byte, at int64) error {
 		})
 	case Paused:
 		s.Paused = append(s.Paused, string(key))
+	case Streams:
+		s.Streams = append(s.Streams, ParseStream(key, bytes.Clone(value)))
 	case Routes:
 		info := ParseRouteInfo(string(key), value)
 		s.names[info.Number], s.Totals[info.Number] = info.Name, info.Counts

@@ -202,6 +202,11 @@ func (r *rescue) fill(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	for _, stream := range r.salvage.Streams {
+		if err := d.NoteStream(ctx, stream); err != nil {
+			return err
+		}
+	}
 	return d.RestorePrints(ctx, func(p index.Print) bool {
 		// That of a lost message goes, so that it is not taken for a duplicate when it is sent again.
 		return r.saved[p.ID] || !r.salvage.MayBeLost(p.ID)

@@ -191,6 +191,10 @@ func TestRecoverOfAWholeInboxIsACopy(t *testing.T) {
 		require.Equal(t, counts(t, old).Routes, counts(t, recovered).Routes)
 		require.Equal(t, counts(t, old).Fingerprints, counts(t, recovered).Fingerprints)
 
+		lost, err := recovered.LostStreams(context.Background())
+		require.NoError(t, err)
+		require.Equal(t, []spool.OpenStream{disktest.LiveStream}, lost)
+
 		first := disktest.Keep(t, recovered, "message 0")
 		require.True(t, first.Duplicate, "the fingerprints are there")
 		_, err = Recover(context.Background(), r.Into, dir+".again")

@@ -21,6 +21,7 @@ type Place struct {
 	inOrder  []*message // by rising id, with some that are gone
 	prints   map[spool.Fingerprint]print
 	paused   map[string]bool
+	streams  map[string]noted
 	limits   spool.Limits
 	full     time.Time // since when there is no room
 	leaseErr error     // to be returned by Lease
@@ -39,12 +40,19 @@ type print struct {
 	size int64
 }
 
+// noted is a stream, and who takes its messages.
+type noted struct {
+	spool.OpenStream
+	by *Store
+}
+
 // NewPlace returns an empty one.
 func NewPlace() *Place {
 	return &Place{
 		messages: make(map[spool.ID]*message),
 		prints:   make(map[spool.Fingerprint]print),
 		paused:   make(map[string]bool),
+		streams:  make(map[string]noted),
 	}
 }
 

@@ -102,6 +102,7 @@ func Fill(
 		require.NoError(t, d.Replay(ctx, id))
 	}
 	require.NoError(t, d.Pause(ctx, "paused", true))
+	require.NoError(t, d.NoteStream(ctx, LiveStream))
 	count = len(Everything(t, d))
 	if killed {
 		Copy(t, dir, dir+".copy")
@@ -113,6 +114,9 @@ func Fill(
 	require.NoError(t, d.Close(context.Background()))
 	return count
 }
+
+// LiveStream is one that Fill leaves open.
+var LiveStream = spool.OpenStream{ID: "live", Route: "calls", Data: []byte("data\x00\xff")}
 
 // Everything reads everything there is.
 func Everything(t testing.TB, d spool.Store) map[spool.ID]string {

@@ -1,0 +1,67 @@
+// Live streams whose messages are accepted: of which the other gateways have to know.
+
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+)
+
+// NoteStream implements spool.Store.
+func (s *Store) NoteStream(ctx context.Context, stream spool.OpenStream) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	err := s.transact(ctx, quick, step{
+		sql: `INSERT INTO @schema@.streams (id, gateway, route, data) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (id) DO UPDATE SET gateway = excluded.gateway, route = excluded.route,
+				data = excluded.data`,
+		args: []any{clean(stream.ID), s.id, clean(stream.Route), stream.Data},
+	})
+	if err != nil && ctx.Err() == nil {
+		return refuse(err)
+	}
+	return err
+}
+
+// ForgetStream implements spool.Store.
+func (s *Store) ForgetStream(ctx context.Context, id string) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	return s.transact(ctx, quick, step{
+		sql: `DELETE FROM @schema@.streams WHERE id = $1`, args: []any{clean(id)},
+	})
+}
+
+// lostSQL finds the streams of gateways that were not seen for a time.
+const lostSQL = `
+SELECT s.id, s.route, s.data FROM @schema@.streams s
+WHERE s.gateway <> $1 AND NOT EXISTS (SELECT FROM @schema@.gateways g WHERE g.id = s.gateway
+	AND g.seen > now() - $2::interval)
+ORDER BY s.id LIMIT 1000`
+
+// LostStreams implements spool.Store. When the database comes back, or this gateway to it, the
+// others get as long as a lease lasts to be seen again.
+func (s *Store) LostStreams(ctx context.Context) ([]spool.OpenStream, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	if since, cause := s.health.state(); cause != nil {
+		return nil, unavailable(cause)
+	} else if time.Since(since) < s.options.Lease {
+		return nil, nil
+	}
+	var lost []spool.OpenStream
+	err := s.query(ctx, slow, lostSQL, func(rows pgx.Rows) error {
+		var stream spool.OpenStream
+		err := rows.Scan(&stream.ID, &stream.Route, &stream.Data)
+		lost = append(lost, stream)
+		return err
+	}, s.id, s.options.Lease)
+	return lost, err
+}
