@@ -201,13 +201,42 @@ func (s *sealer) finish(msg *Message) error {
 	if err := s.payload.Close(); err != nil {
 		return err
 	}
-	fields, err := json.Marshal(msg.Header)
+	fields, err := marshalHeader(msg.Header)
 	if err != nil {
 		return err
 	}
 	sealed := s.key.seal(fields, bindings(msg, s.head))
 	msg.Header = http.Header{sealedField: {s.key.id + string(s.head) + string(sealed)}}
 	return nil
+}
+
+// marshalHeader returns the JSON form of header fields: with their values in base64, since they may
+// be no text, which JSON would change.
+func marshalHeader(header http.Header) ([]byte, error) {
+	fields := make(map[string][][]byte, len(header))
+	for name, values := range header {
+		fields[name] = [][]byte{}
+		for _, value := range values {
+			fields[name] = append(fields[name], []byte(value))
+		}
+	}
+	return json.Marshal(fields)
+}
+
+// unmarshalHeader reads what marshalHeader returned.
+func unmarshalHeader(text []byte) (http.Header, error) {
+	var fields map[string][][]byte
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, err
+	}
+	header := make(http.Header, len(fields))
+	for name, values := range fields {
+		header[name] = []string{}
+		for _, value := range values {
+			header[name] = append(header[name], string(value))
+		}
+	}
+	return header, nil
 }
 
 // bindings is what the header fields of a message cannot be taken apart from.
@@ -248,7 +277,7 @@ func (k *Keys) unseal(msg *Message) (*lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(fields, &msg.Header); err != nil {
+	if msg.Header, err = unmarshalHeader(fields); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUndecryptable, err)
 	}
 	return &lock{key, head}, nil

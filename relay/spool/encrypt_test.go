@@ -62,7 +62,7 @@ func secretCallback(t testing.TB, in *spool.Inbox, size int) (receipt spool.Rece
 	body = strings.Repeat("the secret text ", size/16+1)[:size]
 	receipt, err := in.Accept(context.Background(), spool.Envelope{
 		Route: "r", Method: "POST", URI: "/hook?a=b",
-		Header: http.Header{"Content-Type": {"text/secret"}, "X-Tenant": {"the secret tenant", "two"}},
+		Header: http.Header{"Content-Type": {"text/secret"}, "X-Tenant": {"the secret tenant", "tw\xff"}, "Empty": {}},
 	}, strings.NewReader(body))
 	require.NoError(t, err)
 	require.Equal(t, int64(size), receipt.Size)
@@ -100,7 +100,7 @@ func TestWhatIsStoredIsEncrypted(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, int64(size), got.Size)
 		require.Equal(t, "text/secret", got.Header.Get("Content-Type"))
-		require.Equal(t, []string{"the secret tenant", "two"}, got.Header["X-Tenant"])
+		require.Equal(t, []string{"the secret tenant", "tw\xff"}, got.Header["X-Tenant"])
 		require.Equal(t, "/hook?a=b", got.URI)
 		opened, err := in.Body(t.Context(), receipt.ID)
 		require.NoError(t, err)
