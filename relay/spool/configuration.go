@@ -81,6 +81,10 @@ func (in *Inbox) Configure(config Config) (release func(ctx context.Context)) {
 	c := newConfiguration(config)
 	in.handOver(func() { in.configurations = append(in.configurations, c) })
 	in.lookForOthers()
+	select {
+	case in.reconfigured <- struct{}{}:
+	default:
+	}
 	var once sync.Once
 	return func(ctx context.Context) {
 		once.Do(func() { in.release(ctx, c) })

@@ -32,6 +32,13 @@ func newFingerprint(e Envelope) hash.Hash {
 	return digest
 }
 
+// endFingerprint is that of the end of a stream.
+func endFingerprint(stream string) (f Fingerprint) {
+	digest := sha256.New()
+	writeParts(digest, "end of stream", stream)
+	return Fingerprint(digest.Sum(nil))
+}
+
 // writeParts writes texts so that none can pass for the end of the one before.
 func writeParts(digest hash.Hash, parts ...string) {
 	for _, part := range parts {
@@ -86,6 +93,8 @@ func (o OrderBy) Check() error {
 // somebody else's request id.
 func (o OrderBy) key(e Envelope, found *requestIDScanner) uint64 {
 	switch {
+	case e.Stream != "":
+		return shortHash("stream", e.Stream)
 	case o == OrderByURI:
 		return shortHash("uri", e.Host, e.User, e.URI)
 	case o == OrderByNone:

@@ -1,6 +1,6 @@
-// Inbox decides when and whether to deliver what a Store keeps. This file takes messages in, and
-// has them forgotten when they were kept long enough. operator.go answers an operator, turns.go and
-// attempt.go deliver.
+// Inbox decides when and whether to deliver what a Store keeps. This file has messages forgotten
+// when they were kept long enough. incoming.go and stream.go take them in, operator.go answers an
+// operator, turns.go and attempt.go deliver.
 
 package spool
 
@@ -8,9 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -71,26 +68,6 @@ type Hooks struct {
 	Problem func(err error)
 }
 
-// Envelope is what comes with the body of a message to be accepted.
-type Envelope struct {
-	Route  string
-	Method string
-
-	// Host is the one that the sender called, User who it is as far as its credentials say.
-	// Both keep the messages of one from being taken for another's.
-	Host string
-	User string
-
-	// URI is path and query as they are to be delivered.
-	URI string
-
-	// Header is kept as it is; so credentials and hop-by-hop fields must have been removed.
-	Header http.Header
-
-	// ContentLength is the expected size of the body; negative if unknown.
-	ContentLength int64
-}
-
 // Inbox accepts messages onto disk and delivers them, with order,
 // retries and dead letters.
 //
@@ -113,11 +90,13 @@ type Inbox struct {
 	ctx    context.Context // ends when the inbox closes
 	cancel context.CancelFunc
 
-	look chan struct{} // has findOthers look
+	look         chan struct{} // has findOthers look
+	reconfigured chan struct{} // has endLost look
 
 	configuring sync.Mutex // held while the configurations are changed; before mu
 
 	mu             sync.Mutex
+	unended        map[string]*Stream // that ended, and whose end is not safe yet
 	routes         map[string]*route
 	configurations []*configuration // those that are not released, the newest last
 	closed         bool
@@ -131,11 +110,15 @@ func New(store Store, hooks Hooks) *Inbox {
 		hooks:  hooks,
 		routes: make(map[string]*route),
 		look:   make(chan struct{}, 1),
+
+		reconfigured: make(chan struct{}, 1),
+		unended:      make(map[string]*Stream),
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	store.Watch(in.wake)
 	in.work.Go(in.sweep)
 	in.work.Go(in.findOthers)
+	in.work.Go(in.endLost)
 	return in
 }
 
@@ -156,127 +139,23 @@ func (in *Inbox) wake(name string) {
 	r.signal()
 }
 
-// copyBuffers are for reading bodies.
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
-// Accept takes a message in. When it returns without an error the message is
-// safe, and will be delivered; or it was so before, and the receipt says duplicate. A
-// *RefusedError says that it cannot be kept at present. An error of reading
-// the body is returned wrapped. Once the body was read, the end of ctx changes nothing any more.
-//
-// Only what says who it is can be a duplicate: a message without a request id never is, however
-// equal its bytes are to those of another. Two live streams have the same UtteranceEnd.
-func (in *Inbox) Accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
-	receipt, err := in.accept(ctx, envelope, body)
-	var refused *RefusedError
-	switch {
-	case errors.As(err, &refused):
-		if in.hooks.Refused != nil {
-			in.hooks.Refused(envelope.Route, refused.Reason)
-		}
-	case err != nil:
-	case receipt.Duplicate:
-		if in.hooks.Duplicate != nil {
-			in.hooks.Duplicate(envelope.Route)
-		}
-	case in.hooks.Accepted != nil:
-		in.hooks.Accepted(envelope.Route, receipt.Size)
-	}
-	return receipt, err
-}
-
-func (in *Inbox) accept(ctx context.Context, envelope Envelope, body io.Reader) (Receipt, error) {
-	config := in.configOf(envelope.Route)
-	writer, err := in.store.NewBody(ctx, envelope.ContentLength)
-	if err != nil {
-		return Receipt{}, err
-	}
-	var sealing *sealer
-	if config.Encrypt != nil {
-		if sealing, err = config.Encrypt.sealBody(writer); err != nil {
-			writer.Discard()
-			return Receipt{}, err
-		}
-		writer = sealing
-	}
-	digest := newFingerprint(envelope)
-	scanner := newRequestIDScanner()
-	if err := readBody(body, writer, digest, scanner); err != nil {
-		writer.Discard()
-		return Receipt{}, err
-	}
-
-	msg := &Message{
-		Route:       envelope.Route,
-		Method:      envelope.Method,
-		URI:         envelope.URI,
-		Header:      envelope.Header,
-		User:        envelope.User,
-		RequestID:   scanner.RequestID(),
-		OrderKey:    config.OrderBy.key(envelope, scanner),
-		Destination: destinationOf(envelope.Host, envelope.URI),
-	}
-	var fingerprint Fingerprint
-	if msg.RequestID != "" && config.DedupeWindow > 0 {
-		fingerprint = config.Encrypt.blind(Fingerprint(digest.Sum(nil)))
-	}
-	if sealing != nil {
-		if err := sealing.finish(msg); err != nil {
-			writer.Discard()
-			return Receipt{}, err
-		}
-		writer = sealing.BodyWriter
-	}
-	// The body has come as a whole, so whatever becomes of its sender, the message is kept: what
-	// is stored is not to be reported as refused.
-	ctx = context.WithoutCancel(ctx)
-	receipt, err := in.store.Accept(ctx, msg, fingerprint, config.DedupeWindow, writer)
-	if sealing != nil {
-		receipt.Size = plainSize(receipt.Size)
-	}
-	return receipt, err
-}
-
-// readBody reads a body once and gives it to all who need it.
-func readBody(
-	body io.Reader,
-	writer BodyWriter,
-	digest hash.Hash,
-	scanner *requestIDScanner,
-) error {
-	buffer := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buffer)
-	for {
-		n, err := body.Read(*buffer)
-		if part := (*buffer)[:n]; n > 0 {
-			digest.Write(part)
-			if !scanner.Done() {
-				_, _ = scanner.Write(part)
-			}
-			if _, err := writer.Write(part); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return fmt.Errorf("read body: %w", err)
-		}
-	}
-}
-
 // configOf returns the configuration of a route, the defaults for one that has none.
 func (in *Inbox) configOf(name string) RouteConfig {
+	if config, ok := in.configured(name); ok {
+		return config
+	}
+	return RouteConfig{}.withDefaults()
+}
+
+// configured returns the configuration of a route, if it has one.
+func (in *Inbox) configured(name string) (config RouteConfig, ok bool) {
 	in.mu.Lock()
 	r := in.routes[name]
 	in.mu.Unlock()
-	if r != nil {
-		if config, ok := r.config(); ok {
-			return config
-		}
+	if r == nil {
+		return config, false
 	}
-	return RouteConfig{}.withDefaults()
+	return r.config()
 }
 
 // sweep forgets what was kept long enough: dead letters, and what was delivered.
