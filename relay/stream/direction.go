@@ -90,13 +90,17 @@ func (d *direction) conclude(err error) (again bool) {
 	p := d.pair
 	var (
 		frame  closeFrame
-		broken *violation
+		broken *violation // also one that only the sink has found
 		write  writeError
+		sink   *sinkError
 	)
-	if errors.As(err, &write) {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			p.stalled(write.to, p.other(write.to), err)
-		} else {
+	if errors.As(err, &write) && !errors.As(err, &broken) {
+		switch other := p.other(write.to); {
+		case errors.As(err, &sink):
+			p.refused(write.to, other, sink)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.stalled(write.to, other, err)
+		default:
 			p.lose(write.to, err)
 		}
 		return true

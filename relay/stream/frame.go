@@ -227,10 +227,11 @@ const (
 	CloseProtocolError   CloseCode = 1002 // the protocol was broken
 	CloseUnsupportedData CloseCode = 1003 // a binary message came where only text is allowed
 	CloseNoStatus        CloseCode = 1005 // never sent: stands for a Close frame without a code
-	CloseInvalidPayload  CloseCode = 1007 // a reason came that is not UTF-8
+	CloseInvalidPayload  CloseCode = 1007 // a text came that is not UTF-8
 	ClosePolicyViolation CloseCode = 1008 // the right credentials did not come
 	CloseMessageTooBig   CloseCode = 1009 // a message came that is over a limit
 	CloseInternalError   CloseCode = 1011 // the other end, or the gateway, has failed
+	CloseTryAgainLater   CloseCode = 1013 // a message cannot be kept at present
 )
 
 // parseClose reads the payload of a Close frame (RFC 6455, section 5.5.1). An

@@ -22,11 +22,13 @@
 //	frame.go      the protocol's grammar: headers, rules, Close frames
 //	gate.go       holding messages back until one carries the right credentials
 //	keepalive.go  pings, and the end of a peer that fell silent
+//	sink.go       what takes a caller's messages in the place of a backend
 //	socket*.go    waiting for bytes, and writing, at the price of few resources
 //	tls_unix.go   the same for connections with TLS
 package stream
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -75,6 +77,8 @@ type Endpoint struct {
 	// WriteTimeout is the WriteTimeout of this end, where that is shorter than
 	// the one of the Options. Zero is no limit of its own.
 	WriteTimeout time.Duration
+
+	name string // what the end is called where that is neither caller nor backend
 }
 
 // Admit judges a whole message, unmasked. It reports whether the end that sent it is admitted now;
@@ -94,6 +98,7 @@ const (
 	EndStalled   = "stalled"   // an end did not take what was written to it within WriteTimeout
 	EndViolation = "violation" // the protocol or a limit was broken
 	EndRefused   = "refused"   // the messages did not carry the right credentials
+	EndSpool     = "spool"     // a Sink did not take a message
 	EndShutdown  = "shutdown"  // Shutdown was called
 	EndFault     = "fault"     // the gateway's own code failed; see [Panic]
 )
@@ -156,7 +161,7 @@ func (c *counter) read() Traffic { return Traffic{c.messages.Load(), c.bytes.Loa
 func Start(caller, backend Endpoint, options Options, onEnd func(End)) *Pair {
 	p := &Pair{options: options, started: time.Now(), done: make(chan struct{}), onEnd: onEnd}
 	p.caller.open(ByCaller, caller, options)
-	p.backend.open(ByBackend, backend, options)
+	p.backend.open(cmp.Or(backend.name, ByBackend), backend, options)
 	p.backend.toServer = true
 
 	fromCaller := newDirection(p, &p.caller, &p.backend, &p.fromCaller, caller)
@@ -357,6 +362,16 @@ func (p *Pair) dropped(gone, survivor *leg, err error) {
 		Text:   gone.name + " gone",
 		Err:    err,
 	}, ownCode, "no Close frame before the end")
+}
+
+// refused ends the pair because the sink, which takes what is written to gone, did not take a message.
+func (p *Pair) refused(gone, survivor *leg, err error) {
+	p.failed(gone, survivor, End{
+		Reason: EndSpool,
+		Code:   CloseTryAgainLater,
+		Text:   "the inbox takes nothing at present",
+		Err:    err,
+	}, 0, "")
 }
 
 // other is the leg that l is paired with.
