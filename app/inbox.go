@@ -56,6 +56,9 @@ func (a *App) AddRoute(r *Route) error {
 	return nil
 }
 
+// Identity names the inbox of the route.
+func (r *Route) Identity() string { return r.identity }
+
 // ErrNotOpen says that the inbox of a route is not open yet, or not any more.
 var ErrNotOpen = errors.New("the inbox is not open")
 

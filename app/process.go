@@ -150,6 +150,7 @@ func (p *Process) closeInboxes() error {
 	defer p.changing.Unlock()
 	var errs []error
 	for identity, inbox := range p.takeUnused() {
+		p.Streams.leave(identity)
 		waiting := pending(inbox)
 		if err := closeInbox(inbox); err != nil {
 			errs = append(errs, fmt.Errorf("spool %s: %w", identity, err))

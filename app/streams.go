@@ -52,14 +52,18 @@ func newRegistry(logger func() *zap.Logger) *Registry {
 // StreamInfo is what is known of a stream from its start. It refers to nothing
 // of the configuration that opened it, which would stay in memory as long.
 type StreamInfo struct {
-	ID       string // given by Open
+	ID       string // given by Open where it is empty
 	Route    string // which configured service it belongs to, the same over reloads
 	User     string // who opened it, where a user name was among the credentials
 	ClientIP string
 	Path     string // of the handshake's URL, without the query; the beginning of a long one
-	Upstream string // the address of the backend
+	Upstream string // the address of the backend, or UpstreamSpool
+	Inbox    string // the identity of the store of the inbox that takes its messages, if one does
 	Drain    time.Duration
 }
+
+// UpstreamSpool is the Upstream of a stream whose messages go into an inbox.
+const UpstreamSpool = "spool"
 
 // A Stream is one live pair and what is known of it.
 type Stream struct {
@@ -146,18 +150,19 @@ func clip(text string, limit int) string {
 	return text[:end] + "…"
 }
 
-// Open joins two connections to a stream and calls release when it ends.
+// Open joins two connections to a stream and calls onEnd when it has ended. Until onEnd returns, the
+// stream counts as live.
 func (r *Registry) Open(
-	info StreamInfo, caller, backend stream.Endpoint, options stream.Options, release func(),
+	info StreamInfo, caller, backend stream.Endpoint, options stream.Options, onEnd func(stream.End),
 ) {
-	info.ID, info.Path = uuid.NewString(), clip(info.Path, maxPath)
+	info.ID, info.Path = cmp.Or(info.ID, uuid.NewString()), clip(info.Path, maxPath)
 	s := &Stream{StreamInfo: info, ended: make(chan struct{})}
 
 	// The lock is held until the pair is known here, so that its end cannot
 	// come first, and a shutdown that came first is seen.
 	r.mu.Lock()
 	s.pair = stream.Start(caller, backend, options, func(end stream.End) {
-		r.ended(s, end, release)
+		r.ended(s, end, onEnd)
 	})
 	r.live[s.ID] = s
 	r.perUpstream[s.Upstream]++
@@ -173,7 +178,7 @@ func (r *Registry) Open(
 
 // ended is called from a goroutine of the pair, where a panic would end the
 // process: whatever fails in counting and logging, the stream is over.
-func (r *Registry) ended(s *Stream, end stream.End, release func()) {
+func (r *Registry) ended(s *Stream, end stream.End, onEnd func(stream.End)) {
 	// A pair can be over before Open has it: what is read of s below waits until it has.
 	r.mu.Lock()
 	r.mu.Unlock() //nolint:staticcheck // SA2001: an empty critical section is what waits
@@ -190,7 +195,7 @@ func (r *Registry) ended(s *Stream, end stream.End, release func()) {
 		r.mu.Unlock()
 		close(s.ended)
 	}()
-	release()
+	onEnd(end)
 	countStream(s, end)
 	r.EndedBecause.Add(end.Reason)
 	ended.log(r.logger(), end)
@@ -257,6 +262,21 @@ func (r *Registry) Shutdown(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// leave ends the streams whose messages go into an inbox that is about to close, and returns when
+// their ends are safe in it.
+func (r *Registry) leave(inbox string) {
+	var into []*Stream
+	for _, s := range r.List() {
+		if s.Inbox == inbox {
+			into = append(into, s)
+			s.pair.Shutdown(stream.CloseGoingAway, "the inbox is closed", s.Drain)
+		}
+	}
+	for _, s := range into {
+		<-s.ended // after drain, at the latest
 	}
 }
 

@@ -51,7 +51,7 @@ func openStream(t *testing.T, r *Registry, info StreamInfo) (caller, backend net
 	caller, gatewayForCaller := socketPair(t)
 	backend, gatewayForBackend := socketPair(t)
 	r.Open(info, stream.Endpoint{Conn: gatewayForCaller}, stream.Endpoint{Conn: gatewayForBackend},
-		limits, release)
+		limits, func(stream.End) { release() })
 	return caller, backend
 }
 
@@ -193,6 +193,6 @@ func TestStreamThatOpensDuringShutdownIsToldToo(t *testing.T) {
 	caller, gatewayForCaller := socketPair(t)
 	_, gatewayForBackend := socketPair(t)
 	r.Open(StreamInfo{Drain: time.Minute}, stream.Endpoint{Conn: gatewayForCaller},
-		stream.Endpoint{Conn: gatewayForBackend}, limits, release)
+		stream.Endpoint{Conn: gatewayForBackend}, limits, func(stream.End) { release() })
 	require.Equal(t, websocket.CloseGoingAway, closeCode(t, caller, false))
 }

@@ -60,6 +60,7 @@ const Directive = "deepgram_callback"
 //			close_timeout <duration>
 //			drain <duration>
 //			allow_binary
+//			spool
 //			proxy {
 //				<any subdirective of reverse_proxy>
 //			}

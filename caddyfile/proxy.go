@@ -78,6 +78,7 @@ func (p *parser) streamOptions(
 		"close_timeout": func() (err error) { config.CloseTimeout, err = p.duration(); return err },
 		"drain":         func() (err error) { config.Drain, err = p.duration(); return err },
 		"allow_binary":  func() error { config.AllowBinary = true; return p.flag() },
+		"spool":         func() error { config.Spool = true; return p.flag() },
 		"proxy": func() error {
 			if args := p.RemainingArgs(); len(args) > 0 {
 				return p.Errf("proxy takes only a block; the upstreams stand behind stream")

@@ -95,7 +95,7 @@ func forwardedPort(fields []string) (port int, ok bool) {
 // admitMethod checks the method: GET for a WebSocket, a configured one for a
 // batch callback.
 func (h *Handler) admitMethod(r *http.Request, streaming bool) error {
-	if streaming && h.streaming != nil {
+	if streaming && (h.streaming != nil || h.Stream.Spool) {
 		if r.Method == http.MethodGet {
 			return nil
 		}

@@ -37,7 +37,11 @@ func (h *Handler) bridge(w http.ResponseWriter, r *http.Request, admission auth.
 		}
 		return h.refuse(w, r, unavailable(reason, err, 5*time.Second))
 	}
-	live, err := h.open(w, r, admission, release)
+	open := h.open
+	if h.Stream.Spool {
+		open = h.openIntoInbox
+	}
+	live, err := open(w, r, admission, release)
 	if !live {
 		release()
 	}
@@ -91,7 +95,7 @@ func (h *Handler) open(
 		Path:     r.URL.Path,
 		Upstream: backend.Upstream,
 		Drain:    time.Duration(h.Stream.Drain),
-	}, caller, to, h.limits, release)
+	}, caller, to, h.limits, func(stream.End) { release() })
 	return true, nil
 }
 

@@ -7,6 +7,7 @@
 //	target.go        what the target of a request may be
 //	spool.go         a batch callback's way into the inbox
 //	bridge.go        a streaming callback's way, from its handshake to a live pair
+//	streamspool.go   the same where its messages go into the inbox
 //	leaststreams.go  a policy for choosing the backend of a stream
 package handler
 
@@ -86,6 +87,10 @@ type Stream struct {
 	// handshake with it. Without upstreams of its own it uses those of relay;
 	// as a whole it defaults to relay.
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
+
+	// Take the messages into the inbox, which delivers each as a POST of its own,
+	// in order, instead of joining the stream with a backend. It needs spool.
+	Spool bool `json:"spool,omitempty"`
 
 	// The most bytes that one message may have, in all its frames; a larger
 	// one ends the stream with 1009. Default: 1 MiB.

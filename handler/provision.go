@@ -215,8 +215,16 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 			"no upstreams: name the service behind this gateway, as in `deepgram_callback 127.0.0.1:9000`",
 		)
 	}
-	if h.Stream.Off && h.Stream.Proxy != nil {
+	switch {
+	case h.Stream.Off && h.Stream.Proxy != nil:
 		return errors.New("stream: off, but with upstreams; it is one or the other")
+	case h.Stream.Off && h.Stream.Spool:
+		return errors.New("stream: off, but into the inbox; it is one or the other")
+	case h.Stream.Spool && h.Stream.Proxy != nil:
+		return errors.New("stream: spool, but with upstreams; it is one or the other: " +
+			"what the inbox takes is delivered where batch callbacks go")
+	case h.Stream.Spool && h.Spool == nil:
+		return errors.New("stream: spool: there is no inbox; add `spool` beside `stream`")
 	}
 	// Provisioning a proxy empties its raw configuration, so whatever is taken
 	// from that comes first.
@@ -237,7 +245,7 @@ func (h *Handler) provisionProxies(ctx caddy.Context) error {
 		}
 	}
 	switch {
-	case h.Stream.Off:
+	case h.Stream.Off, h.Stream.Spool:
 	case h.Stream.Proxy != nil:
 		if h.streaming, err = relay.NewProxy(ctx, h.Stream.Proxy); err != nil {
 			return fmt.Errorf("stream: proxy: %w", err)

@@ -100,7 +100,7 @@ func (h *Handler) provisionSpool(ctx caddy.Context) error {
 	}
 	s := h.Spool
 	if h.batch == nil {
-		return errors.New("spool: no upstreams for batch callbacks, which alone go through it")
+		return errors.New("spool: no upstreams for batch callbacks, to which it delivers")
 	}
 	if s.Concurrency < 0 {
 		return fmt.Errorf("spool: concurrency: %d; it has to be more than zero", s.Concurrency)
@@ -148,8 +148,15 @@ func (h *Handler) provisionSpool(ctx caddy.Context) error {
 		return fmt.Errorf("spool: max_size: %d bytes are less than one body may have "+
 			"(max_body: %d bytes); make one larger or the other smaller", route.MaxSize, h.maxBody)
 	}
+	if limit := h.limits.MaxMessage; h.Stream.Spool && route.MaxSize < limit {
+		return fmt.Errorf("spool: max_size: %d bytes are less than one message of a stream may have "+
+			"(max_message: %d bytes); make one larger or the other smaller", route.MaxSize, limit)
+	}
 	if route.Name == "" {
 		route.Name = h.batchRoute
+	}
+	if h.Stream.Spool {
+		h.streamRoute = route.Name
 	}
 	service := &deliver.Service{Proxy: h.batch, Signer: signer}
 	route.Config = spool.RouteConfig{
@@ -284,7 +291,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 	ctx := context.WithoutCancel(r.Context())
 	inbox, err := h.inbox.Inbox(ctx)
 	if err != nil {
-		return h.refuse(w, r, unavailable(app.ReasonSpoolClosed, err, time.Second))
+		return h.refuseUnkept(w, r, err)
 	}
 	receipt, err := inbox.Accept(ctx, spool.Envelope{
 		Route:         h.inbox.Name,
@@ -295,17 +302,23 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 		Header:        deliver.Stored(r),
 		ContentLength: r.ContentLength,
 	}, r.Body)
-	var refused *spool.RefusedError
-	switch {
-	case errors.As(err, &refused):
-		return h.refuse(w, r, unavailable(string(refused.Reason), err, refused.RetryAfter))
-	case errors.Is(err, spool.ErrClosed):
-		return h.refuse(w, r, unavailable(app.ReasonSpoolClosed, err, time.Second))
-	case err != nil:
-		return h.refuse(w, r, err)
+	if err != nil {
+		return h.refuseUnkept(w, r, err)
 	}
 	app.CountRequest(kindBatch, outcomeAdmitted)
 	w.Header().Set(spool.HeaderWebhookID, receipt.ID.String())
 	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+// refuseUnkept turns away what the inbox does not take, or what is itself the reason.
+func (h *Handler) refuseUnkept(w http.ResponseWriter, r *http.Request, err error) error {
+	var refused *spool.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		err = unavailable(string(refused.Reason), err, refused.RetryAfter)
+	case errors.Is(err, spool.ErrClosed), errors.Is(err, app.ErrNotOpen):
+		err = unavailable(app.ReasonSpoolClosed, err, time.Second)
+	}
+	return h.refuse(w, r, err)
 }
