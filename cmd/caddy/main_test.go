@@ -58,8 +58,8 @@ func startDemo(t *testing.T) *demo {
 	// simulator calls no others.
 	config = strings.Replace(config, "max_body 1MiB", "max_body 1MiB\nports "+ports[0], 1)
 	config = strings.Replace(config, "retry_delay 3s", "retry_delay 3s\nports any", 1)
-	config = strings.Replace(config, ":"+ports[5]+" {\n\t\t", ":"+ports[5]+" {\nports "+ports[4]+"\n", 1)
-	require.Equal(t, 3, strings.Count(config, "\nports "))
+	config = strings.Replace(config, ":"+ports[5]+" {\n\t\t", ":"+ports[5]+" {\nports "+ports[4]+"\n", 2)
+	require.Equal(t, 4, strings.Count(config, "\nports "))
 	process := start(t, config, ports[1])
 	d.log, d.errors = &process.Out, &process.Errors
 	return d
@@ -205,7 +205,7 @@ func (d *demo) get(t *testing.T, url string) string {
 func TestTheDemoFeedsAnInboxForTheConsoleToShow(t *testing.T) {
 	demo := startDemo(t)
 	for _, shown := range []string{": POST /callback/", "transcript: ", " opened on /live",
-		" says interim "} {
+		" says interim ", " POST /flaky/live", "Deepgram-Stream-Sequence: 2", "0 missing"} {
 		require.Eventually(t, func() bool { return strings.Contains(demo.get(t, "http://127.0.0.1:9001/"), shown) },
 			time.Minute, 10*time.Millisecond, shown)
 	}

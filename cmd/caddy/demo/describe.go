@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
 // shownHeaders are fields that are of interest and hold no credential.
 var shownHeaders = []string{
 	"Content-Type", "User-Agent", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+	spool.HeaderStreamSequence,
 }
 
 // excerptLength is how much of a transcript is shown, in characters.

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gorilla/websocket"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
 // directive is the name of the directive.
@@ -59,6 +62,7 @@ type Service struct {
 	callbacks int
 	streams   int
 	live      map[*websocket.Conn]struct{}
+	counts    map[string]streamCount // of streams that come message by message, by their ids
 }
 
 // CaddyModule returns the Caddy module information.
@@ -121,9 +125,38 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request) error {
 	number := s.callbacks
 	s.mu.Unlock()
 
-	s.print(describeCallback(fmt.Sprintf("callback %d", number), r, kept, int64(len(kept))+rest))
+	s.print(describeCallback(fmt.Sprintf("callback %d", number), r, kept, int64(len(kept))+rest) +
+		s.count(r.Header))
 	_, err = fmt.Fprintf(w, "received callback %d\n", number)
 	return err
+}
+
+// streamCount is how much came of a stream whose messages are callbacks.
+type streamCount struct{ last, missing int }
+
+// count takes note of a message of a stream, and describes the stream at its end.
+func (s *Service) count(header http.Header) string {
+	id, end := header.Get(spool.HeaderStreamID), header.Get(spool.HeaderStreamEnd)
+	if id == "" {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counts == nil {
+		s.counts = make(map[string]streamCount)
+	}
+	c := s.counts[id]
+	if sequence, err := strconv.Atoi(header.Get(spool.HeaderStreamSequence)); err == nil {
+		c.missing += max(sequence-c.last-1, 0)
+		c.last = max(sequence, c.last)
+	}
+	if end == "" {
+		s.counts[id] = c
+		return ""
+	}
+	delete(s.counts, id)
+	return fmt.Sprintf("         the stream has ended (%s): %d deliveries, %d missing\n", end, c.last,
+		c.missing)
 }
 
 // stream is the backend of one stream, from its greeting to its end.
