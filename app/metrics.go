@@ -1,11 +1,13 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
 )
 
@@ -13,8 +15,8 @@ const namespace, subsystem = "caddy", "deepgram_callback"
 
 // The metrics count over the life of the process: each configuration has a
 // registry of its own, with the same collectors in it. Labels take their values
-// from lists in the code and from the configuration's routes, never from a
-// callback.
+// from lists in the code, from the configuration's routes and from the names of
+// gateways, never from a callback.
 var (
 	requestsTotal = counter("requests_total",
 		"Callbacks by kind (batch, stream) and outcome: admitted, or the reason of the refusal.",
@@ -128,6 +130,12 @@ var (
 		"What the inbox may take up on disk.", "path")
 	spoolRefusing = level("spool_refusing",
 		"Whether the inbox refuses new callbacks.", "path")
+	spoolGatewayLastSeen = level("spool_gateway_last_seen_timestamp_seconds",
+		"When a gateway that shares the inbox was last seen, as Unix time.", "path", "gateway")
+	spoolGatewayStreams = level("spool_gateway_streams_open",
+		"Streams that are live at a gateway that shares the inbox.", "path", "gateway")
+	spoolGatewayDelivering = level("spool_gateway_delivering",
+		"Callbacks that a gateway that shares the inbox is delivering.", "path", "gateway")
 )
 
 // Describe implements [prometheus.Collector].
@@ -136,6 +144,7 @@ func (levels) Describe(descriptions chan<- *prometheus.Desc) {
 		streamsOpen, spoolPending, spoolPendingBytes, spoolDead, spoolKept, spoolKeptBytes,
 		spoolPaused, spoolDown, spoolOldestSeconds,
 		spoolDiskBytes, spoolMaxBytes, spoolRefusing,
+		spoolGatewayLastSeen, spoolGatewayStreams, spoolGatewayDelivering,
 	} {
 		descriptions <- d
 	}
@@ -143,37 +152,83 @@ func (levels) Describe(descriptions chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (l levels) Collect(metrics chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+	set := gauge(func(d *prometheus.Desc, value float64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-	}
+	})
 	for route, open := range l.process.Streams.open() {
-		gauge(streamsOpen, float64(open), route)
+		set(streamsOpen, float64(open), route)
 	}
 	for path, inbox := range l.process.Inboxes() {
-		stats, err := inboxStats(inbox)
-		if err != nil {
-			if stats.Refusing != "" {
-				gauge(spoolRefusing, 1, path)
-			}
-			continue // the inbox says so itself, and what is not known is not to look like zero
+		set.inbox(path, inbox)
+	}
+}
+
+// A gauge takes what a level is now.
+type gauge func(d *prometheus.Desc, value float64, labels ...string)
+
+func (set gauge) inbox(path string, inbox *spool.Inbox) {
+	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
+	defer cancel()
+	stats, err := inbox.Stats(ctx)
+	if err != nil {
+		if stats.Refusing != "" {
+			set(spoolRefusing, 1, path)
 		}
-		gauge(spoolDiskBytes, float64(stats.DiskBytes), path)
-		gauge(spoolMaxBytes, float64(stats.MaxBytes), path)
-		gauge(spoolRefusing, truth(stats.Refusing != ""), path)
-		for route, s := range stats.Routes {
-			gauge(spoolPending, float64(s.Pending), path, route)
-			gauge(spoolPendingBytes, float64(s.PendingBytes), path, route)
-			gauge(spoolDead, float64(s.Dead), path, route)
-			gauge(spoolKept, float64(s.Delivered), path, route)
-			gauge(spoolKeptBytes, float64(s.DeliveredBytes), path, route)
-			gauge(spoolPaused, truth(s.Paused), path, route)
-			gauge(spoolDown, truth(s.Down), path, route)
-			age := 0.0
-			if !s.OldestPending.IsZero() {
-				age = time.Since(s.OldestPending).Seconds()
-			}
-			gauge(spoolOldestSeconds, age, path, route)
+		return // the inbox says so itself, and what is not known is not to look like zero
+	}
+	set(spoolDiskBytes, float64(stats.DiskBytes), path)
+	set(spoolMaxBytes, float64(stats.MaxBytes), path)
+	set(spoolRefusing, truth(stats.Refusing != ""), path)
+	for route, s := range stats.Routes {
+		set.route(path, route, s)
+	}
+	gateways, _ := inbox.Gateways(ctx) // none where the store went away since
+	set.gateways(path, gateways)
+}
+
+func (set gauge) route(path, route string, s spool.RouteStats) {
+	set(spoolPending, float64(s.Pending), path, route)
+	set(spoolPendingBytes, float64(s.PendingBytes), path, route)
+	set(spoolDead, float64(s.Dead), path, route)
+	set(spoolKept, float64(s.Delivered), path, route)
+	set(spoolKeptBytes, float64(s.DeliveredBytes), path, route)
+	set(spoolPaused, truth(s.Paused), path, route)
+	set(spoolDown, truth(s.Down), path, route)
+	age := 0.0
+	if !s.OldestPending.IsZero() {
+		age = time.Since(s.OldestPending).Seconds()
+	}
+	set(spoolOldestSeconds, age, path, route)
+}
+
+// gatewayGone is for how long what a gateway last said of itself is taken for what is.
+const gatewayGone = time.Minute
+
+// gateways adds up those of one name: of one machine, where one may have died and come again.
+func (set gauge) gateways(path string, gateways []spool.Gateway) {
+	var now time.Time // by the clock of the store, which has just seen this gateway
+	lastSeen := make(map[string]time.Time)
+	for _, g := range gateways {
+		if g.LastSeen.After(now) {
+			now = g.LastSeen
 		}
+		if g.LastSeen.After(lastSeen[g.Name]) {
+			lastSeen[g.Name] = g.LastSeen
+		}
+	}
+	streams, delivering := make(map[string]int), make(map[string]int)
+	for _, g := range gateways {
+		if now.Sub(g.LastSeen) < gatewayGone {
+			streams[g.Name] += g.LiveStreams
+			delivering[g.Name] += g.Leases
+		}
+	}
+	for name, at := range lastSeen {
+		set(spoolGatewayLastSeen, float64(at.UnixMilli())/1000, path, name)
+	}
+	for name := range streams {
+		set(spoolGatewayStreams, float64(streams[name]), path, name)
+		set(spoolGatewayDelivering, float64(delivering[name]), path, name)
 	}
 }
 

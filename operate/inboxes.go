@@ -76,9 +76,8 @@ func (g *Gateway) Status(ctx context.Context, path string) (Status, error) {
 
 func (in inbox) status(ctx context.Context) (status InboxStatus, err error) {
 	status.Stats, err = in.Stats(ctx)
-	shared, ok := in.Store().(spool.Shared)
-	if err == nil && ok {
-		status.Gateways, err = shared.Gateways(ctx)
+	if err == nil {
+		status.Gateways, err = in.Gateways(ctx)
 	}
 	if err != nil && status.Refusing != "" && ctx.Err() == nil {
 		status.Error = err.Error()

@@ -254,6 +254,14 @@ func TestStatusNamesAllGatewaysAndTheSchemaCanBeMadeByHand(t *testing.T) {
 		}
 		require.Equal(t, 1, self)
 		require.Equal(t, 1, strings.Count(g.command("spool", "status"), "(this one)"))
+		_, metrics, err := g.request(http.MethodGet, "/metrics", "")
+		require.NoError(t, err)
+		for _, name := range []string{
+			"last_seen_timestamp_seconds", "streams_open", "delivering",
+		} {
+			require.Regexp(t, `(?m)^caddy_deepgram_callback_spool_gateway_`+name+
+				`\{gateway=".+",path="postgres://.+"\} `, metrics)
+		}
 	}
 	sql := one.command("spool", "schema", "--schema", "by_hand")
 	require.Contains(

@@ -111,6 +111,15 @@ func (t *Totals) Add(other Totals) {
 	t.OldestPending = earlier(t.OldestPending, other.OldestPending)
 }
 
+// Gateways lists those that share the inbox, now or lately, by name; none where it is of one
+// process.
+func (in *Inbox) Gateways(ctx context.Context) ([]Gateway, error) {
+	if shared, ok := in.store.(Shared); ok {
+		return shared.Gateways(ctx)
+	}
+	return nil, nil
+}
+
 func (in *Inbox) allRoutes() []*route {
 	in.mu.Lock()
 	defer in.mu.Unlock()
