@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/operate"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres"
 )
 
 // A place is an inbox of a gateway that no service takes anything from: what goes to /gone
@@ -97,6 +99,38 @@ func TestMessagesAreFoundInWhateverInboxTheyAre(t *testing.T) {
 		_, err = g.Message(t.Context(), operate.Ref{ID: id})
 		require.Equal(t, operate.NotFound, operate.KindOf(err))
 	}
+}
+
+// That the database is away is what an operator looks at the overview for.
+func TestTheOverviewSaysThatAnInboxRefusesWhoseDatabaseIsAway(t *testing.T) {
+	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
+	require.NoError(t, err)
+	process := app.NewProcess()
+	configuration := process.NewApp()
+	require.NoError(t, configuration.Provision(ctx))
+	store := &postgres.Module{
+		DSN: "postgres://gateway:secret-word@" + caddytest.FreeAddr(t) + "/inbox?sslmode=disable",
+	}
+	require.NoError(t, store.Provision(ctx))
+	require.NoError(t, configuration.AddRoute(&app.Route{
+		Store: store, Name: "r", Config: spool.RouteConfig{Deliver: refuse},
+	}))
+	require.NoError(t, configuration.Start())
+	t.Cleanup(func() {
+		require.NoError(t, configuration.Stop())
+		_ = configuration.Cleanup() // which says that the database is away
+	})
+	overview := operate.New(process).Overview(t.Context())
+	require.Len(t, overview.Inboxes, 1)
+	in := overview.Inboxes[0]
+	require.Equal(t, store.Identity(), in.Path)
+	require.Equal(t, spool.ReasonUnavailable, in.Refusing)
+	require.False(t, in.RefusingSince.IsZero())
+	require.Equal(t, app.Remedy(string(spool.ReasonUnavailable)), in.Remedy)
+	require.NotEmpty(t, in.Error)
+	require.NotContains(t, in.Error, "secret-word")
+	require.Equal(t, []spool.Gateway{}, in.Gateways)
+	require.Empty(t, overview.Routes)
 }
 
 func TestErrorsAreToldApart(t *testing.T) {

@@ -43,7 +43,7 @@ type InboxOverview struct {
 	RefusingSince time.Time    `json:"refusing_since,omitzero"`
 	Remedy        string       `json:"remedy,omitempty"` // what to do about Refusing
 
-	// Error is why nothing is known of the inbox at present.
+	// Error is why it is not known what the inbox has. Then only Refusing has a meaning.
 	Error string `json:"error,omitempty"`
 
 	// Gateways are those that share the inbox; none where it is of one process.
@@ -128,24 +128,22 @@ func streamsOverview(streams *app.Registry, now time.Time) StreamsOverview {
 func (g *Gateway) inboxOverview(
 	ctx context.Context, in inbox, now time.Time,
 ) (InboxOverview, []RouteOverview) {
-	shown := InboxOverview{Path: in.path, Gateways: []spool.Gateway{}}
-	stats, err := in.Stats(ctx)
+	status, err := in.status(ctx)
 	if err != nil {
-		shown.Error = spool.ClipError(err.Error())
-		return shown, nil
+		status.Error = err.Error()
 	}
-	shown.DiskBytes, shown.MaxBytes = stats.DiskBytes, stats.MaxBytes
-	shown.Refusing, shown.RefusingSince = stats.Refusing, stats.RefusingSince
-	shown.Remedy = app.Remedy(string(stats.Refusing))
-	if shared, ok := in.Store().(spool.Shared); ok {
-		gateways, err := shared.Gateways(ctx)
-		if err != nil {
-			shown.Error = spool.ClipError(err.Error())
-		}
-		shown.Gateways = append(shown.Gateways, gateways...)
+	shown := InboxOverview{
+		Path:          in.path,
+		DiskBytes:     status.DiskBytes,
+		MaxBytes:      status.MaxBytes,
+		Refusing:      status.Refusing,
+		RefusingSince: status.RefusingSince,
+		Remedy:        app.Remedy(string(status.Refusing)),
+		Error:         spool.ClipError(status.Error),
+		Gateways:      append([]spool.Gateway{}, status.Gateways...),
 	}
-	routes := make([]RouteOverview, 0, len(stats.Routes))
-	for name, route := range stats.Routes {
+	routes := make([]RouteOverview, 0, len(status.Routes))
+	for name, route := range status.Routes {
 		at := app.Destination{Inbox: in.path, Route: name}
 		routes = append(routes, RouteOverview{
 			Path:               in.path,

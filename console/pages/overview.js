@@ -28,7 +28,8 @@ function needs(overview) {
 	for (const inbox of overview.inboxes) {
 		if (inbox.error) {
 			add('bad', h('strong', {}, 'The inbox does not answer: '), `${inbox.path} (${inbox.error}). What it has shows again when it does.`);
-		} else if (inbox.refusing) {
+		}
+		if (inbox.refusing) {
 			add('bad', h('strong', {}, 'New callbacks are refused'), ` by the inbox ${inbox.path} `, since(inbox.refusing_since), `: ${inbox.remedy || inbox.refusing}`);
 		} else if (inbox.max_bytes && inbox.disk_bytes > nearlyFull * inbox.max_bytes) {
 			add('warn', h('strong', {}, 'Nearly full: '), `the inbox ${inbox.path} takes up ${bytes(inbox.disk_bytes)} of ${bytes(inbox.max_bytes)}.`);
