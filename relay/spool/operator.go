@@ -36,10 +36,11 @@ type Totals struct {
 	Delivered      int64 `json:"delivered"`
 	DeliveredBytes int64 `json:"delivered_bytes"`
 
-	// InFlight is how many of the pending ones are being delivered at this moment.
+	// InFlight is how many of the pending ones are being delivered at this moment; of a shared
+	// store, by anyone.
 	InFlight int `json:"in_flight"`
 
-	// OldestPending is when the oldest pending message was received.
+	// OldestPending is when the oldest pending message was received; zero if there is none.
 	OldestPending time.Time `json:"oldest_pending,omitzero"`
 }
 
@@ -78,7 +79,7 @@ func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 		Routes:        make(map[string]RouteStats),
 	}
 	for name, c := range counts.Routes {
-		route := RouteStats{Totals: c.totals(), Paused: c.Paused}
+		route := RouteStats{Totals: c.Totals, Paused: c.Paused}
 		stats.Routes[name] = route
 		stats.Totals.Add(route.Totals)
 	}
@@ -88,15 +89,6 @@ func (in *Inbox) Stats(ctx context.Context) (Stats, error) {
 		stats.Routes[r.name] = s
 	}
 	return stats, nil
-}
-
-func (c RouteCounts) totals() Totals {
-	return Totals{
-		Pending: c.Pending, PendingBytes: c.PendingBytes,
-		Dead: c.Dead, DeadBytes: c.DeadBytes,
-		Delivered: c.Delivered, DeliveredBytes: c.DeliveredBytes,
-		InFlight: c.InFlight, OldestPending: c.OldestPending,
-	}
 }
 
 // Add adds what there is elsewhere.

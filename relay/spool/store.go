@@ -399,18 +399,7 @@ type Counts struct {
 
 // RouteCounts says how much a store holds of one route.
 type RouteCounts struct {
-	Pending        int64
-	PendingBytes   int64
-	Dead           int64
-	DeadBytes      int64
-	Delivered      int64
-	DeliveredBytes int64
-
-	// InFlight is how many of the pending ones are leased; of a shared store, by anyone.
-	InFlight int
-
-	// OldestPending is when the oldest pending message was received; zero if there is none.
-	OldestPending time.Time
+	Totals
 
 	// Paused says that nothing of the route is leased until it is resumed.
 	Paused bool

@@ -33,9 +33,11 @@ func (d *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		}
 		numbers[name] = info.Number
 		c := spool.RouteCounts{
-			Pending: info.Counts.Pending, PendingBytes: info.Counts.PendingBytes,
-			Dead: info.Counts.Dead, DeadBytes: info.Counts.DeadBytes,
-			Delivered: info.Counts.Delivered, DeliveredBytes: info.Counts.DeliveredBytes,
+			Totals: spool.Totals{
+				Pending: info.Counts.Pending, PendingBytes: info.Counts.PendingBytes,
+				Dead: info.Counts.Dead, DeadBytes: info.Counts.DeadBytes,
+				Delivered: info.Counts.Delivered, DeliveredBytes: info.Counts.DeliveredBytes,
+			},
 			Paused: d.paused[name],
 		}
 		if q := d.queues[name]; q != nil {
