@@ -188,8 +188,8 @@ func (h *health) probePause(config RouteConfig) time.Duration {
 	return min(config.delay(h.probes), maxProbePause)
 }
 
-// earlier returns the earlier of two times, of which a zero one is none.
-func earlier(a, b time.Time) time.Time {
+// Earlier returns the earlier of two times, of which a zero one is none.
+func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}

@@ -100,7 +100,7 @@ func (t *Totals) Add(other Totals) {
 	t.Delivered += other.Delivered
 	t.DeliveredBytes += other.DeliveredBytes
 	t.InFlight += other.InFlight
-	t.OldestPending = earlier(t.OldestPending, other.OldestPending)
+	t.OldestPending = Earlier(t.OldestPending, other.OldestPending)
 }
 
 // Gateways lists those that share the inbox, now or lately, by name; none where it is of one

@@ -174,7 +174,7 @@ func (r *route) describe(s *RouteStats) {
 	s.LastError = r.health.lastError
 	if s.Down {
 		s.DownSince = r.health.downSince
-		s.NextProbe = earlier(r.health.exploreAt, r.health.probeAt)
+		s.NextProbe = Earlier(r.health.exploreAt, r.health.probeAt)
 	}
 }
 

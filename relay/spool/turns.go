@@ -52,10 +52,10 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 			r.in.problem(fmt.Errorf("route %s: %w", r.name, err))
 			return now.Add(leaseRetry), true
 		}
-		next = earlier(next, again)
+		next = Earlier(next, again)
 	}
 	r.mu.Lock()
-	next = earlier(next, r.noteHung(g.config, now)) // which has to look at what was started, too
+	next = Earlier(next, r.noteHung(g.config, now)) // which has to look at what was started, too
 	down, cause := r.health.down, r.health.lastError
 	r.mu.Unlock()
 	r.tellDown(wasDown, down, cause)
@@ -74,13 +74,13 @@ func (r *route) noteHung(config RouteConfig, now time.Time) (next time.Time) {
 	for a := range r.attempts {
 		if hungAt := a.began.Add(min(hungAfter, a.patience)); a.hung {
 		} else if hungAt.After(now) {
-			next = earlier(next, hungAt)
+			next = Earlier(next, hungAt)
 		} else {
 			a.hung = true
 			r.health.failed(config, a, Result{Err: errNoAnswer}, true, now)
 		}
 		if overdue := a.began.Add(a.patience); !a.cut && overdue.After(now) && len(r.attempts) >= config.Concurrency {
-			next = earlier(next, overdue)
+			next = Earlier(next, overdue)
 		}
 	}
 	return next
@@ -154,11 +154,11 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 		if err != nil {
 			return time.Time{}, err
 		}
-		next = earlier(next, leased.nextAt(now))
+		next = Earlier(next, leased.nextAt(now))
 		r.start(g, leased.Leases, attempt{kind: ordinary}, now)
 		request.Max -= len(leased.Leases)
 		if request.Max == 0 {
-			next = earlier(next, r.nextPaced(g.config, now))
+			next = Earlier(next, r.nextPaced(g.config, now))
 			break
 		}
 		request.Tried = !request.Tried

@@ -58,7 +58,7 @@ func (d *Store) Counts(ctx context.Context) (spool.Counts, error) {
 			for _, bucket := range [...]index.Bucket{index.Fresh, index.Parked} {
 				if id, ok := t.First(bucket, number); ok {
 					received := index.Record(t.Get(bucket, index.IDKey(number, id))).ReceivedAt()
-					c.OldestPending = earlier(c.OldestPending, index.FromUnixNano(received))
+					c.OldestPending = spool.Earlier(c.OldestPending, index.FromUnixNano(received))
 				}
 			}
 			counts.Routes[name] = c

@@ -137,7 +137,7 @@ func (l *leasing) takeDue(t *index.Tx, turns index.Bucket) {
 		case l.isTaken(key, value):
 			return true
 		case due.After(l.now):
-			l.next = earlier(l.next, due)
+			l.next = spool.Earlier(l.next, due)
 			return false
 		case l.missing() == 0:
 			return false

@@ -60,19 +60,11 @@ func (w *writer) run() {
 
 // nextWork returns when the writer has to do something unasked, or zero.
 func (w *writer) nextWork() time.Time {
-	next := earlier(w.retryAt, w.maintainAt)
+	next := spool.Earlier(w.retryAt, w.maintainAt)
 	if w.store.isRefusing() {
-		next = earlier(next, w.probeAt)
+		next = spool.Earlier(next, w.probeAt)
 	}
 	return next
-}
-
-// earlier returns the earlier of two times, of which zero means never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // work does one group commit, and what else is to be done.
