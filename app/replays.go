@@ -18,9 +18,8 @@ const maxReplays = 50
 // Replays are those of many messages: the ones that run, and the last ones that ended. They belong
 // to no configuration: a reload leaves them alone, as it does the inboxes.
 type Replays struct {
-	mu    sync.Mutex
-	all   []*replay // by rising time of their beginning
-	ended int       // of them
+	mu  sync.Mutex
+	all []*replay // by rising time of their beginning
 }
 
 // ReplayState says whether a replay goes on, and how it ended.
@@ -102,10 +101,9 @@ func (r *Replays) end(ctx context.Context, job *replay, err error) {
 	default:
 		job.State, job.Error = ReplayFailed, spool.ClipError(err.Error())
 	}
-	if r.ended++; r.ended > maxReplays {
-		first := slices.IndexFunc(r.all, func(j *replay) bool { return j.Ended != nil })
-		r.all = slices.Delete(r.all, first, first+1)
-		r.ended--
+	ended := slices.DeleteFunc(slices.Clone(r.all), func(j *replay) bool { return j.Ended == nil })
+	if len(ended) > maxReplays {
+		r.all = slices.DeleteFunc(r.all, func(j *replay) bool { return j == ended[0] })
 	}
 }
 
