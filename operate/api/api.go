@@ -49,6 +49,7 @@ type Handler struct {
 	options   Options
 	resources []resource
 	followers chan struct{} // a place for each that follows events
+	topics    map[string]*topic
 }
 
 // A resource is what is at a path, of whose segments the one in braces is any.
@@ -64,7 +65,12 @@ type methods map[string]func(http.ResponseWriter, *http.Request) error
 // New returns a handler of a gateway.
 func New(gateway *operate.Gateway, options Options) *Handler {
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	h := &Handler{gateway: gateway, options: options, followers: make(chan struct{}, maxFollowers)}
+	h := &Handler{
+		gateway:   gateway,
+		options:   options,
+		followers: make(chan struct{}, maxFollowers),
+		topics:    newTopics(gateway),
+	}
 	h.resources = []resource{
 		{"/overview", methods{get: h.overview}},
 		{"/spool", methods{get: h.status}},

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/operate"
@@ -27,24 +29,15 @@ func (h *Handler) overview(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parameters(r); err != nil {
 		return err
 	}
-	return reply(w, h.overviewFor(r))
+	return reply(w, overviewAnswer{h.gateway.Overview(r.Context()), h.viewer(r)})
 }
 
-func (h *Handler) overviewFor(r *http.Request) overviewAnswer {
-	answer := overviewAnswer{Overview: h.gateway.Overview(r.Context())}
-	if h.options.Console != nil {
-		answer.viewer = &viewer{ReadOnly: h.options.ReadOnly, User: h.options.Console.User(r)}
+// viewer is who asks, and nil where that is not the console.
+func (h *Handler) viewer(r *http.Request) *viewer {
+	if h.options.Console == nil {
+		return nil
 	}
-	return answer
-}
-
-// A topic is what can be followed: what its events tell, and how long there is nothing new at least.
-type topic struct {
-	pause time.Duration
-	look  func() any
-
-	// compared is look, without what changes all the time.
-	compared func(any) any
+	return &viewer{ReadOnly: h.options.ReadOnly, User: h.options.Console.User(r)}
 }
 
 const (
@@ -67,9 +60,9 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	topic, err := h.topic(query.Get("topic"), r)
-	if err != nil {
-		return err
+	topic, ok := h.topics[query.Get("topic")]
+	if !ok {
+		return invalid("topic is %q, neither overview nor streams", query.Get("topic"))
 	}
 	select {
 	case h.followers <- struct{}{}:
@@ -81,46 +74,91 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-Accel-Buffering", "no") // for proxies that would keep events back
 	if r.Method != http.MethodHead {
-		h.follow(w, r.Context(), topic)
+		h.follow(w, r, topic)
 	}
 	return nil
 }
 
-func (h *Handler) topic(name string, r *http.Request) (topic, error) {
-	switch name {
-	case "overview":
-		return topic{
-			pause: 2 * time.Second,
-			look:  func() any { return h.overviewFor(r) },
-			compared: func(seen any) any {
-				answer := seen.(overviewAnswer)
-				answer.Now = time.Time{}
-				return answer
-			},
-		}, nil
-	case "streams":
-		return topic{
-			pause:    time.Second,
-			look:     func() any { return h.gateway.Streams(operate.StreamFilter{}) },
-			compared: func(seen any) any { return seen },
-		}, nil
+// A topic is what can be followed. One of its followers looks for all of them, so where there are
+// none, nobody does.
+type topic struct {
+	pause time.Duration // of each follower, between two looks
+	look  func(context.Context) any
+
+	// compared is what look returned, without what changes all the time; nil where nothing does.
+	compared func(any) any
+
+	// viewed says that each follower is told besides who he is.
+	viewed bool
+
+	mu     sync.Mutex
+	looked time.Time // when that was last done
+	seen   news
+}
+
+// news is what a topic tells.
+type news struct {
+	number   int    // rises when something has changed
+	data     []byte // JSON
+	compared []byte
+}
+
+// latest returns what there is to tell. Followers ask at different times, so what one of them saw
+// less than half a pause ago is good enough for another.
+func (t *topic) latest(ctx context.Context) news {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Since(t.looked) < t.pause/2 {
+		return t.seen
 	}
-	return topic{}, invalid("topic is %q, neither overview nor streams", name)
+	value := t.look(context.WithoutCancel(ctx)) // others wait for it, and this one may leave
+	t.looked = time.Now()
+	t.seen.data, _ = json.Marshal(value) // plain data
+	compared := t.seen.data
+	if t.compared != nil {
+		compared, _ = json.Marshal(t.compared(value))
+	}
+	if !bytes.Equal(compared, t.seen.compared) {
+		t.seen.number++
+		t.seen.compared = compared
+	}
+	return t.seen
+}
+
+func newTopics(gateway *operate.Gateway) map[string]*topic {
+	return map[string]*topic{
+		"overview": {
+			pause: 2 * time.Second,
+			look:  func(ctx context.Context) any { return gateway.Overview(ctx) },
+			compared: func(seen any) any {
+				overview := seen.(operate.Overview)
+				overview.Now = time.Time{}
+				return overview
+			},
+			viewed: true,
+		},
+		"streams": {
+			pause: time.Second,
+			look:  func(context.Context) any { return gateway.Streams(operate.StreamFilter{}) },
+		},
+	}
 }
 
 // follow sends events until it cannot any more.
-func (h *Handler) follow(w http.ResponseWriter, ctx context.Context, topic topic) {
+func (h *Handler) follow(w http.ResponseWriter, r *http.Request, topic *topic) {
 	ticker := time.NewTicker(topic.pause)
 	defer ticker.Stop()
-	var last []byte
+	last := 0
 	silent := time.Now()
 	for {
-		seen := topic.look()
-		compared, _ := json.Marshal(topic.compared(seen)) // plain data
+		seen := topic.latest(r.Context())
 		switch {
-		case !bytes.Equal(compared, last):
-			last, silent = compared, time.Now()
-			data, _ := json.Marshal(seen)
+		case seen.number != last:
+			last, silent = seen.number, time.Now()
+			data := seen.data
+			if topic.viewed {
+				data = h.viewer(r).join(data)
+			}
 			if send(w, "data: ", string(data), "\n\n") != nil {
 				return
 			}
@@ -132,12 +170,18 @@ func (h *Handler) follow(w http.ResponseWriter, ctx context.Context, topic topic
 		}
 		select {
 		case <-ticker.C:
-		case <-ctx.Done():
+		case <-r.Context().Done():
 			return
 		case <-h.options.Console.Ended:
 			return
 		}
 	}
+}
+
+// join adds the viewer to an object in JSON, as overviewAnswer does.
+func (v *viewer) join(object []byte) []byte {
+	who, _ := json.Marshal(v)
+	return slices.Concat(object[:len(object)-1], []byte{','}, who[1:])
 }
 
 // send writes something whole, within a time.
