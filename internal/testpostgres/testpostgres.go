@@ -48,6 +48,7 @@ type Server struct {
 	port      int
 	as        *syscall.Credential
 	process   *exec.Cmd
+	ended     chan struct{} // closed when the process is gone
 }
 
 var shared struct {
@@ -151,17 +152,8 @@ func Start(settings ...string) (*Server, error) {
 }
 
 func (s *Server) initialise(settings []string) error {
-	if os.Geteuid() == 0 { // the server refuses to run as root
-		nobody, err := user.Lookup("nobody")
-		if err != nil {
-			return err
-		}
-		uid, _ := strconv.ParseUint(nobody.Uid, 10, 32)
-		gid, _ := strconv.ParseUint(nobody.Gid, 10, 32)
-		s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		if err := os.Chown(s.data, int(uid), int(gid)); err != nil {
-			return err
-		}
+	if err := s.becomeSomebody(); err != nil {
+		return err
 	}
 	initdb := s.command(
 		"initdb",
@@ -179,12 +171,10 @@ func (s *Server) initialise(settings []string) error {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if s.port, err = freePort(); err != nil {
 		return err
 	}
-	s.port = listener.Addr().(*net.TCPAddr).Port
-	_ = listener.Close()
 	config := fmt.Sprintf(
 		"listen_addresses = '127.0.0.1'\nport = %d\n"+
 			"unix_socket_directories = ''\nlog_min_messages = warning\n",
@@ -193,6 +183,22 @@ func (s *Server) initialise(settings []string) error {
 	for _, setting := range settings {
 		config += strings.Replace(setting, "=", " = ", 1) + "\n"
 	}
+	if err := s.configure(config); err != nil {
+		return err
+	}
+	return s.Start()
+}
+
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+// configure adds to the configuration, of which the last value of a setting holds.
+func (s *Server) configure(config string) error {
 	file, err := os.OpenFile(
 		filepath.Join(s.data, "postgresql.conf"),
 		os.O_APPEND|os.O_WRONLY,
@@ -202,10 +208,22 @@ func (s *Server) initialise(settings []string) error {
 		return err
 	}
 	_, err = file.WriteString(config)
-	if err := errors.Join(err, file.Close()); err != nil {
+	return errors.Join(err, file.Close())
+}
+
+// becomeSomebody has the server run as nobody where the test is root, as which it refuses to run.
+func (s *Server) becomeSomebody() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
 		return err
 	}
-	return s.Start()
+	uid, _ := strconv.ParseUint(nobody.Uid, 10, 32)
+	gid, _ := strconv.ParseUint(nobody.Gid, 10, 32)
+	s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	return os.Chown(s.data, int(uid), int(gid))
 }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
@@ -227,36 +245,69 @@ func (s *Server) DSN() string {
 // Address returns host and port.
 func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
-// Start starts the server, and returns when it takes connections.
+// Start starts the server, and returns when it takes connections. Where one before was killed, it
+// waits until all processes of that one are gone.
 func (s *Server) Start() error {
-	log, err := os.OpenFile(
-		filepath.Join(s.data, "log"),
-		os.O_CREATE|os.O_APPEND|os.O_WRONLY,
-		0o600,
-	)
+	for until := time.Now().Add(startTime); ; {
+		err := s.startOnce(until)
+		if err == nil || !s.hasEnded() || time.Now().After(until) {
+			return err
+		}
+		if said, _ := os.ReadFile(s.log()); !strings.Contains(string(said), stillInUse) {
+			return err
+		}
+		<-time.After(startPause)
+	}
+}
+
+const (
+	startTime  = 2 * time.Minute
+	startPause = 20 * time.Millisecond
+
+	// stillInUse is what a server says that finds processes of the one before.
+	stillInUse = "is still in use"
+)
+
+// log is beside the data, since all that is among them is copied to a standby.
+func (s *Server) log() string { return s.data + ".log" }
+
+func (s *Server) startOnce(until time.Time) error {
+	log, err := os.OpenFile(s.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	s.process = s.command("postgres", "-D", s.data)
-	s.process.Stdout, s.process.Stderr = log, log
-	if err := s.process.Start(); err != nil {
+	process, ended := s.command("postgres", "-D", s.data), make(chan struct{})
+	process.Stdout, process.Stderr = log, log
+	if err := process.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	for ctx.Err() == nil {
+	go func() {
+		defer close(ended)
+		_ = process.Wait()
+	}()
+	s.process, s.ended = process, ended
+	for !s.hasEnded() && time.Now().Before(until) {
 		check := s.command("pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port))
 		if check.Run() == nil {
 			return nil
 		}
 		select {
-		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		case <-ended:
+		case <-time.After(startPause):
 		}
 	}
-	text, _ := os.ReadFile(filepath.Join(s.data, "log"))
+	text, _ := os.ReadFile(s.log())
 	return fmt.Errorf("the server does not start: %s", text)
+}
+
+func (s *Server) hasEnded() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // Signal sends the server a signal: SIGTERM lets clients finish, SIGINT does not, SIGKILL is a
@@ -265,29 +316,24 @@ func (s *Server) Signal(signal syscall.Signal) error { return s.process.Process.
 
 // Abort ends the server at once, as an immediate shutdown does: it recovers when it is started
 // again.
-func (s *Server) Abort() {
-	_ = s.Signal(syscall.SIGQUIT)
-	_ = s.process.Wait()
-}
+func (s *Server) Abort() { s.end(syscall.SIGQUIT) }
 
-// Kill ends the server as a crash would.
-func (s *Server) Kill() {
-	_ = s.Signal(syscall.SIGKILL)
-	_ = s.process.Wait()
-	// Its children notice, and the next server waits for them.
-	_ = os.Remove(filepath.Join(s.data, "postmaster.pid"))
-}
+// Kill ends the server as a crash would. Its children notice a moment later.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
 // Stop ends the server in an orderly way.
-func (s *Server) Stop() {
-	_ = s.Signal(syscall.SIGINT)
-	_ = s.process.Wait()
+func (s *Server) Stop() { s.end(syscall.SIGINT) }
+
+func (s *Server) end(signal syscall.Signal) {
+	_ = s.Signal(signal)
+	<-s.ended
 }
 
 // Remove stops the server and removes everything of it.
 func (s *Server) Remove() {
-	if s.process != nil && s.process.ProcessState == nil {
+	if s.process != nil && !s.hasEnded() {
 		s.Stop()
 	}
 	_ = os.RemoveAll(s.data)
+	_ = os.Remove(s.log())
 }
