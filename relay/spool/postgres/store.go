@@ -163,6 +163,7 @@ func (s *Store) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
 		probeTime,
 		positive(config.ConnConfig.ConnectTimeout, probeTime),
 	)
+	config.ConnConfig.OnNotice = noticeUnconfirmed
 	// Statements have no name in the database, so a pooler may change the session under them;
 	// unless it is known that there is none.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe

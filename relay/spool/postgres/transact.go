@@ -106,6 +106,7 @@ func (s *Store) attemptTransaction(
 		return err
 	}
 	defer conn.Release()
+	isUnconfirmed(conn.Conn().PgConn()) // what it was used for before has no part in this
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN`)
 	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
@@ -118,10 +119,34 @@ func (s *Store) attemptTransaction(
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
+	if isUnconfirmed(conn.Conn().PgConn()) && err == nil {
+		err = errUnconfirmed
+	}
 	if err != nil && conn.Conn().PgConn().TxStatus() == 'E' {
 		_, _ = conn.Exec(ctx, `ROLLBACK`) // a connection that is not idle is not used again
 	}
 	return err
+}
+
+// errUnconfirmed: somebody cancelled a commit that waited for the standby. The primary says that it
+// is done then, but it may be lost with the primary, so it is one of unknown outcome.
+var errUnconfirmed = errors.New("the commit was not confirmed by the synchronous standby")
+
+const unconfirmed = "unconfirmed"
+
+// noticeUnconfirmed takes note of the warning of such a commit, which comes before its end. Its code
+// is that of all warnings, and its text in some language, so it is known by where it is made.
+func noticeUnconfirmed(conn *pgconn.PgConn, notice *pgconn.Notice) {
+	if notice.Routine == "SyncRepWaitForLSN" {
+		conn.CustomData()[unconfirmed] = true
+	}
+}
+
+// isUnconfirmed reports whether there was such a warning since the last call.
+func isUnconfirmed(conn *pgconn.PgConn) bool {
+	_, ok := conn.CustomData()[unconfirmed]
+	delete(conn.CustomData(), unconfirmed)
+	return ok
 }
 
 func readResults(results pgx.BatchResults, steps []step) error {
