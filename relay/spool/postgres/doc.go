@@ -57,7 +57,8 @@
 // While the database is away everything fails at once, and one goroutine looks for it. What was
 // settled stays in memory, and is recorded when it is back, unless the lease has gone to another by
 // then. A commit of which nobody knows whether it took place is a refusal; the sender's repetition
-// finds the fingerprint, if it did.
+// finds the fingerprint, if it did. So is one that did not reach a synchronous standby because
+// somebody cancelled it.
 //
 // # Poolers
 //

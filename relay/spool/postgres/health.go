@@ -168,6 +168,9 @@ func (s *Store) reach(ctx context.Context) bool {
 	return err == nil
 }
 
+var errReadOnly = errors.New("the database is read-only, as a standby is; where there is one, name " +
+	"all hosts and target_session_attrs=read-write")
+
 // prepare looks at what is there and makes what is missing.
 func (s *Store) prepare(ctx context.Context) error {
 	pooled, err := s.pool.Acquire(ctx)
@@ -175,10 +178,14 @@ func (s *Store) prepare(ctx context.Context) error {
 		return err
 	}
 	defer pooled.Release()
-	conn := pooled.Conn()
-	if err := s.migrate(ctx, conn); err != nil {
+	if err := s.prepareWith(ctx, pooled.Conn()); err != nil {
+		_ = pooled.Conn().Close(ctx) // the name may mean another server the next time
 		return err
 	}
+	return nil
+}
+
+func (s *Store) prepareWith(ctx context.Context, conn *pgx.Conn) error {
 	var readOnly, fsync, commit string
 	const look = `SELECT current_setting('transaction_read_only'), current_setting('fsync', true),
 		current_setting('synchronous_commit', true)`
@@ -186,7 +193,10 @@ func (s *Store) prepare(ctx context.Context) error {
 		return err
 	}
 	if readOnly == "on" {
-		return errors.New("the database is read-only")
+		return errReadOnly
+	}
+	if err := s.migrate(ctx, conn); err != nil {
+		return err
 	}
 	if fsync == "off" || commit == "off" {
 		s.warnOnce.Do(func() {

@@ -85,14 +85,19 @@ func (m *Module) Provision(caddy.Context) error {
 
 // identity names a schema of a database, without who uses it.
 func identity(config *pgconn.Config, schema string) string {
-	addresses := []string{address(config.Host, config.Port)}
+	return "postgres://" + strings.Join(addresses(config), ",") + "/" +
+		url.PathEscape(cmp.Or(config.Database, config.User)) + "?schema=" + schema
+}
+
+// addresses are the hosts, each once: there may be two ways to connect to one.
+func addresses(config *pgconn.Config) []string {
+	list := []string{address(config.Host, config.Port)}
 	for _, fallback := range config.Fallbacks {
-		if a := address(fallback.Host, fallback.Port); !slices.Contains(addresses, a) {
-			addresses = append(addresses, a)
+		if a := address(fallback.Host, fallback.Port); !slices.Contains(list, a) {
+			list = append(list, a)
 		}
 	}
-	return "postgres://" + strings.Join(addresses, ",") + "/" +
-		url.PathEscape(cmp.Or(config.Database, config.User)) + "?schema=" + schema
+	return list
 }
 
 func address(host string, port uint16) string {

@@ -159,9 +159,11 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 func (s *Store) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
 	config.MaxConns = int32(s.options.Connections)
 	config.MinConns, config.MinIdleConns = 0, 0
+	// A host that is gone without an answer leaves time for the others.
+	each := probeTime / time.Duration(len(addresses(&config.ConnConfig.Config)))
 	config.ConnConfig.ConnectTimeout = min(
-		probeTime,
-		positive(config.ConnConfig.ConnectTimeout, probeTime),
+		each,
+		positive(config.ConnConfig.ConnectTimeout, each),
 	)
 	config.ConnConfig.OnNotice = noticeUnconfirmed
 	// Statements have no name in the database, so a pooler may change the session under them;
@@ -187,11 +189,12 @@ func (s *Store) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
 func logIn(connection, as *pgx.ConnConfig) {
 	connection.Host, connection.Port, connection.Fallbacks = as.Host, as.Port, as.Fallbacks
 	connection.User, connection.Password, connection.TLSConfig = as.User, as.Password, as.TLSConfig
+	connection.ValidateConnect = as.ValidateConnect
 }
 
-// Reconfigure implements [spool.Reconfigurable]: what is new of the user, the password and TLS is
-// used for connections from now on. How many connections there are and how long leases last
-// stays as it is for as long as the store is open.
+// Reconfigure implements [spool.Reconfigurable]: what is new of the user, the password, TLS and
+// which of the hosts is wanted is used for connections from now on. How many connections there are
+// and how long leases last stays as it is for as long as the store is open.
 func (s *Store) Reconfigure(module spool.StoreModule) error {
 	m, ok := module.(*Module)
 	if !ok {
