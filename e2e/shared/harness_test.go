@@ -152,9 +152,15 @@ func newGateway(t testing.TB, name, dsn string, s *service) *gateway {
 		dsn:   dsn,
 		to:    strings.TrimPrefix(s.server.URL, "http://"),
 	}
-	g.Process = caddytest.StartProcess(t, []byte(g.config("")), nil)
-	caddytest.Await(t, g.addr, &g.Errors)
+	g.start()
 	return g
+}
+
+// start starts its process, and the next one after that has ended.
+func (g *gateway) start() {
+	g.t.Helper()
+	g.Process = caddytest.StartProcess(g.t, []byte(g.config("")), nil)
+	caddytest.Await(g.t, g.addr, &g.Errors)
 }
 
 // config is a Caddyfile with more in the block of spool.
