@@ -200,6 +200,8 @@ func TestPromtoolTakesTheDashboardsExpressions(t *testing.T) {
 type composed struct {
 	Services map[string]struct {
 		Image       string
+		Hostname    string
+		Entrypoint  []string
 		Build       struct{ Context, Dockerfile string }
 		Environment map[string]string
 		Volumes     []string
@@ -210,7 +212,8 @@ type composed struct {
 
 var (
 	calledUpstream = regexp.MustCompile(`(?m)\b([a-z]+\d*):(?:8081|9000)\b`)
-	calledDatabase = regexp.MustCompile(`host=(\w+) user=(\w+) password=\{env\.(\w+)\} dbname=(\w+)`)
+	calledDatabase = regexp.MustCompile(`host=([\w,]+) target_session_attrs=read-write user=(\w+) ` +
+		`password=\{env\.(\w+)\} dbname=(\w+)`)
 )
 
 // What the gateways of the example call is there, and so is what it mounts and builds.
@@ -226,10 +229,20 @@ func TestTheExampleOfASharedInboxFitsTogether(t *testing.T) {
 	}
 	call := calledDatabase.FindStringSubmatch(config)
 	require.NotNil(t, call)
-	require.Contains(t, compose.Services, call[1])
-	database := compose.Services[call[1]].Environment
-	require.Equal(t, []string{call[2], call[4]}, []string{database["POSTGRES_USER"], database["POSTGRES_DB"]})
-	require.Equal(t, "${"+call[3]+":?}", database["POSTGRES_PASSWORD"])
+	hosts := strings.Split(call[1], ",")
+	require.Len(t, hosts, 2)
+	for _, host := range hosts {
+		require.Contains(t, compose.Services, host)
+		database := compose.Services[host]
+		require.Equal(t, host, database.Hostname, "by its name it knows whether it is the primary")
+		require.Equal(t, "${PRIMARY:-"+hosts[0]+"}", database.Environment["PRIMARY"])
+		require.Equal(t, call[2], database.Environment["POSTGRES_USER"])
+		require.Equal(t, call[4], database.Environment["POSTGRES_DB"])
+		require.Equal(t, "${"+call[3]+":?}", database.Environment["POSTGRES_PASSWORD"])
+		started := database.Entrypoint[len(database.Entrypoint)-1]
+		require.Contains(t, database.Volumes, "."+started+":"+started+":ro")
+		require.Contains(t, database.Volumes, host+":/var/lib/postgresql/data", "it has its own")
+	}
 
 	for name, service := range compose.Services {
 		for _, needed := range service.DependsOn {
@@ -251,3 +264,31 @@ func TestTheExampleOfASharedInboxFitsTogether(t *testing.T) {
 		}
 	}
 }
+
+// What the scripts take from the environment the databases have, and a shell can read them.
+func TestTheScriptsOfTheExampleAreSound(t *testing.T) {
+	const folder = "deploy/shared/"
+	var compose composed
+	require.NoError(t, yaml.Unmarshal([]byte(readFile(t, folder+"compose.yml")), &compose))
+	given := compose.Services["database1"].Environment
+	scripts, err := filepath.Glob(folder + "*.sh")
+	require.NoError(t, err)
+	require.Len(t, scripts, 2)
+	for _, script := range scripts {
+		text := readFile(t, script)
+		for _, use := range fromShell.FindAllStringSubmatch(text, -1) {
+			if variable := use[1] + use[2]; variable != "PGDATA" { // which the image gives
+				require.Contains(t, given, variable, script)
+			}
+		}
+		require.NotContains(t, text, "$PGPASSWORD", "it would be in the list of processes")
+		shell, err := exec.LookPath("sh")
+		if err != nil {
+			t.Skip("no sh")
+		}
+		output, err := exec.CommandContext(t.Context(), shell, "-n", script).CombinedOutput()
+		require.NoError(t, err, string(output))
+	}
+}
+
+var fromShell = regexp.MustCompile(`\$([A-Z_]+)|\\getenv \w+ ([A-Z_]+)`)
