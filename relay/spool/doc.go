@@ -31,6 +31,8 @@
 // caddyfile.Unmarshaler, and everything else (sharing the store between directives and
 // over reloads, metrics, the admin API, the commands) finds it by its [StoreModule] alone.
 //
+// A store that also implements [Portable] can be copied from and to (copy.go).
+//
 // # Terms
 //
 //	inbox        what accepts callbacks and delivers them later; `spool` in the grammar and metrics

@@ -192,6 +192,13 @@ type WithSchema interface {
 	SchemaSQL(schema string) (string, error)
 }
 
+// WithExists is what a [StoreModule] has beside, if it can tell whether there is something to open:
+// Open makes what is missing.
+type WithExists interface {
+	// Exists looks, and changes nothing. An error says that nobody can tell at present.
+	Exists(ctx context.Context) (bool, error)
+}
+
 // StoreEvents are what a store tells by itself, for metrics, events and logs, and what it asks.
 // Each may be nil. They are called from any goroutine and must not block.
 type StoreEvents struct {

@@ -58,6 +58,7 @@ type acceptance struct {
 	// the bucket where it was.
 	restored bool
 	bucket   index.Bucket
+	imported bool // and may have been before
 }
 
 // stage finds the duplicates in a group and writes the bodies of the others to the active
@@ -129,12 +130,9 @@ func (w *writer) stage(group []*operation, now time.Time) []*operation {
 func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool) {
 	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
 		_ = w.store.index.View(func(t *index.Tx) error {
-			value := t.Get(index.Prints, w.prints.key(sequence))
-			if len(value) == len(a.fingerprint)+len(spool.ID{}) &&
-				spool.Fingerprint(value[:len(a.fingerprint)]) == a.fingerprint {
-				if last := spool.ID(value[len(a.fingerprint):]); last.Compare(id) > 0 {
-					id = last
-				}
+			p, ok := index.ParsePrint(t.Get(index.Prints, w.prints.key(sequence)))
+			if ok && p.Same(a.fingerprint) && p.ID.Compare(id) > 0 {
+				id = p.ID
 			}
 			return nil
 		})
@@ -181,7 +179,7 @@ func (a *acceptance) insert(c *change) error {
 	}
 	info.Counts.Pending++
 	info.Counts.PendingBytes += where.Size
-	c.lastID = id
+	c.noteID(id)
 	c.accepted++
 	c.acceptedBytes += where.Size
 

@@ -106,6 +106,7 @@ type change struct {
 	accepted        int
 	acceptedBytes   int64
 	gone            []spool.ID // messages that are forgotten
+	imported        bool       // there are messages among others that were read already
 	after           []func()   // what to do when it is on disk, with Disk.mu held
 }
 
@@ -159,6 +160,13 @@ func (c *change) release(where bodies.Location) error {
 	return nil
 }
 
+// noteID takes note of an id that is in use: those that are given out later are higher.
+func (c *change) noteID(id spool.ID) {
+	if id.Compare(c.lastID) > 0 {
+		c.lastID = id
+	}
+}
+
 // finish writes the totals that the transaction has changed.
 func (c *change) finish(now time.Time) error {
 	if c.accepted > 0 {
@@ -171,6 +179,9 @@ func (c *change) finish(now time.Time) error {
 		sequence := binary.BigEndian.AppendUint64(nil, c.printSequence)
 		if err := c.Put(index.State, index.PrintSequence, sequence); err != nil {
 			return err
+		}
+		if last := c.Get(index.State, index.LastID); len(last) == len(spool.ID{}) {
+			c.noteID(spool.ID(last)) // of what comes from another store, ids may be lower
 		}
 		if err := c.Put(index.State, index.LastID, c.lastID[:]); err != nil {
 			return err
@@ -237,5 +248,8 @@ func (c *change) publishCounts(used int64) {
 	}
 	for _, f := range c.after {
 		f()
+	}
+	if c.imported {
+		d.requeue()
 	}
 }

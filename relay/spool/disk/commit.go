@@ -63,6 +63,8 @@ func (w *writer) commit(group []*operation) (taken bool) {
 			apply := op.apply
 			switch a := op.accept; {
 			case a == nil:
+			case a.imported:
+				apply = a.importOnce
 			case a.restored:
 				apply = a.restore
 			default:
@@ -81,7 +83,9 @@ func (w *writer) commit(group []*operation) (taken bool) {
 	w.store.synced(start)
 	c.publish()
 	for _, op := range group {
-		if a := op.accept; a != nil {
+		if a := op.accept; a != nil && a.receipt.Duplicate { // it was imported before
+			a.body.Discard()
+		} else if a != nil {
 			a.body.Keep()
 			for _, again := range a.copies {
 				again.accept.receipt = spool.Receipt{ID: a.receipt.ID, Duplicate: true, Size: a.where.Size}

@@ -38,6 +38,7 @@
 //	lease.go         what is handed out           fingerprints.go, prints.go  duplicates
 //	settle.go        how a delivery ends          park.go        what waits behind a failure
 //	change.go        a transaction                restore.go     messages of another inbox
+//	copy.go          copying from here and to here
 //
 // Below are queue (the order), bodies (files, segments, the seam to the file system) and index (all
 // that knows bbolt).
@@ -89,6 +90,10 @@
 // not fit is parked. Of every key, the parked ones come before the fresh ones:
 // that one rule is what the order stands on, also over a restart, when the
 // queue begins at the front again.
+//
+// Messages from another store (copy.go) are parked, with all fresh ones of their route, as the parked
+// of a key are in the order of their ids whenever they came. The ids of what was imported are kept
+// for 30 days in a bucket of their own.
 //
 // # Duplicates
 //

@@ -2,7 +2,10 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
 // Module keeps callbacks in a directory, for one process. It is the store where none is named.
@@ -56,6 +60,15 @@ func (m *Module) Open(
 	return Open(m.path, Options{MaxSize: limits.MaxBytes, Events: events})
 }
 
+// Exists implements [spool.WithExists].
+func (m *Module) Exists(context.Context) (bool, error) {
+	_, err := os.Stat(filepath.Join(m.path, index.FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // UnmarshalCaddyfile implements [caddyfile.Unmarshaler]:
 //
 //	store disk [<dir>]
@@ -78,6 +91,7 @@ func (m *Module) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Interface guards
 var (
 	_ spool.StoreModule     = (*Module)(nil)
+	_ spool.WithExists      = (*Module)(nil)
 	_ caddy.Provisioner     = (*Module)(nil)
 	_ caddyfile.Unmarshaler = (*Module)(nil)
 )

@@ -156,6 +156,10 @@ func (d *Store) load(found *index.Tally) error {
 			d.putAside = true
 			return false
 		})
+		t.Scan(index.Imported, nil, nil, func(_, _ []byte) bool {
+			d.hasImported = true
+			return false
+		})
 		return nil
 	})
 	if err != nil {

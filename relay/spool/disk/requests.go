@@ -12,7 +12,7 @@ import (
 )
 
 // requests has 12 bytes for each message with a request id: the upper half of its id, which is
-// never that of another one, and a hash of the request id. To look through a million takes about a
+// that of another one only where one of them is from another store, and a hash of the request id. To look through a million takes about a
 // millisecond, and nothing is written for it: it is read from the index when that is opened.
 type requests struct {
 	mu     sync.RWMutex
@@ -42,24 +42,21 @@ func (r *requests) add(id spool.ID, request string) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at, known := len(r.ids), false
-	if at > 0 && r.ids[at-1] >= upper(id) { // of another inbox
-		at, known = slices.BinarySearch(r.ids, upper(id))
+	at := len(r.ids)
+	if at > 0 && r.ids[at-1] >= upper(id) { // of another store
+		at, _ = slices.BinarySearch(r.ids, upper(id))
 	}
 	hash := index.HashRequest(request)
-	if known {
-		r.hashes[at] = hash
-		return
-	}
 	r.ids, r.hashes = slices.Insert(r.ids, at, upper(id)), slices.Insert(r.hashes, at, hash)
 }
 
-// remove forgets a message, if it is known.
+// remove forgets a message, if it is known. Of several with the same upper half nobody can tell which
+// one it is: what is too much here is not found in the index.
 func (r *requests) remove(id spool.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	at, known := slices.BinarySearch(r.ids, upper(id))
-	if !known || r.hashes[at] == 0 {
+	if !known || r.hashes[at] == 0 || at+1 < len(r.ids) && r.ids[at+1] == upper(id) {
 		return
 	}
 	r.hashes[at] = 0
@@ -87,7 +84,7 @@ func (r *requests) find(request string, falling bool) []uint64 {
 	defer r.mu.RUnlock()
 	var found []uint64
 	for i, h := range r.hashes {
-		if h == hash {
+		if h == hash && (len(found) == 0 || found[len(found)-1] != r.ids[i]) {
 			found = append(found, r.ids[i])
 		}
 	}

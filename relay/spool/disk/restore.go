@@ -3,10 +3,7 @@
 package disk
 
 import (
-	"context"
-	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
@@ -97,40 +94,10 @@ func (a *acceptance) restore(c *change) error {
 	if err != nil {
 		return err
 	}
-	if id.Compare(c.lastID) > 0 {
-		c.lastID = id
-	}
+	c.noteID(id)
+	c.d.writer.ids.Resume(id)
 	c.accepted++
 	request := a.msg.RequestID
 	c.after = append(c.after, func() { c.d.requests.add(id, request) })
 	return c.retain(where, id)
-}
-
-// RestorePrints puts fingerprints into a store that has none, as far as they are wanted.
-func (d *Store) RestorePrints(
-	ctx context.Context,
-	wanted func(index.Print) bool,
-	prints []index.Print,
-) error {
-	for chunk := range slices.Chunk(prints, 4*maxGroup) {
-		err := d.perform(ctx, func(c *change) error {
-			for _, p := range chunk {
-				if !wanted(p) {
-					continue
-				}
-				if err := c.addPrint(p.Fingerprint, p.ID); err != nil {
-					return err
-				}
-			}
-			return c.Put(
-				index.State,
-				index.PrintSequence,
-				binary.BigEndian.AppendUint64(nil, c.printSequence),
-			)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -67,13 +67,18 @@ func (s *selection) places(in []index.Bucket, suits func(place) bool) []place {
 			})
 		}
 	}
-	slices.SortFunc(found, func(a, b place) int {
+	s.sort(found)
+	return found[:min(len(found), s.Limit)]
+}
+
+// sort puts places in the order in which they are to be listed.
+func (s *selection) sort(places []place) {
+	slices.SortFunc(places, func(a, b place) int {
 		if s.Newest {
 			a, b = b, a
 		}
 		return a.id.Compare(b.id)
 	})
-	return found[:min(len(found), s.Limit)]
 }
 
 // each calls fn for the messages of a route in a bucket that are selected, until fn returns false.
@@ -158,22 +163,22 @@ func (s *selection) matches(p place) bool {
 // ofRequest is places for a request id.
 func (s *selection) ofRequest(in []index.Bucket, suits func(place) bool) (found []place) {
 	for _, half := range s.d.requests.find(s.RequestID, s.Newest) {
-		if len(found) == s.Limit {
-			break
-		}
-		p, ok := s.at(half, in)
-		if !ok || !s.matches(p) || suits != nil && !suits(p) {
-			continue
-		}
-		if order := p.id.Compare(s.After); s.After.IsZero() || order != 0 && (order > 0) != s.Newest {
-			found = append(found, p)
+		for _, p := range s.at(half, in) {
+			order := p.id.Compare(s.After)
+			switch {
+			case len(found) == s.Limit:
+				return found
+			case !s.matches(p), suits != nil && !suits(p):
+			case s.After.IsZero(), order != 0 && (order > 0) != s.Newest:
+				found = append(found, p)
+			}
 		}
 	}
 	return found
 }
 
-// at finds a message by the upper half of its id.
-func (s *selection) at(half uint64, in []index.Bucket) (p place, ok bool) {
+// at finds messages by the upper half of their ids.
+func (s *selection) at(half uint64, in []index.Bucket) (found []place) {
 	for _, info := range s.d.routeInfos() {
 		if s.Route != "" && s.Route != info.Name {
 			continue
@@ -181,15 +186,16 @@ func (s *selection) at(half uint64, in []index.Bucket) (p place, ok bool) {
 		prefix := binary.BigEndian.AppendUint64(index.RouteKey(info.Number), half)
 		for _, bucket := range in {
 			s.t.Scan(bucket, prefix, nil, func(key, record []byte) bool {
-				p, ok = place{bucket: bucket, info: info, id: index.KeyID(key), record: record}, true
-				return false
+				found = append(found,
+					place{bucket: bucket, info: info, id: index.KeyID(key), record: record})
+				return true
 			})
-			if ok {
-				return p, true
-			}
 		}
 	}
-	return place{}, false
+	if len(found) > 1 {
+		s.sort(found)
+	}
+	return found
 }
 
 // List implements [spool.Store].

@@ -82,6 +82,8 @@ type Store struct {
 	lost     map[string]spool.OpenStream // live when the process before this one ended
 	putAside bool                        // there are records that an earlier version put aside
 
+	hasImported bool // when it was opened, it had messages from another store
+
 	requests requests
 
 	ops *operations
@@ -139,6 +141,9 @@ func Open(path string, options Options) (*Store, error) {
 	}
 	if d.putAside {
 		d.adoptDamaged()
+	}
+	if d.hasImported {
+		d.forgetImported()
 	}
 	go d.writer.run()
 	return d, nil

@@ -449,12 +449,12 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 	err := a.s.query(
 		ctx,
 		quick,
-		`SELECT fingerprint, id, size FROM @schema@.fingerprints
+		`SELECT fingerprint, id FROM @schema@.fingerprints
 			WHERE fingerprint = ANY($1::uuid[])`,
 		func(rows pgx.Rows) error {
 			var print, id [16]byte
 			receipt := spool.Receipt{Duplicate: true}
-			err := rows.Scan(&print, &id, &receipt.Size)
+			err := rows.Scan(&print, &id)
 			receipt.ID = id
 			originals[print] = receipt
 			return err
@@ -476,6 +476,7 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 				},
 			)
 		default:
+			receipt.Size = e.body.size // which is the same
 			e.finish(receipt, nil)
 		}
 	}

@@ -19,7 +19,13 @@ import (
 // A meta value is a version byte, then texts with their length before each: method, URI, request
 // id, user, and the header as the number of names, and for each the name, the number of values, and
 // the values.
-const metaVersion = 1
+//
+// That of an imported message has another version byte, and eight bytes for the time of receipt
+// before the rest: another store may have taken it at another moment than the id.
+const (
+	metaVersion         = 1
+	metaVersionImported = 2
+)
 
 var errMeta = errors.New("unreadable record")
 
@@ -47,8 +53,17 @@ func appendText(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
+func encodeImportedMeta(m *spool.Message) []byte {
+	b := binary.BigEndian.AppendUint64(
+		[]byte{metaVersionImported}, uint64(m.ReceivedAt.UnixNano()))
+	return append(b, encodeMeta(m)[1:]...)
+}
+
 func decodeMeta(b []byte, m *spool.Message) error {
-	if len(b) == 0 || b[0] != metaVersion {
+	if len(b) > 8 && b[0] == metaVersionImported {
+		m.ReceivedAt = time.Unix(0, int64(binary.BigEndian.Uint64(b[1:])))
+		b = b[8:]
+	} else if len(b) == 0 || b[0] != metaVersion {
 		return errMeta
 	}
 	r := metaReader{rest: b[1:]}

@@ -23,7 +23,7 @@
 //	                  hints: tells other gateways, is told by them, and polls (hints.go)
 //	                  upkeep: is seen, and removes what nobody needs (upkeep.go)
 //	                  probe: looks for the database while it is away (health.go)
-//	everything else ──► the caller's own goroutine (operate.go, body.go)
+//	everything else ──► the caller's own goroutine (operate.go, body.go, copy.go)
 //
 // # Order
 //

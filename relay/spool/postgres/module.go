@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -120,6 +121,22 @@ func (m *Module) Open(
 	return store, nil
 }
 
+// Exists implements [spool.WithExists]: it says whether the schema has the tables.
+func (m *Module) Exists(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, m.dsn)
+	if err != nil {
+		return false, fmt.Errorf("store %s: %w", m.identity, err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	version, err := (&Store{options: m.options}).version(ctx, conn)
+	if err != nil {
+		return false, fmt.Errorf("store %s: %w", m.identity, err)
+	}
+	return version > 0, nil
+}
+
 // grants is what the role of a gateway needs that makes no tables itself.
 const grants = `
 -- What the role of the gateways needs, here called gateway:
@@ -201,6 +218,7 @@ func (m *Module) set(d *caddyfile.Dispenser, name, value string) error {
 var (
 	_ spool.StoreModule     = (*Module)(nil)
 	_ spool.WithSchema      = (*Module)(nil)
+	_ spool.WithExists      = (*Module)(nil)
 	_ caddy.Provisioner     = (*Module)(nil)
 	_ caddyfile.Unmarshaler = (*Module)(nil)
 )

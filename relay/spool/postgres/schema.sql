@@ -75,7 +75,8 @@ CREATE INDEX lanes_destination ON @schema@.lanes (route, class, destination, due
 CREATE INDEX lanes_scheduled ON @schema@.lanes (route, scheduled);
 CREATE INDEX lanes_claim ON @schema@.lanes (claim) WHERE claim IS NOT NULL;
 
--- Fingerprints, by which a repeated callback is recognised: the first 16 bytes of each.
+-- Fingerprints, by which a repeated callback is recognised: the first 16 bytes of each. And for a
+-- time the ids of callbacks that were copied from another inbox, each as its own fingerprint.
 CREATE TABLE @schema@.fingerprints (
 	fingerprint uuid PRIMARY KEY,
 	id          uuid NOT NULL, -- the message

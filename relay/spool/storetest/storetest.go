@@ -47,6 +47,7 @@ func Run(t *testing.T, f Factory) {
 		"durability": durability, "order": order, "leases": leases, "duplicates": duplicates, "operator": operator,
 		"history": history, "bodies": bodies, "limits": limits, "concurrency": concurrency,
 		"streams": streams,
+		"copying": copying,
 	} {
 		t.Run(name, func(t *testing.T) { runAll(t, f, tests) })
 	}

@@ -30,6 +30,7 @@ const (
 	Again                  // as Due, of those whose first parked one was replayed
 	Paused                 // name of a route → nothing
 	Streams                // id of a live stream → name of its route, and data
+	Imported               // id → when it came from another store, in nanoseconds
 
 	Count // how many there are
 )
@@ -40,6 +41,7 @@ var bucketNames = [Count]string{
 	Order: "order", Due: "due", Dead: "dead", Died: "died",
 	Damaged: "damaged", Prints: "prints", Segments: "segments",
 	Files: "files", Kept: "kept", Again: "again", Paused: "paused", Streams: "streams",
+	Imported: "imported",
 }
 
 // String returns the name of the bucket in the file.

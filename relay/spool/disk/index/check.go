@@ -129,6 +129,7 @@ var entryForms = [Count]struct{ key, value int }{
 	Again:    {timeKeySize, 8},
 	Paused:   {-1, 0},
 	Streams:  {-1, -1},
+	Imported: {len(spool.ID{}), 8},
 }
 
 // checkForm looks at the sizes of an entry of a bucket.

@@ -51,3 +51,14 @@ func Uint64(b []byte) uint64 {
 	}
 	return binary.BigEndian.Uint64(b)
 }
+
+// ParsePrint reads a fingerprint. It is not ok for what is none.
+func ParsePrint(value []byte) (p spool.Print, ok bool) {
+	if len(value) != printSize {
+		return p, false
+	}
+	copy(p.Fingerprint[:], value)
+	p.ID = spool.ID(value[len(p.Fingerprint):])
+	p.At = p.ID.Time()
+	return p, true
+}

@@ -25,7 +25,7 @@ type Salvage struct {
 
 	Messages []Found          // by rising id
 	known    map[spool.ID]int // where in messages
-	Prints   []Print
+	Prints   []spool.Print
 	Paused   []string // names of routes
 	Streams  []spool.OpenStream
 	names    map[uint32]string
@@ -53,12 +53,6 @@ type Found struct {
 	state  spool.State
 	parked bool
 	Orphan bool // not found along the tree
-}
-
-// Print is a fingerprint.
-type Print struct {
-	Fingerprint spool.Fingerprint
-	ID          spool.ID
 }
 
 func NewSalvage(file io.ReaderAt, size int64, note func(string, ...any)) *Salvage {
@@ -146,13 +140,9 @@ func (s *Salvage) entry(name string, key, value []byte, at int64) error {
 		info := ParseRouteInfo(string(key), value)
 		s.names[info.Number], s.Totals[info.Number] = info.Name, info.Counts
 	case Prints:
-		s.Prints = append(
-			s.Prints,
-			Print{
-				spool.Fingerprint(value[:len(spool.Fingerprint{})]),
-				spool.ID(value[len(spool.Fingerprint{}):]),
-			},
-		)
+		if p, ok := ParsePrint(value); ok {
+			s.Prints = append(s.Prints, p)
+		}
 	case State:
 		if string(key) == string(LastID) && len(value) == len(spool.ID{}) {
 			s.lastID = spool.ID(value)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk"
@@ -34,7 +35,7 @@ type Recovery struct {
 	Uncertain int `json:"uncertain"`
 
 	// Lost are the messages of which something is left, but not enough to deliver them.
-	Lost []Loss `json:"lost"`
+	Lost []spool.Loss `json:"lost"`
 
 	// Missing is how many more messages the totals of the index speak of.
 	Missing int64 `json:"missing"`
@@ -47,14 +48,6 @@ type Recovery struct {
 
 	// Damage says what was found to be damaged.
 	Damage []string `json:"damage"`
-}
-
-// Loss is a message that could not be saved.
-type Loss struct {
-	ID        spool.ID `json:"id"`
-	Route     string   `json:"route"`
-	RequestID string   `json:"request_id,omitempty"`
-	Reason    string   `json:"reason"`
 }
 
 const maxDamageNotes = 20
@@ -83,7 +76,7 @@ func Recover(ctx context.Context, from, into string) (*Recovery, error) {
 	r := &rescue{
 		fsys:     &bodies.OS{AnyOwner: true},
 		from:     from,
-		Recovery: Recovery{Into: into, Lost: []Loss{}, Damage: []string{}},
+		Recovery: Recovery{Into: into, Lost: []spool.Loss{}, Damage: []string{}},
 	}
 	if err := r.run(ctx); err != nil {
 		// What there is of the copy is no use to anybody.
@@ -207,10 +200,10 @@ func (r *rescue) fill(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return d.RestorePrints(ctx, func(p index.Print) bool {
+	return d.ImportPrints(ctx, slices.DeleteFunc(r.salvage.Prints, func(p spool.Print) bool {
 		// That of a lost message goes, so that it is not taken for a duplicate when it is sent again.
-		return r.saved[p.ID] || !r.salvage.MayBeLost(p.ID)
-	}, r.salvage.Prints)
+		return !r.saved[p.ID] && r.salvage.MayBeLost(p.ID)
+	}))
 }
 
 // copyMessage copies one message. That it is lost is not an error.
@@ -264,7 +257,7 @@ func (r *rescue) copyMessage(d *disk.Store, restoring *disk.Restoration, found *
 func (r *rescue) lose(found *index.Found, requestID string, cause error) {
 	r.Lost = append(
 		r.Lost,
-		Loss{
+		spool.Loss{
 			ID:        found.ID,
 			Route:     r.salvage.RouteName(found.Route),
 			RequestID: requestID,

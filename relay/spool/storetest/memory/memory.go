@@ -18,8 +18,9 @@ type Place struct {
 	mu       sync.Mutex
 	ids      spool.IDSource
 	messages map[spool.ID]*message
-	inOrder  []*message // by rising id, with some that are gone
-	prints   map[spool.Fingerprint]print
+	inOrder  []*message         // by rising id, with some that are gone
+	prints   map[[16]byte]print // by their first half
+	imported map[spool.ID]bool
 	paused   map[string]bool
 	streams  map[string]noted
 	limits   spool.Limits
@@ -35,9 +36,8 @@ type message struct {
 }
 
 type print struct {
-	id   spool.ID
-	at   time.Time
-	size int64
+	id spool.ID
+	at time.Time
 }
 
 // noted is a stream, and who takes its messages.
@@ -50,7 +50,8 @@ type noted struct {
 func NewPlace() *Place {
 	return &Place{
 		messages: make(map[spool.ID]*message),
-		prints:   make(map[spool.Fingerprint]print),
+		prints:   make(map[[16]byte]print),
+		imported: make(map[spool.ID]bool),
 		paused:   make(map[string]bool),
 		streams:  make(map[string]noted),
 	}
@@ -109,9 +110,9 @@ func (s *Store) Accept(
 	}
 	defer leave()
 	now := time.Now()
-	known, ok := s.p.prints[fingerprint]
+	known, ok := s.p.prints[half(fingerprint)]
 	if ok && now.Sub(known.at) < window {
-		return spool.Receipt{ID: known.id, Duplicate: true, Size: known.size}, nil
+		return spool.Receipt{ID: known.id, Duplicate: true, Size: int64(w.(*bodyWriter).Len())}, nil
 	}
 	m := &message{Message: *msg, body: w.(*bodyWriter).Bytes()}
 	m.Size = int64(len(m.body))
@@ -130,7 +131,7 @@ func (s *Store) Accept(
 	s.p.messages[m.ID] = m
 	s.p.inOrder = append(s.p.inOrder, m)
 	if fingerprint != (spool.Fingerprint{}) {
-		s.p.prints[fingerprint] = print{id: m.ID, at: now, size: m.Size}
+		s.p.prints[half(fingerprint)] = print{id: m.ID, at: now}
 	}
 	s.watch(m.Route)
 	return spool.Receipt{ID: m.ID, Size: m.Size}, nil
