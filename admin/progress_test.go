@@ -16,7 +16,7 @@ func TestProgressIsALineNowAndThen(t *testing.T) {
 		var out strings.Builder
 		p := newProgress(&out)
 		for i := range 120 { // a minute
-			p.show(app.Replay{Selected: 12_000, Replayed: i * 100})
+			p.show("replayed " + outOf(app.Replay{Selected: 12_000, Replayed: i * 100}) + " so far")
 			time.Sleep(lastLook)
 		}
 		p.clear()
@@ -32,7 +32,7 @@ func TestProgressIsOneLineOnATerminal(t *testing.T) {
 		p := newProgress(&out)
 		p.terminal = true
 		for _, replayed := range []int{0, 1, 200, 3000} {
-			p.show(app.Replay{Selected: 2000, Replayed: replayed})
+			p.show("replayed " + outOf(app.Replay{Selected: 2000, Replayed: replayed}) + " so far")
 			time.Sleep(lastLook)
 		}
 		p.clear()

@@ -95,7 +95,7 @@ func (in *invocation) follow(interrupted context.Context, id string) (app.Replay
 		if err != nil || replay.State != app.ReplayRunning {
 			return replay, err
 		}
-		shown.show(replay)
+		shown.show("replayed " + outOf(replay) + " so far")
 		select {
 		case <-time.After(wait):
 		case <-stop:
@@ -143,11 +143,10 @@ func newProgress(out io.Writer) *progress {
 	}
 }
 
-func (p *progress) show(r app.Replay) {
+func (p *progress) show(line string) {
 	if time.Now().Before(p.next) {
 		return
 	}
-	line := "replayed " + outOf(r) + " so far"
 	if !p.terminal {
 		_, _ = fmt.Fprintln(p.out, line)
 		p.next = time.Now().Add(period)

@@ -53,7 +53,7 @@ or to a file. A file that is new can be read by its owner only.
 	body.Flags().StringP("output", "o", "", "File to write to, in place of the standard output")
 
 	cmd.AddCommand(status, list, show, body, replayCommand(), dropCommand(),
-		pauseCommand(), resumeCommand(), recoverCommand())
+		pauseCommand(), resumeCommand(), recoverCommand(), copyCommand())
 	return cmd
 }
 
