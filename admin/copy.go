@@ -29,9 +29,10 @@ func copyCommand() *cobra.Command {
 		Long: `
 Copies all that an inbox keeps into another one: callbacks in every state, with
 their ids, attempts, place in the order and bodies, the fingerprints by which
-repeated ones are recognised, and which routes are paused. It delivers nothing,
-and changes nothing in the first inbox. What is encrypted stays so; no key is
-needed. No running Caddy is needed either. Run it as the user that Caddy runs as.
+repeated ones are recognised, which routes are paused and which streams were
+live. It delivers nothing, and changes nothing in the first inbox. What is
+encrypted stays so; no key is needed. No running Caddy is needed either. Run it
+as the user that Caddy runs as.
 
 An inbox is a directory, or a data source name of PostgreSQL: a URL or pairs.
 Placeholders work as in a configuration. A password does not belong on a command
@@ -265,6 +266,9 @@ func (c *copyInvocation) report(from, to *place, copied *spool.Copied, complete 
 		return err
 	}
 	say("\nfingerprints: %s", humanize.Comma(copied.Fingerprints))
+	if copied.Streams > 0 {
+		say("live streams whose ends are still to be delivered: %s", humanize.Comma(copied.Streams))
+	}
 	for _, route := range copied.Paused {
 		say("paused there as here: route %s", printable.Escape(route))
 	}

@@ -36,6 +36,9 @@ type Portable interface {
 	// ExportPrints has take called with the fingerprints that are kept, some at a time.
 	ExportPrints(ctx context.Context, take func([]Print) error) error
 
+	// ExportStreams returns the live streams that were noted, whoever did.
+	ExportStreams(ctx context.Context) ([]OpenStream, error)
+
 	// ImportPrints keeps fingerprints durably, but for those of which it has the same or a later one.
 	ImportPrints(ctx context.Context, prints []Print) error
 }
@@ -86,6 +89,9 @@ type Copied struct {
 	Fingerprints int64    `json:"fingerprints"`
 	Paused       []string `json:"paused"`
 
+	// Streams is how many live streams there were whose ends are still to be delivered.
+	Streams int64 `json:"streams"`
+
 	// Lost are the messages that are damaged in the store they were to be copied from.
 	Lost []Loss `json:"lost"`
 
@@ -112,8 +118,8 @@ type Loss struct {
 // copyPage is how many messages are copied at a time.
 const copyPage = 100
 
-// Copy copies all that one store keeps into another: paused routes, fingerprints, and messages in
-// every state. Nothing is changed in the first, which nobody else may use meanwhile; the second may
+// Copy copies all that one store keeps into another: paused routes, fingerprints, messages in every
+// state, and which streams were live. Nothing is changed in the first, which nobody else may use meanwhile; the second may
 // be in use. What was copied before is not copied again, so a copy that ended early is simply
 // repeated. progress, if not nil, is told now and then how far it is. With an error, Copied says
 // what was done until then.
@@ -162,6 +168,9 @@ func (c *copying) run(ctx context.Context) error {
 	if err := c.messages(ctx); err != nil {
 		return err
 	}
+	if err := c.streams(ctx); err != nil {
+		return err
+	}
 	return c.check(ctx, there, before)
 }
 
@@ -180,6 +189,22 @@ func (c *copying) messages(ctx context.Context) error {
 			c.progress(&c.Copied)
 		}
 	}
+}
+
+// streams copies which streams were live when the process ended that took their messages. Whoever
+// delivers the copied messages delivers their ends too, and each once, by its fingerprint.
+func (c *copying) streams(ctx context.Context) error {
+	streams, err := c.from.ExportStreams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, stream := range streams {
+		if err := c.to.NoteStream(ctx, stream); err != nil {
+			return err
+		}
+		c.Streams++
+	}
+	return nil
 }
 
 // page copies messages that follow each other.

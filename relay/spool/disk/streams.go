@@ -37,6 +37,21 @@ func (d *Store) LostStreams(ctx context.Context) ([]spool.OpenStream, error) {
 	return slices.Collect(maps.Values(d.lost)), nil
 }
 
+// ExportStreams implements [spool.Portable].
+func (d *Store) ExportStreams(ctx context.Context) (streams []spool.OpenStream, err error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	err = d.view(func(t *index.Tx) error {
+		t.Scan(index.Streams, nil, nil, func(key, value []byte) bool {
+			streams = append(streams, index.ParseStream(key, bytes.Clone(value)))
+			return true
+		})
+		return nil
+	})
+	return streams, err
+}
+
 // loadStreams reads which streams were live when the process before this one ended.
 func (d *Store) loadStreams(t *index.Tx) {
 	if d.lost != nil {

@@ -56,12 +56,25 @@ func (s *Store) LostStreams(ctx context.Context) ([]spool.OpenStream, error) {
 	} else if time.Since(since) < s.options.Lease {
 		return nil, nil
 	}
-	var lost []spool.OpenStream
-	err := s.query(ctx, slow, lostSQL, func(rows pgx.Rows) error {
+	return s.streams(ctx, lostSQL, s.id, s.options.Lease)
+}
+
+// ExportStreams implements spool.Portable.
+func (s *Store) ExportStreams(ctx context.Context) ([]spool.OpenStream, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	return s.streams(ctx, `SELECT id, route, data FROM @schema@.streams ORDER BY id`)
+}
+
+func (s *Store) streams(
+	ctx context.Context, sql string, args ...any,
+) (streams []spool.OpenStream, err error) {
+	err = s.query(ctx, slow, sql, func(rows pgx.Rows) error {
 		var stream spool.OpenStream
 		err := rows.Scan(&stream.ID, &stream.Route, &stream.Data)
-		lost = append(lost, stream)
+		streams = append(streams, stream)
 		return err
-	}, s.id, s.options.Lease)
-	return lost, err
+	}, args...)
+	return streams, err
 }

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -70,6 +71,7 @@ func (h *harness) fillWithAll() {
 	}
 	require.NoError(h, h.Pause(h.background(), otherRoute, true))
 	require.NoError(h, h.Pause(h.background(), "of nothing", true))
+	h.note(sampleStreams())
 }
 
 // requireSame compares all that two stores have.
@@ -99,6 +101,16 @@ func (h *harness) requireSame(want, got *harness) {
 		require.Equal(h, a, b)
 	}
 	require.Len(h, here.Routes, len(there.Routes))
+	require.Equal(h, want.noted(), got.noted())
+}
+
+// noted returns the live streams that a store has.
+func (h *harness) noted() []spool.OpenStream {
+	h.Helper()
+	streams, err := h.portable().ExportStreams(h.background())
+	require.NoError(h, err)
+	slices.SortFunc(streams, func(a, b spool.OpenStream) int { return cmp.Compare(a.ID, b.ID) })
+	return streams
 }
 
 // plain is a message with times as every store keeps them, to the microsecond.

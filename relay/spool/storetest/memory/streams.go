@@ -32,16 +32,25 @@ func (s *Store) ForgetStream(ctx context.Context, id string) error {
 
 // LostStreams implements spool.Store.
 func (s *Store) LostStreams(ctx context.Context) ([]spool.OpenStream, error) {
+	return s.streams(ctx, func(stream noted) bool { return stream.by != s })
+}
+
+// ExportStreams implements spool.Portable.
+func (s *Store) ExportStreams(ctx context.Context) ([]spool.OpenStream, error) {
+	return s.streams(ctx, func(noted) bool { return true })
+}
+
+func (s *Store) streams(ctx context.Context, want func(noted) bool) ([]spool.OpenStream, error) {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	var lost []spool.OpenStream
+	var streams []spool.OpenStream
 	for _, stream := range s.p.streams {
-		if stream.by != s {
-			lost = append(lost, stream.OpenStream)
+		if want(stream) {
+			streams = append(streams, stream.OpenStream)
 		}
 	}
-	return lost, nil
+	return streams, nil
 }
