@@ -41,6 +41,8 @@ type delivery struct {
 	stream  string // the request id of the callback
 	body    string
 	gateway string
+	live    string // the id of the live stream that it is a message of
+	end     string // how that has ended
 	began   time.Time
 	ended   time.Time // zero while it is under way
 	status  int
@@ -78,6 +80,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"webhook-id",
 		), stream: r.Header.Get("deepgram-request-id"), body: string(body),
 		gateway: r.Header.Get("gateway"), began: time.Now(),
+		live: r.Header.Get("deepgram-stream-id"), end: r.Header.Get("deepgram-stream-end"),
 	}
 	s.mu.Lock()
 	s.deliveries = append(s.deliveries, d)
@@ -179,6 +182,9 @@ http://callbacks.test:%[2]s {
 		ports %[2]s
 		relay {
 			header_up Gateway %[4]s
+		}
+		stream {
+			spool
 		}
 		spool {
 			store postgres %[5]q {
