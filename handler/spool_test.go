@@ -158,6 +158,17 @@ func (l *ledger) deliveries() []delivered {
 	return append([]delivered(nil), l.taken...)
 }
 
+// ids are the webhook-ids of what was taken.
+func (l *ledger) ids() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ids := make(map[string]bool, len(l.taken))
+	for _, d := range l.taken {
+		ids[d.id] = true
+	}
+	return ids
+}
+
 // waitFor waits until so many callbacks were taken, and returns them.
 func (l *ledger) waitFor(t testing.TB, count int) []delivered {
 	t.Helper()

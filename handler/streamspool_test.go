@@ -3,9 +3,14 @@ package handler_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -286,4 +291,93 @@ func TestSecretInTheMessagesOfAStreamIntoTheInbox(t *testing.T) {
 	require.JSONEq(t, string(secret), string(came[1].body))
 	require.NoError(t, conn.Close())
 	require.Equal(t, "dropped", book.waitFor(t, 3)[2].header.Get("Deepgram-Stream-End"))
+}
+
+// Many streams go on while their service is restarted three times: nothing of them is missing, and
+// all of it is in order. With DEEPGRAM_CALLBACK_TEST_STREAMS=200 and
+// DEEPGRAM_CALLBACK_TEST_STREAMS_FOR=60s it is a measurement: see what it logs.
+func TestManyStreamsIntoTheInboxThroughRestarts(t *testing.T) {
+	streams, last := 20, 2*time.Second
+	if text := os.Getenv("DEEPGRAM_CALLBACK_TEST_STREAMS"); text != "" {
+		var err error
+		streams, err = strconv.Atoi(text)
+		require.NoError(t, err)
+		last, err = time.ParseDuration(os.Getenv("DEEPGRAM_CALLBACK_TEST_STREAMS_FOR"))
+		require.NoError(t, err)
+	}
+	book := &ledger{}
+	service := newSwitchable(t, book)
+	service.up()
+	dir := t.TempDir()
+	g := start(t, streamed(service.addr, dir, "", soon+"concurrency 32"))
+
+	var said atomic.Int64
+	var mu sync.Mutex
+	var safe []time.Duration // from a message to the pong of a ping behind it
+	var speakers sync.WaitGroup
+	until := time.Now().Add(last)
+	for range streams {
+		conn := open(t, g, withPassword())
+		pongs := make(chan struct{}, 1)
+		conn.SetPongHandler(func(string) error { pongs <- struct{}{}; return nil })
+		go func() {
+			for {
+				if _, _, err := conn.ReadMessage(); err != nil {
+					return
+				}
+			}
+		}()
+		speakers.Go(func() {
+			time.Sleep(rand.N(250 * time.Millisecond)) // not all at the same moment
+			ticker := time.NewTicker(250 * time.Millisecond)
+			defer ticker.Stop()
+			for n := 1; time.Now().Before(until); n++ {
+				began := time.Now()
+				err := conn.WriteMessage(websocket.TextMessage, []byte(message(n)))
+				if err == nil {
+					err = conn.WriteControl(websocket.PingMessage, nil, began.Add(patience))
+				}
+				if err != nil {
+					t.Errorf("a stream broke: %v", err)
+					return
+				}
+				<-pongs
+				mu.Lock()
+				safe = append(safe, time.Since(began))
+				mu.Unlock()
+				said.Add(1)
+				<-ticker.C
+			}
+			_ = conn.WriteControl(websocket.CloseMessage,
+				websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(patience))
+		})
+	}
+	for range 3 {
+		time.Sleep(last / 6)
+		service.down()
+		time.Sleep(last / 9)
+		service.up()
+	}
+	speakers.Wait()
+	want := int(said.Load()) + streams
+	require.Eventually(t, func() bool { return len(book.ids()) >= want }, 4*patience, 10*time.Millisecond)
+	waitUntilEmpty(t, dir)
+
+	came := make(map[string][]delivered)
+	seen := make(map[string]bool)
+	for _, d := range book.deliveries() {
+		if !seen[d.id] {
+			seen[d.id] = true
+			id := d.header.Get("Deepgram-Stream-Id")
+			came[id] = append(came[id], d)
+		}
+	}
+	require.Len(t, seen, want)
+	require.Len(t, came, streams)
+	for _, of := range came {
+		requireStream(t, of, len(of)-1, "closed")
+	}
+	slices.Sort(safe)
+	t.Logf("%d streams, %d messages; from receipt to safe: median %s, p99 %s, most %s", streams,
+		len(safe), safe[len(safe)/2], safe[len(safe)*99/100], safe[len(safe)-1])
 }
