@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,15 @@ var hopByHop = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect",
 }
 
+// own are the fields that the gateway adds to a delivery. What a sender has put there is not to be
+// taken for it.
+var own = []string{
+	HeaderRequestID, spool.HeaderStreamID, spool.HeaderStreamSequence, spool.HeaderStreamEnd,
+	spool.HeaderWebhookID, spool.HeaderWebhookTimestamp, spool.HeaderWebhookSignature,
+}
+
+var notStored = slices.Concat(hopByHop, own)
+
 // Stored returns what is stored of a request beside its body.
 func Stored(r *http.Request) http.Header {
 	header := maps.Clone(r.Header)
@@ -55,7 +65,7 @@ func Stored(r *http.Request) http.Header {
 			delete(header, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)))
 		}
 	}
-	for _, name := range hopByHop {
+	for _, name := range notStored {
 		delete(header, name)
 	}
 	header[storedHost] = []string{r.Host}

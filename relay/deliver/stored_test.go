@@ -37,6 +37,18 @@ func TestFieldsOfTheConnectionAreNotStored(t *testing.T) {
 	require.Contains(t, r.Header, "X-One", "the request stays as it is")
 }
 
+// A service may rely on the fields that the gateway adds.
+func TestWhatTheGatewayAddsIsNotTakenFromASender(t *testing.T) {
+	r := httptest.NewRequest("POST", "http://x/", nil)
+	for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature",
+		"deepgram-request-id", "deepgram-stream-id", "deepgram-stream-sequence", "deepgram-stream-end"} {
+		r.Header.Set(name, "forged")
+	}
+	for name, values := range Stored(of(r)) {
+		require.NotContains(t, values, "forged", name)
+	}
+}
+
 // Storing once took time in proportion to the number of fields times that of names in Connection:
 // minutes for as many of each as here.
 func TestStoringAHeaderLooksAtEachFieldAndNameOnce(t *testing.T) {
