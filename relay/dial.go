@@ -68,18 +68,13 @@ var errNotUpgraded = errors.New("the service answered 101, but not with a WebSoc
 // the proxy gets an empty answer: for a 101 it would take the sender's connection over, and copy
 // bytes itself.
 func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error) {
-	res, conn, err := h.shake(r)
+	res, conn, buffered, err := h.shake(r)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
-	if conn == nil || !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
-		res.Body.Close()
+	if !httpguts.HeaderValuesContainsToken(res.Header["Upgrade"], "websocket") {
+		conn.Close()
 		return nil, errNotUpgraded
-	}
-	buffered, err := takeBuffered(res.Body, conn)
-	if err != nil {
-		res.Body.Close()
-		return nil, fmt.Errorf("taking over the connection: %w", err)
 	}
 	if d.backend != nil { // lb_retry_match has asked for another attempt
 		d.backend.Conn.Close()
@@ -94,24 +89,14 @@ func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error)
 	return res, nil
 }
 
-// takeBuffered returns what the transport has read from conn beyond the handshake. Only body yields
-// that. Behind it, body reads from conn, so conn is made to time out at once.
-func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
-	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
-		return nil, err
-	}
-	buffered, err := io.ReadAll(body)
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		return nil, errors.Join(errNotUpgraded, err)
-	}
-	return buffered, conn.SetReadDeadline(time.Time{})
-}
-
 // handshakes sends WebSocket handshakes, each on a new connection. A service may close a connection
 // that was used before at the very moment of the handshake, and where a handshake fails, a call is
 // lost.
 type handshakes struct {
+	// plain sends those to services that speak plain HTTP/1.1. net/http's transport has three
+	// goroutines for each connection, whose stacks a process full of streams keeps: about 4 KB for
+	// each stream.
+	plain     *plain
 	transport http.RoundTripper
 
 	// timeout is how long a service may take to answer. One that takes longer is
@@ -120,10 +105,12 @@ type handshakes struct {
 	timeout time.Duration
 }
 
-// newHandshakes sends handshakes through the transport inner. Where that is Caddy's
-// for HTTP, settings are it.
-func newHandshakes(inner http.RoundTripper, settings *reverseproxy.HTTPTransport) *handshakes {
-	h := &handshakes{transport: inner, timeout: 10 * time.Second}
+// newHandshakes sends handshakes by plain, where that is possible, or else through the transport
+// inner. Where that is Caddy's for HTTP, settings are it.
+func newHandshakes(
+	plain *plain, inner http.RoundTripper, settings *reverseproxy.HTTPTransport,
+) *handshakes {
+	h := &handshakes{plain: plain, transport: inner, timeout: 10 * time.Second}
 	if settings != nil {
 		fresh := settings.Transport.Clone()
 		fresh.DisableKeepAlives = true // net/http adds no `Connection: close` to a handshake
@@ -152,22 +139,70 @@ func (t *freshTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.Transport.RoundTrip(r)
 }
 
-// shake sends a handshake, and returns the service's answer and the connection on which it came.
-// The time limit is for the head of the answer: a body behind that has none.
-func (h *handshakes) shake(r *http.Request) (res *http.Response, conn net.Conn, err error) {
-	ctx, cancel := limitInterim(r.Context())
+// shake sends a handshake, and returns the service's answer. Where that is a 101, conn is the
+// connection on which it came, and buffered what was read behind it. The time limit is for the
+// head of the answer: a body behind that has none.
+func (h *handshakes) shake(r *http.Request) (
+	res *http.Response, conn net.Conn, buffered []byte, err error,
+) {
+	ctx, cancel := context.WithCancelCause(r.Context())
 	limit := time.AfterFunc(h.timeout, func() { cancel(context.DeadlineExceeded) })
+	if to, ok := h.plain.target(r); ok {
+		res, conn, buffered, err = h.plain.client.Upgrade(r.WithContext(ctx), to)
+	} else {
+		res, conn, buffered, err = h.shakeThrough(r.WithContext(ctx))
+	}
+	if limit.Stop() {
+		return res, conn, buffered, err
+	}
+	switch {
+	case conn != nil:
+		conn.Close()
+	case err == nil:
+		res.Body.Close()
+	}
+	return nil, nil, nil, context.DeadlineExceeded
+}
+
+// shakeThrough sends a handshake through the transport.
+func (h *handshakes) shakeThrough(r *http.Request) (
+	res *http.Response, conn net.Conn, buffered []byte, err error,
+) {
+	ctx, _ := limitInterim(r.Context())
 	res, err = h.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx,
 		&httptrace.ClientTrace{
 			GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
 		})))
-	if limit.Stop() {
-		return res, conn, causeOf(ctx, err)
+	if err != nil {
+		return nil, nil, nil, causeOf(ctx, err)
 	}
-	if err == nil {
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return res, nil, nil, nil
+	}
+	if conn == nil {
+		err = errNotUpgraded
+	} else {
+		buffered, err = takeBuffered(res.Body, conn)
+	}
+	if err != nil {
 		res.Body.Close()
+		return nil, nil, nil, fmt.Errorf("taking over the connection: %w", err)
 	}
-	return nil, nil, context.DeadlineExceeded
+	return res, conn, buffered, nil
+}
+
+// takeBuffered returns what the transport has read from conn beyond the handshake. Only body yields
+// that. Behind it, body reads from conn, so conn is made to time out at once.
+func takeBuffered(body io.Reader, conn net.Conn) ([]byte, error) {
+	if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		return nil, err
+	}
+	buffered, err := io.ReadAll(body)
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		return nil, errors.Join(errNotUpgraded, err)
+	}
+	return buffered, conn.SetReadDeadline(time.Time{})
 }
 
 // answerWriter is where the proxy writes the answer to a handshake. It goes to the

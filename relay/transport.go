@@ -68,7 +68,7 @@ func newTransport(ctx caddy.Context, handler *reverseproxy.Handler) (*transport,
 			wrapped.plain = newPlain(settings)
 		}
 	}
-	wrapped.handshakes = newHandshakes(inner, settings)
+	wrapped.handshakes = newHandshakes(wrapped.plain, inner, settings)
 	return wrapped, nil
 }
 

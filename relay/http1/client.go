@@ -33,7 +33,7 @@
 //   - When the context of a request ends before the answer has been read to its
 //     end, the connection is closed.
 //
-// It does not upgrade connections and speaks to no proxy, and the only deadline
+// It speaks to no proxy, and the only deadline
 // that it sets is the one for the head of an answer. It cannot be used on
 // platforms that do not tell whether an idle connection is still open: see
 // [Supported].
@@ -42,6 +42,7 @@
 //	request.go  a request as it is written
 //	conn.go     one exchange on one connection
 //	answer.go   the body of an answer, which gives its connection back
+//	upgrade.go  changing the protocol of a connection
 //	pool.go     idle connections
 //	socket*.go  asking the socket what it would do without waiting
 package http1

@@ -64,8 +64,13 @@ type conn struct {
 }
 
 func newConn(client *Client, raw net.Conn, to Address) *conn {
+	return newConnSize(client, raw, to, 4<<10)
+}
+
+// newConnSize makes a conn that reads with a buffer of so many bytes.
+func newConnSize(client *Client, raw net.Conn, to Address, size int) *conn {
 	c := &conn{Conn: raw, client: client, to: to}
-	c.reader = bufio.NewReader(c)
+	c.reader = bufio.NewReaderSize(c, size)
 	if socket, ok := raw.(syscall.Conn); ok {
 		c.raw, _ = socket.SyscallConn()
 	}
@@ -100,9 +105,19 @@ func (c *Client) maxHead() int64 {
 	return maxHead
 }
 
-// exchange writes a request and reads the head of its answer. If it returns an error,
-// the connection is closed.
+// exchange writes a request and reads the head of its answer, whose body gives the connection back.
+// If it returns an error, the connection is closed.
 func (c *conn) exchange(o *outgoing) (*http.Response, error) {
+	res, err := c.ask(o)
+	if err == nil {
+		res.Body = newAnswerBody(c, o, res)
+	}
+	return res, err
+}
+
+// ask writes a request and reads the head of its answer. If it returns an error, the connection is
+// closed.
+func (c *conn) ask(o *outgoing) (*http.Response, error) {
 	c.received, c.written, c.headRead, c.limited = 0, 0, false, false
 	c.stop = context.AfterFunc(o.Context(), func() { _ = c.Conn.Close() })
 	c.send(o)
@@ -112,7 +127,6 @@ func (c *conn) exchange(o *outgoing) (*http.Response, error) {
 		if c.sent.isOver() {
 			o.release()
 		}
-		res.Body = newAnswerBody(c, o, res)
 		return res, nil
 	}
 
