@@ -61,6 +61,9 @@ func startDemo(t *testing.T) *demo {
 	config = strings.Replace(config, ":"+ports[5]+" {\n\t\t", ":"+ports[5]+" {\nports "+ports[4]+"\n", 2)
 	require.Equal(t, 4, strings.Count(config, "\nports "))
 	process := start(t, config, ports[1])
+	for _, port := range ports { // one listener is up before another
+		caddytest.Await(t, "127.0.0.1:"+port, &process.Errors)
+	}
 	d.log, d.errors = &process.Out, &process.Errors
 	return d
 }
