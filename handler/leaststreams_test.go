@@ -2,6 +2,7 @@ package handler_test
 
 import (
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -37,9 +38,7 @@ func TestStreamsGoWhereThereAreFewest(t *testing.T) {
 		require.NotNil(t, callers[i])
 		defer func() { _ = callers[i].Close() }()
 	}
-	for _, backend := range []*echo{a, b, c} {
-		require.Len(t, backend.conns, 10)
-	}
+	requireEvenly(t, a, b, c)
 
 	// Where streams have ended there is room again, and a new configuration knows it.
 	g.reload(leastStreams("lb_retries 1\n", a.addr, b.addr, c.addr))
@@ -61,9 +60,21 @@ func TestStreamsGoWhereThereAreFewest(t *testing.T) {
 	for range 10 {
 		talk(t, open(t, g, nil), "hello")
 	}
-	require.Len(t, a.conns, 10)
-	require.Len(t, b.conns, 10)
-	require.Len(t, c.conns, 10)
+	requireEvenly(t, a, b, c)
+}
+
+// requireEvenly requires that each backend gets ten streams. A backend notes one after it has
+// answered the handshake.
+func requireEvenly(t testing.TB, backends ...*echo) {
+	t.Helper()
+	got := func() (streams []int) {
+		for _, backend := range backends {
+			streams = append(streams, len(backend.conns))
+		}
+		return streams
+	}
+	want := slices.Repeat([]int{10}, len(backends))
+	require.Eventually(t, func() bool { return slices.Equal(want, got()) }, patience, time.Millisecond)
 }
 
 // A backend whose handshakes fail has the fewest streams. It must not be chosen
