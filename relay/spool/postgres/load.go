@@ -130,14 +130,14 @@ ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
 		+ excluded.delivered_bytes, cost = t.cost + excluded.cost`
 )
 
-// The first pending message of each lane: the one with the lowest id. A range over all columns of
-// the index, in its order, is something that the planner cannot find in another one.
+// The first pending message of each lane: the one with the lowest id. The order by lane and id is one
+// that the planner cannot find in another index. The range ends by the lane alone: one by lane and
+// id together (a row comparison) would end the scan of the index only with the last lane of the
+// route, so that finding a lane empty took as long as there are messages.
 const headSQL = ` FROM @schema@.messages m
-	WHERE m.state = 0 AND (m.route, m.lane, m.id) >= (l.route, l.key,
-		'00000000-0000-0000-0000-000000000000'::uuid)
-		AND (m.route, m.lane, m.id) <= (l.route, l.key,
-			'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-	ORDER BY m.route, m.lane, m.id LIMIT 1`
+	WHERE m.state = 0 AND m.route = l.route AND m.lane <= l.key
+		AND (m.lane, m.id) >= (l.key, '00000000-0000-0000-0000-000000000000'::uuid)
+	ORDER BY m.lane, m.id LIMIT 1`
 
 // refreshSQL has lanes that are locked, with the claim given or none, say what is next in them. One
 // in which nothing waits any more goes.
