@@ -263,18 +263,18 @@ func (f *Finder) counts(member *node) bool {
 	return first
 }
 
-// readText reads a string at a place, or its next part.
+// readText reads a string at a place, or its next part. It looks at no more of it than shows that
+// it is too long, however much the piece has: what follows is skipped, with less care.
 func (f *Finder) readText(piece []byte, i int) (int, Event) {
-	next, text, ended := f.collect(piece, i, f.member.limit)
+	limit := f.member.limit
+	piece = piece[:min(len(piece), i+limit-len(f.text)+1)]
+	next, text, ended := f.collect(piece, i, limit)
 	switch {
 	case f.state == malformed:
 		return next, More
 	case f.tooLong:
 		f.Place, f.Text = f.member.place, ""
 		f.state = inString
-		if ended {
-			f.endValue()
-		}
 		return next, TooLong
 	case !ended:
 		return next, More

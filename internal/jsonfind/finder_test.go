@@ -363,6 +363,13 @@ var severalSearch = New(AllCount,
 	Place{Path: []string{"type"}, Limit: 8},
 )
 
+// tightSearch looks in the same places for strings that are hardly ever short enough.
+var tightSearch = New(AllCount,
+	Place{Path: []string{"metadata", "request_id"}, Limit: 3},
+	Place{Path: []string{"request_id"}, Limit: 1},
+	Place{Path: []string{"type"}, Limit: 0},
+)
+
 // events lists every event of a document, in pieces of a size.
 func events(search *Search, document string, size int) []string {
 	finder := search.Finder()
@@ -404,6 +411,25 @@ func TestEveryMemberCountsWhereItIsAsked(t *testing.T) {
 		for size := 1; size < 20; size++ {
 			require.Equal(t, want, events(severalSearch, document, size), "%s in pieces of %d",
 				document, size)
+		}
+	}
+}
+
+func TestWhatIsBehindTheLimitOfAStringMakesNoDifference(t *testing.T) {
+	for text, want := range map[string][]string{
+		"a\nb":          {"2 too long", "1 b", "end"},
+		"ab\n":          {"2 too long", "1 b", "end"},
+		`a\z`:           {"2 too long", "1 b", "end"},
+		`\"`:            {"2 too long", "1 b", "end"},
+		`a\\`:           {"2 too long", "1 b", "end"},
+		"a\xff":         {"2 too long", "1 b", "end"},
+		"":              {"2 ", "1 b", "end"},
+		"\n":            {"malformed"},
+		"\x00and so on": {"malformed"},
+	} {
+		document := `{"type":"` + text + `","request_id":"b"}`
+		for size := 1; size <= len(document); size++ {
+			require.Equal(t, want, events(tightSearch, document, size), "%q in pieces of %d", document, size)
 		}
 	}
 }
@@ -494,6 +520,8 @@ func FuzzFinderOfSeveralPlaces(f *testing.F) {
 	f.Fuzz(func(t *testing.T, document []byte, size uint8) {
 		got := events(severalSearch, string(document), len(document)+1)
 		require.Equal(t, got, events(severalSearch, string(document), int(size%17)+1))
+		require.Equal(t, events(tightSearch, string(document), len(document)+1),
+			events(tightSearch, string(document), int(size%17)+1))
 		object := bytes.HasPrefix(bytes.TrimLeft(document, " \t\r\n"), []byte("{"))
 		if !object || !json.Valid(document) ||
 			slices.ContainsFunc(got, func(s string) bool { return strings.HasSuffix(s, " too long") }) {

@@ -63,6 +63,13 @@ var scanCases = []struct{ name, body, want string }{
 		"abc",
 	},
 	{
+		"damaged where it is too long",
+		`{"request_id":"` + strings.Repeat("x", maxRequestIDLength+1) + "\n" +
+			`","metadata":{"request_id":"abc"}}`,
+		"abc",
+	},
+	{"a type that is damaged", "{\"type\":\"a\n\",\"request_id\":\"abc\"}", "abc"},
+	{
 		"as long as can be",
 		`{"request_id":"` + strings.Repeat("x", maxRequestIDLength) + `"}`,
 		strings.Repeat("x", maxRequestIDLength),
