@@ -44,6 +44,7 @@ type entry struct {
 	body        *bodyWriter
 	meta        []byte
 	random      int64
+	route       int32 // its number, known when it is inserted
 	done        chan struct{}
 
 	receipt spool.Receipt
@@ -233,8 +234,8 @@ func isBusy(err error) bool {
 }
 
 // insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that
-// two groups never wait for each other. A lane may be made or moved on for a message that turns out
-// to be a duplicate: a lane in which nothing waits is found empty by whoever leases it, and goes.
+// two groups never wait for each other. A lane may be made for a message that turns out to be a
+// duplicate: see answerOthers.
 //
 // What is large stays in its array until it is inserted, so that it is not copied from one step to
 // the next.
@@ -334,7 +335,9 @@ func (a *acceptor) insert(
 	return accepted, err
 }
 
-func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]any, error) {
+func (a *acceptor) arguments(
+	ctx context.Context, slot int, group []*entry,
+) (list []any, err error) {
 	n := len(group)
 	var (
 		routes       = make([]int32, n)
@@ -356,20 +359,11 @@ func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]a
 		uploads      = [][16]byte{}
 	)
 	for i, e := range group {
-		route, err := a.s.routes.number(ctx, e.msg.Route)
-		if err != nil {
+		if e.route, err = a.s.routes.number(ctx, e.msg.Route); err != nil {
 			return nil, err
 		}
-		routes[i], lanes[i], orderKeys[i], destinations[i] = route, int64(
-			e.msg.OrderKey,
-		), int64(
-			e.msg.OrderKey,
-		), int64(
-			e.msg.Destination,
-		)
-		if e.msg.OrderKey == 0 {
-			lanes[i] = e.random // a lane of its own
-		}
+		routes[i], destinations[i] = e.route, int64(e.msg.Destination)
+		lanes[i], orderKeys[i] = e.lane(), int64(e.msg.OrderKey)
 		if e.fingerprint != (spool.Fingerprint{}) {
 			fingerprints[i] = (*[16]byte)(e.fingerprint[:])
 		}
@@ -378,13 +372,8 @@ func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]a
 			pieces[i] = &e.body.name
 			uploads = append(uploads, e.body.name)
 		}
-		requestKeys[i], requestIDs[i], accounts[i] = requestKey(
-			e.msg.RequestID,
-		), clean(
-			e.msg.RequestID,
-		), clean(
-			e.msg.User,
-		)
+		requestKeys[i], requestIDs[i] = requestKey(e.msg.RequestID), clean(e.msg.RequestID)
+		accounts[i] = clean(e.msg.User)
 		metas[i], bodies[i], randoms[i] = e.meta, e.body.inline(), e.random
 	}
 	a.mu.Lock()
@@ -400,6 +389,14 @@ func (a *acceptor) arguments(ctx context.Context, slot int, group []*entry) ([]a
 // rowCost is what a message takes up besides its body and what was said of it, roughly: rows and
 // entries of indexes.
 const rowCost = 600
+
+// lane is where the message waits: one that waits for nobody has a lane of its own.
+func (e *entry) lane() int64 {
+	if e.msg.OrderKey == 0 {
+		return e.random
+	}
+	return int64(e.msg.OrderKey)
+}
 
 func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + rowCost }
 
@@ -437,30 +434,34 @@ func (a *acceptor) note(id spool.ID) {
 	a.mu.Unlock()
 }
 
+const originalsSQL = `SELECT fingerprint, id FROM @schema@.fingerprints
+	WHERE fingerprint = ANY($1::uuid[])`
+
 var errSwept = errors.New("the body took too long to arrive and was swept away")
 
-// answerOthers finds the originals of duplicates.
+// answerOthers finds the originals of duplicates. A lane that was made for one of them has nothing
+// in it, or something else than what it says: it is told what its next message is, or goes.
 func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
-	var prints [][16]byte
+	var (
+		routes []int32
+		lanes  []int64
+		prints [][16]byte
+	)
 	for _, e := range others {
+		routes, lanes = append(routes, e.route), append(lanes, e.lane())
 		prints = append(prints, [16]byte(e.fingerprint[:16]))
 	}
+	free := make([]*[16]byte, len(lanes)) // what is leased is seen to when its lease ends
 	originals := make(map[[16]byte]spool.Receipt)
-	err := a.s.query(
-		ctx,
-		quick,
-		`SELECT fingerprint, id FROM @schema@.fingerprints
-			WHERE fingerprint = ANY($1::uuid[])`,
-		func(rows pgx.Rows) error {
+	err := a.s.transactAnew(ctx, quick, func() { clear(originals) },
+		step{sql: lockClaimsSQL, args: []any{routes, lanes, free}},
+		step{sql: refreshSQL, args: []any{routes, lanes, free}},
+		step{originalsSQL, []any{prints}, func(rows pgx.Rows) error {
 			var print, id [16]byte
-			receipt := spool.Receipt{Duplicate: true}
 			err := rows.Scan(&print, &id)
-			receipt.ID = id
-			originals[print] = receipt
+			originals[print] = spool.Receipt{Duplicate: true, ID: id}
 			return err
-		},
-		prints,
-	)
+		}})
 	for _, e := range others {
 		receipt, ok := originals[[16]byte(e.fingerprint[:16])]
 		switch {

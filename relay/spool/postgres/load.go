@@ -72,10 +72,11 @@ func (l *load) begin() {
 const dismissSQL = `UPDATE @schema@.lanes SET claim = NULL, holder = NULL, head = NULL, due = now()
 	WHERE claim = ANY($1::uuid[])`
 
-// lockClaimsSQL locks the lanes whose leases end, unless they ended otherwise.
+// lockClaimsSQL locks lanes with the claim given or none, such as those whose leases end, unless
+// they ended otherwise.
 const lockClaimsSQL = `
 SELECT l.route, l.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[]) AS s (route, key, claim)
-JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key AND l.claim = s.claim
+JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key AND l.claim IS NOT DISTINCT FROM s.claim
 ORDER BY l.route, l.key FOR UPDATE OF l`
 
 // What becomes of a message, as a number for the database.

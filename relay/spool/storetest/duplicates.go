@@ -19,6 +19,7 @@ var duplicates = map[string]func(*harness){
 	"without a fingerprint nothing is a duplicate":       noFingerprint,
 	"senders who give up leave one message at most":      sendersGiveUp,
 	"a duplicate of one that failed takes its place":     duplicateOfAFailedOne,
+	"a duplicate leaves nothing behind":                  duplicateLeavesNothing,
 }
 
 func duplicateOfAnything(h *harness) {
@@ -153,4 +154,35 @@ func duplicateOfAFailedOne(h *harness) {
 	h.SetLimits(spool.Limits{Fingerprints: longWindow})
 	h.accept(sample{text: "a text"})
 	require.Equal(h, int64(1), h.count(spool.Filter{}))
+}
+
+// duplicateLeavesNothing repeats messages, which have been delivered or wait for others, as if they
+// were for a destination that is avoided. What comes after them is for another one, and is leased.
+func duplicateLeavesNothing(h *harness) {
+	const healthy, away = 1, 2
+	repeat := func(key uint64) {
+		h.Helper()
+		receipt, err := put(h.background(), h.Store, sample{text: "gone", key: key, destination: away})
+		require.NoError(h, err)
+		require.True(h, receipt.Duplicate)
+	}
+	h.end(sample{text: "gone", destination: healthy}, spool.Done)
+	repeat(1)
+	first := h.accept(sample{text: "first", key: 1, destination: healthy})
+	repeat(1)
+	second := h.accept(sample{text: "second", key: 1, destination: healthy})
+	repeat(0)
+
+	avoided := spool.LeaseRequest{Route: route, Max: 10, Avoid: destinations(away)}
+	for _, id := range []spool.ID{first, second} {
+		leased := h.leaseAll(avoided)
+		require.Len(h, leased, 1)
+		require.Equal(h, id, leased[0].Message.ID)
+		repeat(1)
+		h.settle(leased[0], spool.Done)
+		h.flush()
+	}
+	require.Empty(h, h.leaseAll(avoided))
+	require.Empty(h, h.leaseAll(spool.LeaseRequest{Route: route, Max: 10}))
+	h.requireNone()
 }
