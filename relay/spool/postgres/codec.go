@@ -152,13 +152,8 @@ func encodeAttempts(attempts []spool.Attempt) (*string, error) {
 	}
 	plain := make([]spool.Attempt, len(attempts))
 	for i, a := range attempts {
-		a.Error, a.Upstream, a.Gateway = spool.ClipError(
-			a.Error,
-		), spool.ClipError(
-			a.Upstream,
-		), spool.ClipError(
-			a.Gateway,
-		)
+		a.Error, a.Upstream = spool.ClipError(a.Error), spool.ClipError(a.Upstream)
+		a.Gateway = spool.ClipError(a.Gateway)
 		plain[i] = a
 	}
 	b, err := json.Marshal(plain)

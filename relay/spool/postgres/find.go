@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"strconv"
@@ -79,24 +80,7 @@ type selection struct {
 	args  []any
 }
 
-var lowestID, highestID = spool.ID{}, spool.ID{
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-	0xff,
-}
+var lowestID, highestID = spool.ID{}, spool.ID(bytes.Repeat([]byte{0xff}, len(spool.ID{})))
 
 // arg adds an argument and returns its place.
 func (q *selection) arg(value any) string {
@@ -181,17 +165,13 @@ func (s *Store) selectBy(
 	var where string
 	switch {
 	case !byEnd:
-		q.order = "m.route, m.state, m.id"
-		where = `(m.route, m.state, m.id) ` + lowOperator + ` (k.route, k.state, ` + bound(
-			low,
-		) + `) AND (m.route, m.state, m.id) < (k.route, k.state, ` + bound(
-			high,
-		) + `)`
+		q.order = "m.state, m.id"
+		where = `m.route = k.route AND m.state BETWEEN k.state AND k.state
+			AND (m.state, m.id) ` + lowOperator + ` (k.state, ` + bound(low) + `)
+			AND (m.state, m.id) < (k.state, ` + bound(high) + `)`
 	default:
-		q.order = "m.route, m.state, m.ended_at"
-		where = `m.ended_at IS NOT NULL AND (m.route, m.state, m.ended_at) >= (k.route, k.state,
-			'-infinity'::timestamptz)
-			AND (m.route, m.state, m.ended_at) <= (k.route, k.state, ` + ended + `)`
+		q.order = "m.ended_at"
+		where = `m.route = k.route AND m.state = k.state AND m.ended_at <= ` + ended
 		if !f.Since.IsZero() || !f.Until.IsZero() {
 			where += ` AND m.id >= ` + bound(low) + ` AND m.id < ` + bound(high)
 		}

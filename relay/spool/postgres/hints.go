@@ -242,9 +242,8 @@ const pollSQL = `
 SELECT r.id FROM @schema@.routes r WHERE r.id = ANY($1::integer[]) AND NOT r.paused AND EXISTS (
 	SELECT FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
 		SELECT FROM @schema@.lanes x
-		WHERE (x.route, x.class, x.due) >= (r.id, c.class, '-infinity'::timestamptz)
-			AND (x.route, x.class, x.due) <= (r.id, c.class, now())
-		ORDER BY x.route, x.class, x.due LIMIT 1
+		WHERE x.route = r.id AND x.class = c.class AND x.due <= now()
+		ORDER BY x.due LIMIT 1
 	) x
 )`
 

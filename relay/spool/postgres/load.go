@@ -56,13 +56,8 @@ func (l *load) send(ctx context.Context) error {
 
 // begin forgets what was leased in a transaction that was rolled back.
 func (l *load) begin() {
-	l.leased, l.next, l.broken = make(
-		[][]*held,
-		len(l.asked),
-	), make(
-		[]time.Duration,
-		len(l.asked),
-	), nil
+	l.leased, l.next = make([][]*held, len(l.asked)), make([]time.Duration, len(l.asked))
+	l.broken = nil
 	for i := range l.next {
 		l.next[i] = -1
 	}
@@ -131,13 +126,9 @@ ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
 		+ excluded.delivered_bytes, cost = t.cost + excluded.cost`
 )
 
-// The first pending message of each lane: the one with the lowest id. The order by lane and id is one
-// that the planner cannot find in another index. The range ends by the lane alone: one by lane and
-// id together (a row comparison) would end the scan of the index only with the last lane of the
-// route, so that finding a lane empty took as long as there are messages.
+// The first pending message of each lane: the one with the lowest id.
 const headSQL = ` FROM @schema@.messages m
-	WHERE m.state = 0 AND m.route = l.route AND m.lane <= l.key
-		AND (m.lane, m.id) >= (l.key, '00000000-0000-0000-0000-000000000000'::uuid)
+	WHERE m.state = 0 AND m.route = l.route AND m.lane BETWEEN l.key AND l.key
 	ORDER BY m.lane, m.id LIMIT 1`
 
 // refreshSQL has lanes that are locked, with the claim given or none, say what is next in them. One
@@ -238,11 +229,8 @@ type choice func(class, room, direction string) string
 func chooseDue(class, room, direction string) string {
 	return `SELECT x.route, x.key FROM @schema@.lanes x
 	WHERE EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)
-		AND (x.route, x.class, x.due) >= ($1::integer, ` + class + `::smallint,
-			'-infinity'::timestamptz)
-		AND (x.route, x.class, x.due) <= ($1::integer, ` + class + `::smallint, now())
-	ORDER BY x.route ` + direction + `, x.class ` + direction + `, x.due ` + direction + `
-		LIMIT ` + room + ` FOR UPDATE OF x SKIP LOCKED`
+		AND x.route = $1::integer AND x.class = ` + class + `::smallint AND x.due <= now()
+	ORDER BY x.due ` + direction + ` LIMIT ` + room + ` FOR UPDATE OF x SKIP LOCKED`
 }
 
 // chooseElsewhere does so for the destinations within ranges, of which each is looked at for
@@ -252,13 +240,9 @@ func chooseElsewhere(class, room, direction string) string {
 		SELECT e.key, e.due FROM unnest($8::bigint[], $9::bigint[]) AS g (low, high) CROSS
 			JOIN LATERAL (
 			SELECT x.key, x.due FROM @schema@.lanes x
-			WHERE (x.route, x.class, x.destination, x.due) >= ($1::integer, ` + class + `::smallint,
-				g.low, '-infinity'::timestamptz)
-				AND (x.route, x.class, x.destination, x.due) <= ($1::integer,
-					` + class + `::smallint, g.high, 'infinity'::timestamptz)
-				AND x.due <= now()
-			ORDER BY x.route ` + direction + `, x.class ` + direction + `,
-				x.destination ` + direction + `, x.due ` + direction + `
+			WHERE x.route = $1::integer AND x.class = ` + class + `::smallint
+				AND x.destination BETWEEN g.low AND g.high AND x.due <= now()
+			ORDER BY x.destination ` + direction + `, x.due ` + direction + `
 			LIMIT $4::integer
 		) e ORDER BY e.due ` + direction + ` LIMIT $4::integer
 	) c JOIN @schema@.lanes x ON x.route = $1 AND x.key = c.key
@@ -310,10 +294,9 @@ const nextSQL = `
 SELECT extract(epoch FROM min(d.due) - now())::float8 FROM unnest('{0,1,2,3}'::smallint[])
 	AS c (class) CROSS JOIN LATERAL (
 	SELECT x.due FROM @schema@.lanes x
-	WHERE (x.route, x.class, x.due) > ($1::integer, c.class, now())
-		AND (x.route, x.class, x.due) < ($1::integer, c.class, 'infinity'::timestamptz)
+	WHERE x.route = $1::integer AND x.class = c.class AND x.due > now() AND x.due < 'infinity'
 		AND (x.claim IS NULL OR x.holder <> $2)
-	ORDER BY x.route, x.class, x.due LIMIT 1
+	ORDER BY x.due LIMIT 1
 ) d WHERE EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)`
 
 // lease returns the statements for a request.

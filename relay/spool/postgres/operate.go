@@ -64,16 +64,8 @@ func (l *lockedLanes) lock(ctx context.Context, s *Store, tx pgx.Tx, ids [][16]b
 }
 
 func (l *lockedLanes) add(route int32, key int64, claim *[16]byte) {
-	l.routes, l.keys, l.claims = append(
-		l.routes,
-		route,
-	), append(
-		l.keys,
-		key,
-	), append(
-		l.claims,
-		claim,
-	)
+	l.routes, l.keys = append(l.routes, route), append(l.keys, key)
+	l.claims = append(l.claims, claim)
 }
 
 func (l *lockedLanes) refresh(ctx context.Context, s *Store, tx pgx.Tx) error {
@@ -368,10 +360,9 @@ func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 const (
 	oldLanesSQL = `
 SELECT x.route, x.key, x.claim FROM @schema@.lanes x
-WHERE (x.route, x.scheduled) >= ($1::integer, '-infinity'::timestamptz)
-	AND (x.route, x.scheduled) <= ($1::integer, now() - $2::interval)
+WHERE x.route = $1::integer AND x.scheduled <= now() - $2::interval
 	AND x.due <= now() AND EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)
-ORDER BY x.route, x.scheduled LIMIT $3::bigint FOR UPDATE OF x SKIP LOCKED`
+ORDER BY x.scheduled LIMIT $3::bigint FOR UPDATE OF x SKIP LOCKED`
 	expireSQL = `
 WITH l AS MATERIALIZED (
 	SELECT * FROM unnest($1::integer[], $2::bigint[]) AS l (route, key)

@@ -161,11 +161,8 @@ const doomedSQL = `
 WITH old AS MATERIALIZED (
 	SELECT m.id FROM @schema@.routes r CROSS JOIN LATERAL (
 		SELECT m.id, m.lane, m.route FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (r.id, 3::smallint,
-			'00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (r.id, 3::smallint,
-				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-		ORDER BY m.route, m.state, m.id LIMIT 1000
+		WHERE m.route = r.id AND m.state BETWEEN 3::smallint AND 3::smallint
+		ORDER BY m.state, m.id LIMIT 1000
 	) m WHERE NOT EXISTS (SELECT FROM @schema@.lanes l WHERE l.route = m.route AND l.key = m.lane
 		AND l.head = m.id)
 ), gone AS (
@@ -241,11 +238,8 @@ const forgetKeptSQL = `
 WITH old AS MATERIALIZED (
 	SELECT m.id FROM @schema@.routes r CROSS JOIN LATERAL (
 		SELECT m.id FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (r.id, 2::smallint,
-			'00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (r.id, 2::smallint,
-				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-		ORDER BY m.route, m.state, m.id LIMIT $3::integer
+		WHERE m.route = r.id AND m.state BETWEEN 2::smallint AND 2::smallint
+		ORDER BY m.state, m.id LIMIT $3::integer
 	) m ORDER BY m.id LIMIT $3::integer
 ), gone AS (
 	DELETE FROM @schema@.messages m USING old WHERE m.id = old.id AND m.state = 2
@@ -292,11 +286,8 @@ SELECT c.route, r.name, coalesce(r.paused, false), c.pending, c.pending_bytes, c
 	CASE WHEN c.pending > 0 THEN (SELECT min(o.id::text) FROM (SELECT m.id
 		FROM unnest('{0,3}'::smallint[]) AS s (state) CROSS JOIN LATERAL (
 		SELECT m.id FROM @schema@.messages m
-		WHERE (m.route, m.state, m.id) >= (c.route, s.state,
-			'00000000-0000-0000-0000-000000000000'::uuid)
-			AND (m.route, m.state, m.id) <= (c.route, s.state,
-				'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-		ORDER BY m.route, m.state, m.id LIMIT 1) m) o) END,
+		WHERE m.route = c.route AND m.state BETWEEN s.state AND s.state
+		ORDER BY m.state, m.id LIMIT 1) m) o) END,
 	(SELECT count(*) FROM leased l WHERE l.route = c.route AND l.due > now() AND l.head IS NOT NULL)
 FROM (
 	SELECT route, sum(pending)::bigint AS pending, sum(pending_bytes)::bigint
