@@ -26,14 +26,18 @@ func newSchema(t testing.TB, dsn string) string {
 	return name
 }
 
-func execute(t testing.TB, dsn, sql string) {
+func execute(t testing.TB, dsn, sql string) { require.NoError(t, tryToExecute(dsn, sql)) }
+
+func tryToExecute(dsn, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	defer func() { _ = conn.Close(ctx) }()
 	_, err = conn.Exec(ctx, sql)
-	require.NoError(t, err)
+	return err
 }
 
 func openTest(t testing.TB, dsn string, options Options) *Store {

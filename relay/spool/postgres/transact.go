@@ -89,6 +89,9 @@ func (s *Store) transactWith(
 		if !isRolledBack(err) {
 			break
 		}
+		if isAbsence(err) {
+			s.pool.Reset() // what broke one connection may have broken all
+		}
 		begin()
 		err = s.attemptTransaction(ctx, settings, limit, steps)
 	}
@@ -239,6 +242,9 @@ func (s *Store) observe(caller context.Context, err error) error {
 func isRolledBack(err error) bool {
 	if err == nil {
 		return false
+	}
+	if unsent := (pgx.ErrPreprocessingBatch{}); errors.As(err, &unsent) {
+		return isAbsence(err) // of a connection that broke before anything was sent
 	}
 	switch sqlState(err) {
 	case "40001", "40P01": // serialization_failure, deadlock_detected
