@@ -81,10 +81,7 @@ func (in *Inbox) Configure(config Config) (release func(ctx context.Context)) {
 	c := newConfiguration(config)
 	in.handOver(func() { in.configurations = append(in.configurations, c) })
 	in.lookForOthers()
-	select {
-	case in.reconfigured <- struct{}{}:
-	default:
-	}
+	signal(in.reconfigured)
 	var once sync.Once
 	return func(ctx context.Context) {
 		once.Do(func() { in.release(ctx, c) })
@@ -189,9 +186,12 @@ func (c *configuration) finish(ctx context.Context) {
 }
 
 // lookForOthers has findOthers look for messages of routes that no configuration has.
-func (in *Inbox) lookForOthers() {
+func (in *Inbox) lookForOthers() { signal(in.look) }
+
+// signal has whoever receives from a channel with room for one do so once more.
+func signal(c chan struct{}) {
 	select {
-	case in.look <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

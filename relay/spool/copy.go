@@ -119,10 +119,10 @@ type Loss struct {
 const copyPage = 100
 
 // Copy copies all that one store keeps into another: paused routes, fingerprints, messages in every
-// state, and which streams were live. Nothing is changed in the first, which nobody else may use meanwhile; the second may
-// be in use. What was copied before is not copied again, so a copy that ended early is simply
-// repeated. progress, if not nil, is told now and then how far it is. With an error, Copied says
-// what was done until then.
+// state, and which streams were live. Nothing is changed in the first, which nobody else may use
+// meanwhile; the second may be in use. What was copied before is not copied again, so a copy that
+// ended early is simply repeated. progress, if not nil, is told now and then how far it is. With an
+// error, Copied says what was done until then.
 func Copy(ctx context.Context, from, to Portable, progress func(*Copied)) (*Copied, error) {
 	c := &copying{from: from, to: to, progress: progress, Copied: Copied{
 		Routes: make(map[string]map[State]*CopiedCounts), Paused: []string{}, Lost: []Loss{},

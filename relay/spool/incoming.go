@@ -86,12 +86,12 @@ func (in *Inbox) begin(
 	m := &Incoming{in: in, envelope: envelope, config: config, scanner: newRequestIDScanner()}
 	var err error
 	if m.writer, err = in.store.NewBody(ctx, envelope.ContentLength); err != nil {
-		return nil, m.told(err)
+		return nil, in.told(envelope.Route, err)
 	}
 	if m.config.Encrypt != nil {
 		if m.sealing, err = m.config.Encrypt.sealBody(m.writer); err != nil {
 			m.Discard()
-			return nil, err
+			return nil, in.told(envelope.Route, err)
 		}
 	}
 	if envelope.Stream == "" {
@@ -113,7 +113,7 @@ func (m *Incoming) Write(part []byte) (int, error) {
 		to = m.sealing
 	}
 	n, err := to.Write(part)
-	return n, m.told(err)
+	return n, m.in.told(m.envelope.Route, err)
 }
 
 // copyBuffers are for reading bodies.
@@ -158,7 +158,7 @@ func (m *Incoming) Accept(ctx context.Context) (Receipt, error) {
 	if m.sealing != nil {
 		if err := m.sealing.finish(msg); err != nil {
 			m.Discard()
-			return Receipt{}, m.told(err)
+			return Receipt{}, m.in.told(msg.Route, err)
 		}
 	}
 	receipt, err := m.in.store.Accept(ctx, msg, fingerprint, window, m.writer)
@@ -166,7 +166,7 @@ func (m *Incoming) Accept(ctx context.Context) (Receipt, error) {
 		receipt.Size = plainSize(receipt.Size)
 	}
 	if err != nil {
-		return receipt, m.told(err)
+		return receipt, m.in.told(msg.Route, err)
 	}
 	tell := m.in.hooks
 	switch {
@@ -191,10 +191,10 @@ func (m *Incoming) fingerprint(msg *Message) (f Fingerprint, window time.Duratio
 }
 
 // told tells of a refusal, if err is one, and returns err.
-func (m *Incoming) told(err error) error {
+func (in *Inbox) told(route string, err error) error {
 	var refused *RefusedError
-	if errors.As(err, &refused) && m.in.hooks.Refused != nil {
-		m.in.hooks.Refused(m.envelope.Route, refused.Reason)
+	if errors.As(err, &refused) && in.hooks.Refused != nil {
+		in.hooks.Refused(route, refused.Reason)
 	}
 	return err
 }

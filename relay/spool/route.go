@@ -139,12 +139,7 @@ func (r *route) goBy(g *registration) (start bool) {
 }
 
 // signal has run look again.
-func (r *route) signal() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
+func (r *route) signal() { signal(r.wake) }
 
 // current returns the configuration in charge, or nil. r.mu is held.
 func (r *route) current() *registration { return r.inCharge }

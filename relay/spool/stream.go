@@ -38,6 +38,10 @@ const (
 
 	// endTimeout bounds one try to make an end safe.
 	endTimeout = 10 * time.Second
+
+	// unknown is the sequence of a stream that is known by what is stored of it alone. What comes
+	// behind it has no number.
+	unknown = -1
 )
 
 // A Stream is a live stream. Its messages come in one after the other, and are delivered in that
@@ -47,8 +51,7 @@ type Stream struct {
 	id       string
 	envelope Envelope // of each message, without what differs
 	keys     *Keys    // where the route has no configuration any more; nil encrypts nothing
-	sequence int64    // of the message that was begun last
-	known    bool     // whether sequence is
+	sequence int64    // of the message that was begun last; unknown if that is not known
 	reason   string   // why it has ended; empty where no message is to say so
 }
 
@@ -57,7 +60,7 @@ type Stream struct {
 // is delivered all the same, later, as soon as some process can. It fails with a *RefusedError where
 // nothing can be kept at present.
 func (in *Inbox) OpenStream(ctx context.Context, id string, envelope Envelope) (*Stream, error) {
-	s := &Stream{in: in, id: id, envelope: envelope, known: true}
+	s := &Stream{in: in, id: id, envelope: envelope}
 	s.envelope.Stream, s.envelope.ContentLength = id, -1
 	s.keys = in.configOf(envelope.Route).Encrypt
 	probe, err := in.store.NewBody(ctx, ordinaryMessage)
@@ -65,34 +68,30 @@ func (in *Inbox) OpenStream(ctx context.Context, id string, envelope Envelope) (
 		probe.Discard()
 		err = in.store.NoteStream(ctx, OpenStream{ID: id, Route: envelope.Route, Data: s.describe()})
 	}
-	var refused *RefusedError
-	if errors.As(err, &refused) && in.hooks.Refused != nil {
-		in.hooks.Refused(envelope.Route, refused.Reason)
-	}
 	if err != nil {
-		return nil, err
+		return nil, in.told(envelope.Route, err)
 	}
 	return s, nil
 }
 
 // Begin begins the next message, once the one before was accepted.
 func (s *Stream) Begin(ctx context.Context, contentType string) (*Incoming, error) {
-	envelope := s.next()
+	s.sequence++
+	envelope := s.numbered(s.sequence)
 	envelope.Header.Set("Content-Type", contentType)
 	return s.in.begin(ctx, envelope, s.config())
 }
 
-// next returns the envelope of the next message.
-func (s *Stream) next() Envelope {
+// numbered returns the envelope of a message.
+func (s *Stream) numbered(sequence int64) Envelope {
 	envelope := s.envelope
 	if envelope.Header = maps.Clone(s.envelope.Header); envelope.Header == nil {
 		envelope.Header = make(http.Header)
 	}
 	envelope.Header.Del("Content-Type")
 	envelope.Header.Set(HeaderStreamID, s.id)
-	if s.known {
-		s.sequence++
-		envelope.Header.Set(HeaderStreamSequence, strconv.FormatInt(s.sequence, 10))
+	if sequence > 0 {
+		envelope.Header.Set(HeaderStreamSequence, strconv.FormatInt(sequence, 10))
 	}
 	return envelope
 }
@@ -126,9 +125,7 @@ func (s *Stream) finish(ctx context.Context, reason string) {
 // makeEndSafe may be called again if it fails: a second end is a duplicate.
 func (s *Stream) makeEndSafe(ctx context.Context) error {
 	if s.reason != "" {
-		before := s.sequence
-		envelope := s.next()
-		s.sequence = before
+		envelope := s.numbered(s.sequence + 1)
 		envelope.Header.Set(HeaderStreamEnd, s.reason)
 		envelope.EndOfStream, envelope.ContentLength = true, 0
 		m, err := s.in.begin(ctx, envelope, s.config())
@@ -267,10 +264,13 @@ func (in *Inbox) restoreStream(open OpenStream, keys *Keys) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: what is stored of it: %w", ErrDamaged, err)
 	}
-	return &Stream{in: in, id: open.ID, keys: keys, reason: StreamLost, envelope: Envelope{
-		Route: open.Route, Method: string(data.Method), Host: string(data.Host),
-		User: string(data.User), URI: string(data.URI), Header: header, Stream: open.ID,
-	}}, nil
+	return &Stream{
+		in: in, id: open.ID, sequence: unknown, keys: keys, reason: StreamLost,
+		envelope: Envelope{
+			Route: open.Route, Method: string(data.Method), Host: string(data.Host),
+			User: string(data.User), URI: string(data.URI), Header: header, Stream: open.ID,
+		},
+	}, nil
 }
 
 // openStream returns the plain form of what is stored of a stream.

@@ -11,9 +11,10 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
-// requests has 12 bytes for each message with a request id: the upper half of its id, which is
-// that of another one only where one of them is from another store, and a hash of the request id. To look through a million takes about a
-// millisecond, and nothing is written for it: it is read from the index when that is opened.
+// requests has 12 bytes for each message with a request id: the upper half of its id, which is that
+// of another one only where one of them is from another store, and a hash of the request id. To look
+// through a million takes about a millisecond, and nothing is written for it: it is read from the
+// index when that is opened.
 type requests struct {
 	mu     sync.RWMutex
 	ids    []uint64 // rising
