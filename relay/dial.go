@@ -94,8 +94,8 @@ func (d *dial) roundTrip(h *handshakes, r *http.Request) (*http.Response, error)
 // lost.
 type handshakes struct {
 	// plain sends those to services that speak plain HTTP/1.1. net/http's transport has three
-	// goroutines for each connection, whose stacks a process full of streams keeps: about 4 KB for
-	// each stream.
+	// goroutines for each connection, which for a handshake alone are some 8 % of what opening a
+	// stream costs.
 	plain     *plain
 	transport http.RoundTripper
 
@@ -180,11 +180,10 @@ func (h *handshakes) shakeThrough(r *http.Request) (
 		return res, nil, nil, nil
 	}
 	if conn == nil {
-		err = errNotUpgraded
-	} else {
-		buffered, err = takeBuffered(res.Body, conn)
+		res.Body.Close()
+		return nil, nil, nil, errNotUpgraded
 	}
-	if err != nil {
+	if buffered, err = takeBuffered(res.Body, conn); err != nil {
 		res.Body.Close()
 		return nil, nil, nil, fmt.Errorf("taking over the connection: %w", err)
 	}

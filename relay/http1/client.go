@@ -33,10 +33,9 @@
 //   - When the context of a request ends before the answer has been read to its
 //     end, the connection is closed.
 //
-// It speaks to no proxy, and the only deadline
-// that it sets is the one for the head of an answer. It cannot be used on
-// platforms that do not tell whether an idle connection is still open: see
-// [Supported].
+// It speaks to no proxy, and the only deadline that it sets is the one for the head
+// of an answer. It cannot be used on platforms that do not tell whether an idle
+// connection is still open: see [Supported].
 //
 //	client.go   this contract, and the order of a round trip: read this first
 //	request.go  a request as it is written
@@ -136,7 +135,7 @@ func (c *Client) connect(ctx context.Context, to Address) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newConn(c, raw, to), nil
+	return newConn(c, raw, to, answerBuffer), nil
 }
 
 // Close closes the idle connections. Those in use are closed when their answers have

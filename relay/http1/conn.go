@@ -41,6 +41,9 @@ func (e headTooLong) Error() string {
 	return fmt.Sprintf("the head of the answer is longer than %d bytes", int64(e))
 }
 
+// answerBuffer is the size of the buffer that answers are read with.
+const answerBuffer = 4 << 10
+
 // A conn is a connection to a service. One request at a time uses it.
 type conn struct {
 	net.Conn
@@ -63,12 +66,8 @@ type conn struct {
 	limited  bool       // the read deadline is set, for the head
 }
 
-func newConn(client *Client, raw net.Conn, to Address) *conn {
-	return newConnSize(client, raw, to, 4<<10)
-}
-
-// newConnSize makes a conn that reads with a buffer of so many bytes.
-func newConnSize(client *Client, raw net.Conn, to Address, size int) *conn {
+// newConn makes a conn that reads with a buffer of so many bytes.
+func newConn(client *Client, raw net.Conn, to Address, size int) *conn {
 	c := &conn{Conn: raw, client: client, to: to}
 	c.reader = bufio.NewReaderSize(c, size)
 	if socket, ok := raw.(syscall.Conn); ok {

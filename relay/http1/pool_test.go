@@ -103,7 +103,7 @@ func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 		defer client.Close()
 		idle := func() (conn, peer net.Conn) {
 			conn, peer = net.Pipe()
-			client.idle.put(newConn(client, conn, Address{"tcp", "a"}))
+			client.idle.put(newConn(client, conn, Address{"tcp", "a"}, answerBuffer))
 			return conn, peer
 		}
 		_, first := idle()

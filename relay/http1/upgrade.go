@@ -35,7 +35,7 @@ func (c *Client) Upgrade(r *http.Request, to Address) (
 		request.abandon()
 		return nil, nil, nil, err
 	}
-	fresh := newConnSize(c, raw, to, upgradeBuffer)
+	fresh := newConn(c, raw, to, upgradeBuffer)
 	if res, err = fresh.ask(request); err != nil {
 		if cause := context.Cause(r.Context()); cause != nil {
 			err = cause
