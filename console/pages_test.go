@@ -129,6 +129,16 @@ func TestARouteIsPausedAndResumed(t *testing.T) {
 	b.clean()
 }
 
+// stream opens a live stream.
+func (g *gateway) stream() *websocket.Conn {
+	g.t.Helper()
+	conn, response, err := websocket.DefaultDialer.DialContext(g.t.Context(),
+		strings.Replace(g.callbacks, "http", "ws", 1)+"/live/call-7", nil)
+	require.NoError(g.t, err)
+	require.NoError(g.t, response.Body.Close())
+	return conn
+}
+
 func TestStreamsAreShownAndEnded(t *testing.T) {
 	service := newService(t, http.StatusOK)
 	g := start(t, "/console", account, service.address())
@@ -136,11 +146,8 @@ func TestStreamsAreShownAndEnded(t *testing.T) {
 	b.open("#/streams")
 	b.sees("No stream is live.")
 
-	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(),
-		strings.Replace(g.callbacks, "http", "ws", 1)+"/live/call-7", nil)
-	require.NoError(t, err)
+	conn := g.stream()
 	defer conn.Close()
-	require.NoError(t, response.Body.Close())
 	b.sees("/live/call-7")
 	require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
 	b.sees("1 message, 5 B")
@@ -148,7 +155,7 @@ func TestStreamsAreShownAndEnded(t *testing.T) {
 	b.press("End")
 	b.sees("it cannot be taken up again")
 	b.confirm("End it", "It was told to end.")
-	_, _, err = conn.ReadMessage()
+	_, _, err := conn.ReadMessage()
 	require.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), err)
 	b.sees("No stream is live.")
 	b.sees("shutdown")
@@ -179,11 +186,8 @@ func TestWhatIsReadOnlyShowsNoAction(t *testing.T) {
 	g := start(t, "", account+"read_only\n", service.address())
 	g.send("/hook", "{}")
 	b := browse(t, g)
-	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(),
-		strings.Replace(g.callbacks, "http", "ws", 1)+"/live/call-7", nil)
-	require.NoError(t, err)
+	conn := g.stream()
 	defer conn.Close()
-	require.NoError(t, response.Body.Close())
 
 	const actions = "[...document.querySelectorAll('main button')]" +
 		".filter((e) => /^(send|drop|pause|resume|end)/i.test(e.innerText)).length"

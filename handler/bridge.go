@@ -78,25 +78,32 @@ func (h *Handler) open(
 		backend.Conn.Close()
 		return false, err
 	}
-	if admission.BodySecret {
-		caller.Admit = h.admitMessage
-	}
 	to := stream.Endpoint{
 		Conn:         backend.Conn,
 		Buffered:     backend.Buffered,
 		ReadTimeout:  backend.ReadTimeout,
 		WriteTimeout: backend.WriteTimeout,
 	}
-	app.CountRequest(kindStream, outcomeAdmitted)
-	h.app.Process().Streams.Open(app.StreamInfo{
-		Route:    h.streamRoute,
-		User:     strings.Clone(admission.User), // not a part of a string with the password
-		ClientIP: sender.IP(r),
-		Path:     r.URL.Path,
-		Upstream: backend.Upstream,
-		Drain:    time.Duration(h.Stream.Drain),
-	}, caller, to, h.limits, func(stream.End) { release() })
+	h.join(r, admission, app.StreamInfo{Upstream: backend.Upstream}, caller, to,
+		func(stream.End) { release() })
 	return true, nil
+}
+
+// join makes a live stream of two connections. info has what only one kind of streams has.
+func (h *Handler) join(
+	r *http.Request, admission auth.Admission, info app.StreamInfo, caller, to stream.Endpoint,
+	onEnd func(stream.End),
+) {
+	if admission.BodySecret {
+		caller.Admit = h.admitMessage
+	}
+	app.CountRequest(kindStream, outcomeAdmitted)
+	info.Route = h.streamRoute
+	info.User = strings.Clone(admission.User) // not a part of a string with the password
+	info.ClientIP = sender.IP(r)
+	info.Path = r.URL.Path
+	info.Drain = time.Duration(h.Stream.Drain)
+	h.app.Process().Streams.Open(info, caller, to, h.limits, onEnd)
 }
 
 // admitMessage looks for the callback secret in a message of a stream, as stream.Admit. A message

@@ -13,7 +13,6 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/auth"
-	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/stream"
@@ -29,7 +28,6 @@ func (h *Handler) openIntoInbox(
 	w http.ResponseWriter, r *http.Request, admission auth.Admission, release func(),
 ) (live bool, err error) {
 	ctx := context.WithoutCancel(r.Context()) // what fails is not to look like the caller's doing
-	user := strings.Clone(admission.User)     // not a part of a string with the password
 	inbox, err := h.inbox.Inbox(ctx)
 	if err != nil {
 		return false, h.refuseUnkept(w, r, err)
@@ -38,8 +36,8 @@ func (h *Handler) openIntoInbox(
 	into, err := inbox.OpenStream(ctx, id, spool.Envelope{
 		Route:  h.inbox.Name,
 		Method: http.MethodPost,
-		Host:   strings.ToLower(r.Host), // as of a batch callback
-		User:   user,
+		Host:   strings.ToLower(r.Host),       // as of a batch callback
+		User:   strings.Clone(admission.User), // not a part of a string with the password
 		URI:    r.URL.RequestURI(),
 		Header: storedHandshake(r),
 	})
@@ -54,20 +52,9 @@ func (h *Handler) openIntoInbox(
 		into.Cancel(ctx)
 		return false, err
 	}
-	if admission.BodySecret {
-		caller.Admit = h.admitMessage
-	}
-	app.CountRequest(kindStream, outcomeAdmitted)
-	h.app.Process().Streams.Open(app.StreamInfo{
-		ID:       id,
-		Route:    h.streamRoute,
-		User:     user,
-		ClientIP: sender.IP(r),
-		Path:     r.URL.Path,
-		Upstream: app.UpstreamSpool,
-		Inbox:    h.inbox.Identity(),
-		Drain:    time.Duration(h.Stream.Drain),
-	}, caller, stream.Into(sink{into}, h.limits.WriteTimeout), h.limits, func(end stream.End) {
+	info := app.StreamInfo{ID: id, Upstream: app.UpstreamSpool, Inbox: h.inbox.Identity()}
+	to := stream.Into(sink{into}, h.limits.WriteTimeout)
+	h.join(r, admission, info, caller, to, func(end stream.End) {
 		release()
 		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 		defer cancel()
