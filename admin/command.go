@@ -28,7 +28,8 @@ their delivery, and ends streams.
 
 The commands use the admin API of the running Caddy, except for 'spool recover',
 which saves what is whole of a damaged inbox, and 'spool copy', which copies an
-inbox into another one: they need none. The API's address is that of --address; otherwise that of the given --config; otherwise '` + caddy.DefaultAdminListen + `'.
+inbox into another one: they need none. The API's address is that of --address;
+otherwise that of the given --config; otherwise '` + caddy.DefaultAdminListen + `'.
 
 Of the query of a callback's URL only the names are shown, as its values may be
 credentials, and so it is with the fields of its header that may have one in them.

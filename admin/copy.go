@@ -94,7 +94,7 @@ func (c *copyInvocation) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.close()) }()
-	if err := c.checkUnused(ctx, from); err != nil {
+	if err := checkUnused(ctx, from); err != nil {
 		return err
 	}
 	if err := to.open(ctx, false); err != nil {
@@ -123,7 +123,7 @@ func (c *copyInvocation) run(ctx context.Context) (err error) {
 }
 
 // checkUnused refuses to copy what gateways are delivering.
-func (c *copyInvocation) checkUnused(ctx context.Context, from *place) error {
+func checkUnused(ctx context.Context, from *place) error {
 	others, err := spool.OtherGateways(ctx, from.store)
 	if err != nil || len(others) == 0 {
 		return err
@@ -280,21 +280,20 @@ func (c *copyInvocation) report(from, to *place, copied *spool.Copied, complete 
 		}
 	}
 	if complete {
-		c.reportNext(from, copied, say)
+		reportNext(from, copied, say)
 	}
 	return nil
 }
 
 // reportNext says how sure it is, and what becomes of the old inbox.
-func (c *copyInvocation) reportNext(
-	from *place, copied *spool.Copied, say func(format string, args ...any),
-) {
+func reportNext(from *place, copied *spool.Copied, say func(format string, args ...any)) {
 	if copied.Counted {
 		say("\nBoth inboxes were counted, and agree.")
 	} else {
 		say("\nThe old inbox was counted, and all of it was looked at. The new one was not: it is in use.")
 	}
-	say("The old inbox is as it was. A gateway that opens it again delivers what is pending there again.")
+	say("The old inbox is as it was. A gateway that opens it again delivers what is pending there " +
+		"again.")
 	if info, err := os.Stat(from.Identity()); err == nil && info.IsDir() {
 		say("So move it away:")
 		say("  mv %s %s", shellWord(from.Identity()), shellWord(from.Identity()+".copied"))
