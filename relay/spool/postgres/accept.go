@@ -30,9 +30,16 @@ type acceptor struct {
 	mu      sync.Mutex
 	waiting []*entry
 	busy    map[spool.Fingerprint]bool // of which one is on its way at present
+	filling map[sequence]bool          // to which some are on their way
 	closed  bool
 	ready   chan struct{} // has an element when there may be something to do
 	floor   int64         // the highest time in an id that was given out to this process
+}
+
+// sequence is what waits in one lane.
+type sequence struct {
+	route string
+	key   uint64
 }
 
 // entry is a message to be accepted.
@@ -53,9 +60,10 @@ type entry struct {
 
 func newAcceptor(s *Store) *acceptor {
 	return &acceptor{
-		s:     s,
-		busy:  make(map[spool.Fingerprint]bool),
-		ready: make(chan struct{}, acceptors),
+		s:       s,
+		busy:    make(map[spool.Fingerprint]bool),
+		filling: make(map[sequence]bool),
+		ready:   make(chan struct{}, acceptors),
 	}
 }
 
@@ -149,7 +157,8 @@ func (a *acceptor) run(ctx context.Context, slot int) {
 }
 
 // take takes the next group out of those that wait. Of each fingerprint there is only one on its
-// way, so that the next one finds out what became of it.
+// way, so that the next one finds out what became of it; and of each sequence there are some in one
+// group only, so that they are accepted in the order in which they came.
 func (a *acceptor) take() (group []*entry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -163,15 +172,19 @@ func (a *acceptor) take() (group []*entry) {
 		switch {
 		case e.ctx.Err() != nil:
 			e.finish(spool.Receipt{}, e.ctx.Err())
-		case e.fingerprint == spool.Fingerprint{}:
-			group = append(group, e)
-			bytes += len(e.body.inline())
-		case a.busy[e.fingerprint]:
+		case a.busy[e.fingerprint] || a.filling[e.sequence()]:
 			rest = append(rest, e)
 		default:
-			a.busy[e.fingerprint] = true
+			if e.fingerprint != (spool.Fingerprint{}) {
+				a.busy[e.fingerprint] = true
+			}
 			group = append(group, e)
 			bytes += len(e.body.inline())
+		}
+	}
+	for _, e := range group {
+		if e.msg.OrderKey != 0 {
+			a.filling[e.sequence()] = true
 		}
 	}
 	clear(a.waiting[len(rest):])
@@ -179,11 +192,14 @@ func (a *acceptor) take() (group []*entry) {
 	return group
 }
 
+func (e *entry) sequence() sequence { return sequence{e.msg.Route, e.msg.OrderKey} }
+
 func (a *acceptor) release(group []*entry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, e := range group {
 		delete(a.busy, e.fingerprint)
+		delete(a.filling, e.sequence())
 	}
 	if len(a.waiting) > 0 {
 		a.wake()
@@ -241,7 +257,8 @@ func isBusy(err error) bool {
 // the next.
 //
 // An id is made of the time, of which a lane never gives out the same again, nor an earlier one;
-// see tick.
+// see tick. A lane that is made anew does not know what it gave out before it went, so it asks the
+// clock when it is made, and not when the statement begins, which may have waited for other lanes.
 const insertSQL = `
 WITH input AS MATERIALIZED (
 	SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[],
@@ -250,9 +267,7 @@ WITH input AS MATERIALIZED (
 	WITH ORDINALITY AS i (route, lane, order_key, destination, fingerprint, span, size, cost,
 		crc, pieces, request_key, request_id, account, random, place)
 ), clock AS MATERIALIZED (
-	SELECT clock_timestamp() AS at,
-		greatest(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, $17::bigint)
-		AS tick
+	SELECT clock_timestamp() AS at
 ), held AS MATERIALIZED (
 	SELECT body FROM @schema@.uploads WHERE body = ANY($18::uuid[]) ORDER BY body FOR UPDATE
 ), offered AS MATERIALIZED (
@@ -261,10 +276,10 @@ WITH input AS MATERIALIZED (
 	FROM input WHERE pieces IS NULL OR pieces IN (SELECT body FROM held)
 ), line AS (
 	INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
-	SELECT o.route, o.lane, c.tick + count(*), count(*), 0, c.at, c.at, (array_agg(o.destination
-		ORDER BY o.place))[1]
-	FROM offered o CROSS JOIN clock c GROUP BY o.route, o.lane, c.tick, c.at
-		ORDER BY o.route, o.lane
+	SELECT o.route, o.lane,
+		greatest(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint, $17::bigint)
+			+ count(*), count(*), 0, c.at, c.at, (array_agg(o.destination ORDER BY o.place))[1]
+	FROM offered o CROSS JOIN clock c GROUP BY o.route, o.lane, c.at ORDER BY o.route, o.lane
 	ON CONFLICT (route, key) DO UPDATE SET last = greatest(l.last
 		+ excluded.added, excluded.last), added = excluded.added
 	RETURNING route, key, last - added AS base
