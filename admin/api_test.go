@@ -41,7 +41,7 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 	var got map[string]any
 	g.get("/spool", &got)
 	require.Equal(t, []string{"dead", "dead_bytes", "delivered", "delivered_bytes", "disk_bytes",
-		"in_flight", "inboxes", "oldest_pending", "pending", "pending_bytes"}, keys(got))
+		"in_flight", "inboxes", "oldest_pending", "pending", "pending_bytes", "retrying"}, keys(got))
 	require.EqualValues(t, 2, got["pending"])
 	require.EqualValues(t, 1, got["dead"])
 	require.Positive(t, got["pending_bytes"])
@@ -53,7 +53,7 @@ func TestStatusCountsOverAllInboxesAndInEach(t *testing.T) {
 	require.Equal(t, slices.Sorted(slices.Values([]string{first, second})), keys(inboxes))
 	in := inboxes[first].(map[string]any)
 	require.Equal(t, []string{"dead", "dead_bytes", "delivered", "delivered_bytes", "disk_bytes",
-		"fingerprints", "in_flight", "max_bytes", "oldest_pending", "pending", "pending_bytes", "routes"}, keys(in))
+		"fingerprints", "in_flight", "max_bytes", "oldest_pending", "pending", "pending_bytes", "retrying", "routes"}, keys(in))
 	require.EqualValues(t, 1, in["pending"])
 	require.EqualValues(t, 1<<30, in["max_bytes"])
 	routes := in["routes"].(map[string]any)

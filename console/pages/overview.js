@@ -5,6 +5,7 @@ import { follow, post } from './api.js';
 
 const longWait = 5 * 60; // seconds after which a callback that waits is worth a word
 const nearlyFull = 0.9;
+const mostRetrying = 1000; // the gateway counts no more of a route
 
 export function show(main) {
 	const parts = { needs: h('section'), routes: h('section'), hour: h('section'), rest: h('div', { class: 'columns' }) };
@@ -75,12 +76,13 @@ function routes(overview) {
 		h('td', { class: 'number' },
 			h('a', { href: callbacksOf(route, 'pending') }, number(route.pending)),
 			route.pending > 0 ? h('small', {}, `${bytes(route.pending_bytes)}, ${number(route.in_flight)} being delivered`) : null),
+		h('td', { class: 'number' }, number(route.retrying), route.retrying >= mostRetrying ? ' or more' : ''),
 		h('td', {}, route.oldest_pending ? when(route.oldest_pending) : '–'),
 		h('td', { class: 'number' }, h('a', { href: callbacksOf(route, 'dead'), class: route.dead > 0 ? 'attention' : null }, number(route.dead))),
 		h('td', { class: 'number' }, h('a', { href: callbacksOf(route, 'delivered') }, number(route.delivered))),
 		overview.read_only ? null : h('td', {}, pauseButton(route, index))));
 	const columns = ['Route', 'Service', { title: 'Accepted/min', class: 'number' }, { title: 'Delivered/min', class: 'number' }, { title: 'Waiting', class: 'number' },
-		'Oldest waiting', { title: 'Dead letters', class: 'number' }, { title: 'Kept', class: 'number' }];
+		{ title: 'Retrying', class: 'number' }, 'Oldest waiting', { title: 'Dead letters', class: 'number' }, { title: 'Kept', class: 'number' }];
 	return [title, table('Routes', overview.read_only ? columns : [...columns, 'Action'], rows)];
 }
 

@@ -40,6 +40,10 @@ type Totals struct {
 	// store, by anyone.
 	InFlight int `json:"in_flight"`
 
+	// Retrying is how many of the pending ones have failed and are to be tried again. Of a route no
+	// more are counted than [MaxRetrying].
+	Retrying int `json:"retrying"`
+
 	// OldestPending is when the oldest pending message was received; zero if there is none.
 	OldestPending time.Time `json:"oldest_pending,omitzero"`
 }
@@ -100,6 +104,7 @@ func (t *Totals) Add(other Totals) {
 	t.Delivered += other.Delivered
 	t.DeliveredBytes += other.DeliveredBytes
 	t.InFlight += other.InFlight
+	t.Retrying += other.Retrying
 	t.OldestPending = Earlier(t.OldestPending, other.OldestPending)
 }
 

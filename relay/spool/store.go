@@ -413,6 +413,10 @@ type RouteCounts struct {
 }
 
 const (
+	// MaxRetrying is up to where a store counts the messages of a route that are to be tried again.
+	// While a service is away that may be all of them, and nobody asks whether it is 50,000 or 60,000.
+	MaxRetrying = 1000
+
 	// MaxAttempts is how many attempts are kept of each message.
 	MaxAttempts = 10
 

@@ -61,6 +61,7 @@ func (d *Store) Counts(ctx context.Context) (spool.Counts, error) {
 					c.OldestPending = spool.Earlier(c.OldestPending, index.FromUnixNano(received))
 				}
 			}
+			c.Retrying = t.CountTried(number, spool.MaxRetrying)
 			counts.Routes[name] = c
 		}
 		return nil

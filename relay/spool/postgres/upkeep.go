@@ -288,7 +288,10 @@ SELECT c.route, r.name, coalesce(r.paused, false), c.pending, c.pending_bytes, c
 		SELECT m.id FROM @schema@.messages m
 		WHERE m.route = c.route AND m.state BETWEEN s.state AND s.state
 		ORDER BY m.state, m.id LIMIT 1) m) o) END,
-	(SELECT count(*) FROM leased l WHERE l.route = c.route AND l.due > now() AND l.head IS NOT NULL)
+	(SELECT count(*) FROM leased l WHERE l.route = c.route AND l.due > now() AND l.head IS NOT NULL),
+	(SELECT count(*) FROM (SELECT FROM unnest('{1,3}'::smallint[]) AS t (class) CROSS JOIN LATERAL (
+		SELECT FROM @schema@.lanes l WHERE l.route = c.route AND l.class = t.class
+		ORDER BY l.due LIMIT $1) l LIMIT $1) tried)
 FROM (
 	SELECT route, sum(pending)::bigint AS pending, sum(pending_bytes)::bigint
 		AS pending_bytes, sum(dead)::bigint AS dead,
@@ -312,7 +315,7 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		return counts, unavailable(cause)
 	}
 	begin := func() { clear(counts.Routes); counts.Bytes, counts.Fingerprints = 0, 0 }
-	err := s.transactAnew(ctx, slow, begin, step{sql: countsSQL, read: func(rows pgx.Rows) error {
+	err := s.transactAnew(ctx, slow, begin, step{countsSQL, []any{spool.MaxRetrying}, func(rows pgx.Rows) error {
 		var route int32
 		var name, oldest *string
 		var c spool.RouteCounts
@@ -331,6 +334,7 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 			&prints,
 			&oldest,
 			&c.InFlight,
+			&c.Retrying,
 		)
 		if err != nil {
 			return err

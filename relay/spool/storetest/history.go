@@ -17,6 +17,7 @@ var history = map[string]func(*harness){
 	"listing by time of receipt":                      listingByTime,
 	"a page does not move while messages come and go": cursorsAreStable,
 	"counts are what is there":                        countsAreRight,
+	"those that are to be tried again are counted":    retryingAreCounted,
 	"counting what a filter selects":                  countingSome,
 }
 
@@ -183,6 +184,7 @@ func countsAreRight(h *harness) {
 	h.end(sample{text: "12", key: 4}, spool.Done)
 	h.accept(sample{text: "1", route: otherRoute, repeatable: true})
 	leased := h.leaseAll(spool.LeaseRequest{Route: route, Max: 1})
+	require.Zero(h, h.counts().Routes[route].Retrying)
 	for range 2 {
 		counts := h.counts()
 		require.Len(h, counts.Routes, 2)
@@ -209,6 +211,44 @@ func countsAreRight(h *harness) {
 		require.NoError(h, err)
 	}
 	require.Empty(h, h.counts().Routes)
+}
+
+func retryingAreCounted(h *harness) {
+	retrying := func(want int) {
+		h.Helper()
+		h.flush()
+		require.Equal(h, want, h.counts().Routes[route].Retrying)
+	}
+	failed := h.retried(sample{text: "fails", key: 1})
+	h.accept(sample{text: "waits behind it", key: 1})
+	h.retried(sample{text: "fails, too"})
+	retrying(2)
+	leased := h.leaseAll(spool.LeaseRequest{Route: route, Max: 10, Tried: true})
+	require.Len(h, leased, 2)
+	retrying(2) // which are in another attempt
+	h.settle(leased[0], spool.Return)
+	h.settle(leased[1], spool.Retry)
+	retrying(2)
+	h.reopen()
+	retrying(2)
+	require.NoError(h, h.Replay(h.background(), failed))
+	retrying(1) // as it begins anew
+	for _, m := range h.list(spool.Filter{}) {
+		_, err := h.Drop(h.background(), m.ID)
+		require.NoError(h, err)
+	}
+	h.end(sample{text: "dies", key: 2}, spool.Bury)
+	retrying(0)
+	for i := range spool.MaxRetrying + 1 {
+		h.accept(sample{text: fmt.Sprint(i)})
+	}
+	for left := spool.MaxRetrying + 1; left > 0; {
+		for _, lease := range h.leaseAll(spool.LeaseRequest{Route: route, Max: 100}) {
+			h.settle(lease, spool.Retry)
+			left--
+		}
+	}
+	retrying(spool.MaxRetrying)
 }
 
 func countingSome(h *harness) {

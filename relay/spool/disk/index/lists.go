@@ -36,6 +36,21 @@ func (t *Tx) Park(route uint32, id spool.ID, record []byte) error {
 	return t.putDue(route, order)
 }
 
+// CountTried returns how many of the parked messages of a route were tried, up to a limit. Those are
+// the first ones of their order keys, and only they have a time.
+func (t *Tx) CountTried(route uint32, limit int) (n int) {
+	for _, bucket := range [...]Bucket{Due, Again} {
+		after := binary.BigEndian.AppendUint64(nil, 1)
+		t.Scan(bucket, RouteKey(route), after, func(_, _ []byte) bool {
+			if n < limit {
+				n++
+			}
+			return n < limit
+		})
+	}
+	return n
+}
+
 // Unpark takes a record away from the parked and makes the next of its
 // order key due. It reports whether there is a next one.
 func (t *Tx) Unpark(route uint32, id spool.ID, order uint64) (more bool, err error) {

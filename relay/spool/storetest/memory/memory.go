@@ -369,6 +369,9 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		if m.lease != nil {
 			c.InFlight++
 		}
+		if !m.NextAttemptAt.IsZero() && c.Retrying < spool.MaxRetrying {
+			c.Retrying++
+		}
 		counts.Bytes += m.Size
 		counts.Routes[m.Route] = c
 	}
