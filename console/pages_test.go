@@ -1,12 +1,19 @@
 package console_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/chromedp/chromedp"
@@ -46,6 +53,106 @@ func TestTheOverviewShowsWhatChangesByItself(t *testing.T) {
 	b.until(`/[1-9]\d* accepted/.test(document.body.innerText)`)
 	b.press("1 dead letter")
 	b.sees("the service answered 410")
+	b.clean()
+}
+
+func TestTheOverviewSaysHowManyAreRetried(t *testing.T) {
+	service := newService(t, http.StatusServiceUnavailable)
+	g := start(t, "", account, service.address())
+	b := browse(t, g)
+	b.open("")
+	b.sees("Live")
+	cell := `document.querySelector('tbody tr').cells[[...document.querySelectorAll('th')]` +
+		`.findIndex((e) => e.innerText === 'Retrying')].innerText`
+	require.Equal(t, "0", eval[string](b, cell))
+	g.send("/hook", "{}")
+	b.until(cell + " === '1'")
+	b.clean()
+}
+
+// Not every proxy lets events through: one refuses them, one keeps them back.
+func TestWhereEventsDoNotComeThroughThePageAsksAgainAndAgain(t *testing.T) {
+	for name, hinder := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"refused": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+		"kept back": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, "", account, nobody)
+			to, err := url.Parse(g.base)
+			require.NoError(t, err)
+			proxy := httputil.NewSingleHostReverseProxy(to)
+			between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/api/events" {
+					hinder(w, r)
+					return
+				}
+				proxy.ServeHTTP(w, r)
+			}))
+			t.Cleanup(between.Close)
+			t.Cleanup(between.CloseClientConnections)
+			g.base = between.URL + "/"
+			b := browse(t, g)
+			b.open("")
+			b.sees("Live")
+			g.send("/hook", "{}")
+			b.sees("1 dead letter of calls")
+			polls := func() (n int) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				for _, request := range b.requests {
+					if strings.HasSuffix(request, "/api/overview") {
+						n++
+					}
+				}
+				return n
+			}
+			require.Positive(t, polls())
+			b.press("Refusals") // which leaves the overview, and what it asked for
+			b.sees("Nothing was refused")
+			left := polls()
+			time.Sleep(6 * time.Second)
+			require.Equal(t, left, polls())
+		})
+	}
+}
+
+// wave is a second of sound.
+func wave() []byte {
+	const rate = 8000
+	b := []byte("RIFF\x00\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00")
+	b = binary.LittleEndian.AppendUint32(b, rate)
+	b = binary.LittleEndian.AppendUint32(b, rate) // bytes a second
+	b = append(b, "\x01\x00\x08\x00data"...)
+	b = binary.LittleEndian.AppendUint32(b, rate)
+	for i := range rate {
+		b = append(b, byte(128+100*math.Sin(2*math.Pi*440*float64(i)/rate)))
+	}
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-8))
+	return b
+}
+
+func TestAudioIsPlayed(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "/console", account, service.address())
+	request, err := http.NewRequestWithContext(t.Context(), "POST", g.callbacks+"/speech", bytes.NewReader(wave()))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "audio/wav")
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	service.took(t, 1)
+
+	b := browse(t, g)
+	b.open("#/callbacks")
+	b.press("POST /speech")
+	b.press("Show the body")
+	b.until("document.querySelector('audio')?.duration === 1")
+	eval[chromedp.Void](b, "void Object.assign(document.querySelector('audio'), { muted: true }).play()")
+	b.until("document.querySelector('audio').ended")
 	b.clean()
 }
 

@@ -61,6 +61,8 @@ export function tellConnection(state, text) {
 
 const retryPause = 3000;
 const pollPause = 5000;
+const firstEvent = 5000; // comes at once, unless something on the way keeps events back
+const silence = 40_000; // the gateway gives a sign of life every 15 seconds
 
 /**
  * Follows a resource for as long as the page is looked at: by server-sent events, or by asking again
@@ -68,6 +70,7 @@ const pollPause = 5000;
  */
 export function follow(topic, show) {
 	let source = null;
+	let asking = null;
 	let timer = 0;
 	let failures = 0;
 	let ended = false;
@@ -79,17 +82,28 @@ export function follow(topic, show) {
 	}
 
 	function lost() {
+		stop();
 		failures++;
 		tellConnection('lost', 'The gateway does not answer. Trying again …');
-		clearTimeout(timer);
 		timer = setTimeout(start, retryPause);
 	}
 
+	// A connection may be gone without anybody having said so, as when the computer has slept.
+	function heard() {
+		clearTimeout(timer);
+		timer = setTimeout(lost, silence);
+	}
+
 	async function poll() {
+		asking = new AbortController();
+		const { signal } = asking; // of this time
 		try {
-			shown(await get(topic));
+			const data = await get(topic, null, AbortSignal.any([signal, AbortSignal.timeout(silence)]));
+			if (signal.aborted) return;
+			shown(data);
 			timer = setTimeout(poll, pollPause);
 		} catch (error) {
+			if (signal.aborted) return;
 			if (error instanceof Refused && error.status < 500) tellConnection('lost', error.message);
 			else lost();
 		}
@@ -97,11 +111,16 @@ export function follow(topic, show) {
 
 	function listen() {
 		source = new EventSource(addressOf(`events?topic=${topic}`));
-		source.addEventListener('message', (event) => shown(JSON.parse(event.data)));
-		source.addEventListener('error', () => {
-			source.close();
-			lost();
+		source.addEventListener('message', (event) => {
+			heard();
+			shown(JSON.parse(event.data));
 		});
+		source.addEventListener('alive', heard);
+		source.addEventListener('error', lost);
+		timer = setTimeout(() => {
+			failures = 1; // next it is asked for without events
+			lost();
+		}, firstEvent);
 	}
 
 	function start() {
@@ -115,6 +134,8 @@ export function follow(topic, show) {
 		clearTimeout(timer);
 		source?.close();
 		source = null;
+		asking?.abort();
+		asking = null;
 	}
 
 	// A page that nobody sees costs nothing.

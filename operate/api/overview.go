@@ -44,8 +44,8 @@ const (
 	// maxFollowers is how many follow events at a time. Others ask again and again.
 	maxFollowers = 100
 
-	// lifeSign is how often something is sent where nothing changes: a connection that is gone is
-	// found only by writing.
+	// lifeSign is how often something is sent where nothing changes: whether the other side is gone
+	// is found out only by writing, or by waiting in vain for what should come.
 	lifeSign = 15 * time.Second
 
 	// writeTimeout is how long a follower may take to accept an event.
@@ -164,7 +164,7 @@ func (h *Handler) follow(w http.ResponseWriter, r *http.Request, topic *topic) {
 			}
 		case time.Since(silent) >= lifeSign:
 			silent = time.Now()
-			if send(w, ":\n\n") != nil {
+			if send(w, "event: alive\ndata: {}\n\n") != nil {
 				return
 			}
 		}

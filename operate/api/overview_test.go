@@ -103,11 +103,11 @@ func followed(t *testing.T) (*api.Handler, watchedStore) {
 	return api.New(operate.New(process), api.Options{Console: &api.Console{User: user}}), store
 }
 
-// follow follows the overview as a user until the function that it returns is called, which returns
-// what came.
-func follow(t *testing.T, h http.Handler, user string) (stop func() []string) {
+// follow follows a topic as a user until the function that it returns is called, which returns what
+// came.
+func follow(t *testing.T, h http.Handler, topic, user string) (stop func() []string) {
 	ctx, cancel := context.WithCancel(t.Context())
-	r := httptest.NewRequestWithContext(ctx, "GET", "/events?topic=overview", nil)
+	r := httptest.NewRequestWithContext(ctx, "GET", "/events?topic="+topic, nil)
 	r.Header.Set("User", user)
 	w := httptest.NewRecorder()
 	var following sync.WaitGroup
@@ -119,13 +119,23 @@ func follow(t *testing.T, h http.Handler, user string) (stop func() []string) {
 	}
 }
 
+func TestWhoFollowsGetsSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := followed(t)
+		stop := follow(t, h, "streams", "somebody")
+		time.Sleep(47 * time.Second)
+		alive := "event: alive\ndata: {}\n\n"
+		require.Equal(t, []string{"data: []\n\n", alive, alive, alive, ""}, stop())
+	})
+}
+
 func TestFollowersLookTogetherAndNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, store := followed(t)
 		time.Sleep(time.Hour)
 		require.Zero(t, store.looks.Load(), "nobody follows")
 
-		alone := follow(t, h, "alone")
+		alone := follow(t, h, "overview", "alone")
 		time.Sleep(time.Minute + time.Second)
 		require.Len(t, alone(), 31+1, "every two seconds")
 		require.EqualValues(t, 31, store.looks.Swap(0))
@@ -135,7 +145,7 @@ func TestFollowersLookTogetherAndNobodyElse(t *testing.T) {
 
 		var stops []func() []string
 		for n := range 50 { // at any times
-			stops = append(stops, follow(t, h, strings.Repeat("x", n)))
+			stops = append(stops, follow(t, h, "overview", strings.Repeat("x", n)))
 			time.Sleep(37 * time.Millisecond)
 		}
 		store.looks.Store(0)
@@ -164,10 +174,10 @@ func TestAFollowerThatLeavesLeavesTheOthersWhatItSees(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, store := followed(t)
 		store.takes.Store(int64(time.Second))
-		leave := follow(t, h, "leaves")
+		leave := follow(t, h, "overview", "leaves")
 		synctest.Wait()
 		leave()
-		stop := follow(t, h, "comes")
+		stop := follow(t, h, "overview", "comes")
 		synctest.Wait()
 		events := stop()
 		require.EqualValues(t, 1, store.looks.Load())
