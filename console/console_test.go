@@ -95,6 +95,15 @@ func (g *gateway) status(method, path string, fields ...string) int {
 	return response.StatusCode
 }
 
+// perseveres has the gateway go on trying for an hour, and not for a second.
+func (g *gateway) perseveres() {
+	g.t.Helper()
+	config := strings.Replace(string(g.config), `"retry_for":1000000000`, `"retry_for":3600000000000`, 1)
+	require.NotEqual(g.t, string(g.config), config)
+	g.config = []byte(config)
+	require.NoError(g.t, caddy.Load(g.config, true))
+}
+
 // send sends a callback.
 func (g *gateway) send(path, body string) {
 	g.t.Helper()

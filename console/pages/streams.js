@@ -14,9 +14,13 @@ export function show(main) {
 	main.append(h('h1', {}, 'Streams'), h('h2', {}, 'Live'), summary, live, h('h2', {}, 'Ended'), ended);
 
 	const rows = new Map(); // by id
-	const body = h('tbody');
-	const shown = table('Live streams, the oldest first', ['Since', 'From', 'User', 'Path', 'Upstream', { title: 'From the caller', class: 'number' }, { title: 'From the backend', class: 'number' }, 'Action'], []);
+	const body = h('tbody', { role: 'rowgroup' });
+	const shown = table('Live streams, the oldest first', ['Since', 'From', 'User', 'Path', 'Upstream', { title: 'From the caller', class: 'number' }, { title: 'From the backend', class: 'number' }, 'Action'], [], { class: 'live', role: 'table' });
 	shown.querySelector('tbody').replaceWith(body);
+	// Its rows are no table to the browser, see the style; to who listens to the page they are.
+	shown.querySelector('thead').setAttribute('role', 'rowgroup');
+	shown.querySelector('thead tr').setAttribute('role', 'row');
+	for (const name of shown.querySelectorAll('th')) name.setAttribute('role', 'columnheader');
 	const none = empty('No stream is live.', 'A stream comes up here when Deepgram opens a callback WebSocket.');
 	live.append(shown, none);
 
@@ -73,8 +77,9 @@ export function show(main) {
 const traffic = (messages, size) => `${count(messages, 'message')}, ${bytes(size)}`;
 
 function liveRow(stream, readOnly) {
-	const fromCaller = h('td', { class: 'number' });
-	const fromBackend = h('td', { class: 'number' });
+	const cell = (kind, ...content) => h('td', { role: 'cell', class: kind }, ...content);
+	const fromCaller = cell('number');
+	const fromBackend = cell('number');
 	const kill = {
 		title: 'End this stream?', action: 'End it', danger: true,
 		text: ['Both sides are told that the gateway goes away (1001). Deepgram then ends the whole live transcription: it cannot be taken up again.'],
@@ -83,10 +88,10 @@ function liveRow(stream, readOnly) {
 			return 'It was told to end.';
 		},
 	};
-	const node = h('tr', {},
-		h('td', {}, when(stream.started_at)), h('td', { class: 'address' }, stream.client_ip), h('td', {}, stream.user || '–'),
-		h('td', { class: 'long' }, h('span', {}, stream.path)), h('td', { class: 'address' }, stream.upstream), fromCaller, fromBackend,
-		h('td', {}, readOnly ? '–' : h('button', { type: 'button', class: 'danger', onclick: () => confirm(kill) }, 'End …')));
+	const node = h('tr', { role: 'row' },
+		cell(null, when(stream.started_at)), cell('address', stream.client_ip), cell(null, stream.user || '–'),
+		cell('long', h('span', {}, stream.path)), cell('address', stream.upstream), fromCaller, fromBackend,
+		cell(null, readOnly ? '–' : h('button', { type: 'button', class: 'danger', onclick: () => confirm(kill) }, 'End …')));
 	return {
 		node,
 		update(now) {
