@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
 // verifierCall is a program that prints, for each delivery, whether the verifier in the documents
@@ -49,10 +49,10 @@ func TestTheQuotedVerifierTakesWhatTheInboxSigns(t *testing.T) {
 		return "whsec_" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{of}, 32))
 	}
 	signed := func(body []byte, now time.Time) signedDelivery {
-		signer, err := spool.NewSigner(secret(1), secret(2)) // a new secret and the one before
+		signer, err := webhook.NewSigner(secret(1), secret(2)) // a new secret and the one before
 		require.NoError(t, err)
 		header := make(http.Header)
-		require.NoError(t, signer.Sign(header, &spool.Message{}, bytes.NewReader(body), now))
+		require.NoError(t, signer.Sign(header, "a message", bytes.NewReader(body), now))
 		delivery := signedDelivery{Secret: secret(2), Headers: make(map[string]string), Body: body}
 		for name := range header {
 			delivery.Headers[strings.ToLower(name)] = header.Get(name)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
 func (p *parser) spool() error {
@@ -177,7 +178,7 @@ func (p *parser) sign() (err error) {
 		if strings.Contains(secret, "{") {
 			continue // the value of a placeholder is not known before the configuration is loaded
 		}
-		if _, err := spool.NewSigner(secret); err != nil {
+		if _, err := webhook.NewSigner(secret); err != nil {
 			return p.Errf("sign: secret %d of %d: %w", i+1, len(secrets), errors.Unwrap(err))
 		}
 	}

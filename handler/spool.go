@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
 // Spool configures the inbox: batch callbacks are accepted onto disk, answered,
@@ -235,12 +236,12 @@ func asStore(loaded any) (spool.StoreModule, error) {
 
 // newSigner makes the signer of deliveries, or nil where no secret is configured.
 // Its errors show nothing of the secrets.
-func newSigner(configured []string) (*spool.Signer, error) {
+func newSigner(configured []string) (*webhook.Signer, error) {
 	secrets, err := replaceAll("secret", configured)
 	if err != nil || len(secrets) == 0 {
 		return nil, err
 	}
-	return spool.NewSigner(secrets...)
+	return webhook.NewSigner(secrets...)
 }
 
 // newKeys makes the keys of an inbox. Its errors show none of them.
@@ -306,7 +307,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, user string) er
 		return h.refuseUnkept(w, r, err)
 	}
 	app.CountRequest(kindBatch, outcomeAdmitted)
-	w.Header().Set(spool.HeaderWebhookID, receipt.ID.String())
+	w.Header().Set(webhook.HeaderID, receipt.ID.String())
 	w.WriteHeader(http.StatusAccepted)
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
 const (
@@ -38,7 +39,7 @@ type Service struct {
 	Proxy *relay.Proxy
 
 	// Signer signs the deliveries; nil where they are not signed.
-	Signer *spool.Signer
+	Signer *webhook.Signer
 }
 
 // Deliver makes one attempt to deliver a message: it is a [spool.Delivery]. It blocks until the

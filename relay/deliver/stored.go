@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/sender"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
 // HeaderRequestID is the header field with the request id of a callback, where its body has one, so
@@ -47,7 +48,7 @@ var hopByHop = []string{
 // taken for it.
 var own = []string{
 	HeaderRequestID, spool.HeaderStreamID, spool.HeaderStreamSequence, spool.HeaderStreamEnd,
-	spool.HeaderWebhookID, spool.HeaderWebhookTimestamp, spool.HeaderWebhookSignature,
+	webhook.HeaderID, webhook.HeaderTimestamp, webhook.HeaderSignature,
 }
 
 var notStored = slices.Concat(hopByHop, own)
@@ -128,7 +129,7 @@ func (s *Service) request(
 	if msg.RequestID != "" && httpguts.ValidHeaderFieldValue(msg.RequestID) {
 		header.Set(HeaderRequestID, msg.RequestID)
 	}
-	if err := s.Signer.Sign(header, msg, body, time.Now()); err != nil {
+	if err := s.Signer.Sign(header, msg.ID.String(), body, time.Now()); err != nil {
 		return nil, err
 	}
 

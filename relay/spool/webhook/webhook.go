@@ -1,7 +1,7 @@
-// Signatures towards the service, after the Standard Webhooks specification
+// Package webhook signs deliveries, so that a service can tell them from what somebody else sends it,
+// after the Standard Webhooks specification
 // (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
-
-package spool
+package webhook
 
 import (
 	"crypto/hmac"
@@ -14,14 +14,15 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // The fields that Standard Webhooks adds to a request.
 const (
-	HeaderWebhookID        = "Webhook-Id"
-	HeaderWebhookTimestamp = "Webhook-Timestamp"
-	HeaderWebhookSignature = "Webhook-Signature"
+	HeaderID        = "Webhook-Id"
+	HeaderTimestamp = "Webhook-Timestamp"
+	HeaderSignature = "Webhook-Signature"
 )
 
 const (
@@ -76,13 +77,14 @@ func (s *Signer) String() string { return fmt.Sprintf("Signer(%d secrets)", len(
 // GoString hides the secrets.
 func (s *Signer) GoString() string { return s.String() }
 
-// Sign sets webhook-id, webhook-timestamp and, if there are secrets, webhook-signature on header.
-// For that it reads the body once, without keeping it, and rewinds it. A nil Signer has no secrets.
-func (s *Signer) Sign(header http.Header, msg *Message, body io.ReadSeeker, now time.Time) error {
-	id, timestamp := msg.ID.String(), strconv.FormatInt(now.Unix(), 10)
-	header.Set(HeaderWebhookID, id)
-	header.Set(HeaderWebhookTimestamp, timestamp)
-	header.Del(HeaderWebhookSignature)
+// Sign sets webhook-id, webhook-timestamp and, if there are secrets, webhook-signature on header. id
+// is that of the message, the same whenever it is delivered again. For the signature the body is read
+// once, without keeping it, and rewound. A nil Signer has no secrets.
+func (s *Signer) Sign(header http.Header, id string, body io.ReadSeeker, now time.Time) error {
+	timestamp := strconv.FormatInt(now.Unix(), 10)
+	header.Set(HeaderID, id)
+	header.Set(HeaderTimestamp, timestamp)
+	header.Del(HeaderSignature)
 	if s == nil || len(s.keys) == 0 {
 		return nil
 	}
@@ -95,9 +97,12 @@ func (s *Signer) Sign(header http.Header, msg *Message, body io.ReadSeeker, now 
 	for i, mac := range macs {
 		signatures[i] = "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 	}
-	header.Set(HeaderWebhookSignature, strings.Join(signatures, " "))
+	header.Set(HeaderSignature, strings.Join(signatures, " "))
 	return nil
 }
+
+// buffers are for reading bodies.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
 // digest reads the body once for all keys, and rewinds it. What is signed is "id.timestamp.body".
 func (s *Signer) digest(id, timestamp string, body io.ReadSeeker) ([]hash.Hash, error) {
@@ -109,8 +114,8 @@ func (s *Signer) digest(id, timestamp string, body io.ReadSeeker) ([]hash.Hash, 
 	}
 	all := io.MultiWriter(writers...)
 	_, _ = io.WriteString(all, id+"."+timestamp+".") // a hash never fails
-	buffer := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buffer)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
 	if _, err := io.CopyBuffer(all, onlyReader{body}, *buffer); err != nil {
 		return nil, err
 	}

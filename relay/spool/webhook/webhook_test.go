@@ -1,4 +1,4 @@
-package spool
+package webhook
 
 import (
 	"bytes"
@@ -47,16 +47,15 @@ func TestDeliveriesAreSignedWithEverySecret(t *testing.T) {
 	signer, err := NewSigner(exampleSecret, other)
 	require.NoError(t, err)
 	body := strings.Repeat("0123456789", 20_000)
-	msg := &Message{ID: ID{1}}
 	reader := strings.NewReader(body)
 	header := http.Header{}
-	require.NoError(t, signer.Sign(header, msg, reader, time.Unix(exampleTime, 0)))
+	require.NoError(t, signer.Sign(header, exampleID, reader, time.Unix(exampleTime, 0)))
 
-	require.Equal(t, msg.ID.String(), header.Get("webhook-id"))
+	require.Equal(t, exampleID, header.Get("webhook-id"))
 	require.Equal(t, "1614265330", header.Get("webhook-timestamp"))
 	var want []string
 	for _, secret := range []string{exampleSecret, other} {
-		want = append(want, signature(secret, msg.ID.String(), "1614265330", body))
+		want = append(want, signature(secret, exampleID, "1614265330", body))
 	}
 	require.Equal(t, strings.Join(want, " "), header.Get("webhook-signature"))
 	rest, err := io.ReadAll(reader)
@@ -65,11 +64,11 @@ func TestDeliveriesAreSignedWithEverySecret(t *testing.T) {
 }
 
 func TestWithoutSecretsThereIsNoSignature(t *testing.T) {
-	header := http.Header{HeaderWebhookSignature: {"the sender's"}}
+	header := http.Header{HeaderSignature: {"the sender's"}}
 	var signer *Signer
-	require.NoError(t, signer.Sign(header, &Message{}, nil, time.Unix(1, 0)))
-	require.Empty(t, header.Get(HeaderWebhookSignature))
-	require.NotEmpty(t, header.Get(HeaderWebhookID))
+	require.NoError(t, signer.Sign(header, exampleID, nil, time.Unix(1, 0)))
+	require.Empty(t, header.Get(HeaderSignature))
+	require.NotEmpty(t, header.Get(HeaderID))
 }
 
 func TestBadSecretsAreRefusedWithoutShowingThem(t *testing.T) {
@@ -95,8 +94,8 @@ func TestABodyThatCannotBeReadIsNotSigned(t *testing.T) {
 	signer, err := NewSigner(exampleSecret)
 	require.NoError(t, err)
 	header := http.Header{}
-	require.ErrorIs(t, signer.Sign(header, &Message{}, brokenBody{}, time.Unix(1, 0)), errBroken)
-	require.Empty(t, header.Get(HeaderWebhookSignature))
+	require.ErrorIs(t, signer.Sign(header, exampleID, brokenBody{}, time.Unix(1, 0)), errBroken)
+	require.Empty(t, header.Get(HeaderSignature))
 }
 
 var errBroken = errors.New("broken")
