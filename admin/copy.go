@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/printable"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/transfer"
 )
 
 // copyCommand is `spool copy`, which needs no running Caddy: it opens both inboxes itself.
@@ -103,7 +104,7 @@ func (c *copyInvocation) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, to.close()) }()
 
 	shown := newProgress(c.notes)
-	copied, err := spool.Copy(ctx, from.store, to.store, func(so *spool.Copied) {
+	copied, err := transfer.Copy(ctx, from.store, to.store, func(so *transfer.Copied) {
 		shown.show(fmt.Sprintf("copied %s of %s so far",
 			humanize.Comma(so.Seen), humanize.Comma(max(so.Total, so.Seen))))
 	})
@@ -124,7 +125,7 @@ func (c *copyInvocation) run(ctx context.Context) (err error) {
 
 // checkUnused refuses to copy what gateways are delivering.
 func checkUnused(ctx context.Context, from *place) error {
-	others, err := spool.OtherGateways(ctx, from.store)
+	others, err := transfer.OtherGateways(ctx, from.store)
 	if err != nil || len(others) == 0 {
 		return err
 	}
@@ -236,13 +237,13 @@ func (p *place) open(ctx context.Context, mustExist bool) error {
 func (p *place) close() error { return p.store.Close(context.Background()) }
 
 // report says what was copied, and what to do next.
-func (c *copyInvocation) report(from, to *place, copied *spool.Copied, complete bool) error {
+func (c *copyInvocation) report(from, to *place, copied *transfer.Copied, complete bool) error {
 	if c.flags.Bool("json") {
 		return json.NewEncoder(c.out).Encode(struct {
 			From     string `json:"from"`
 			To       string `json:"to"`
 			Complete bool   `json:"complete"`
-			*spool.Copied
+			*transfer.Copied
 		}{from.Identity(), to.Identity(), complete, copied})
 	}
 	say := func(format string, args ...any) {
@@ -255,7 +256,7 @@ func (c *copyInvocation) report(from, to *place, copied *spool.Copied, complete 
 	for _, route := range sortedKeys(copied.Routes) {
 		for _, state := range []spool.State{spool.Pending, spool.Dead, spool.Delivered} {
 			n := copied.Routes[route][state]
-			if n == nil || *n == (spool.CopiedCounts{}) {
+			if n == nil || *n == (transfer.Counts{}) {
 				continue
 			}
 			t.row(route, string(state), humanize.Comma(n.Copied), humanize.Comma(n.Present),
@@ -286,7 +287,7 @@ func (c *copyInvocation) report(from, to *place, copied *spool.Copied, complete 
 }
 
 // reportNext says how sure it is, and what becomes of the old inbox.
-func reportNext(from *place, copied *spool.Copied, say func(format string, args ...any)) {
+func reportNext(from *place, copied *transfer.Copied, say func(format string, args ...any)) {
 	if copied.Counted {
 		say("\nBoth inboxes were counted, and agree.")
 	} else {

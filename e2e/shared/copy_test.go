@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/transfer"
 )
 
 // onDisk is the configuration of a gateway with its inbox in a directory.
@@ -40,7 +41,7 @@ func copyOf(t *testing.T, dsn string, args ...string) *exec.Cmd {
 type copyReport struct {
 	Complete     bool
 	Total        int
-	Routes       map[string]map[spool.State]spool.CopiedCounts
+	Routes       map[string]map[spool.State]transfer.Counts
 	Fingerprints int
 }
 

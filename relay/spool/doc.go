@@ -32,7 +32,8 @@
 // caddyfile.Unmarshaler, and everything else (sharing the store between directives and
 // over reloads, metrics, the admin API, the commands) finds it by its [StoreModule] alone.
 //
-// A store that also implements [Portable] can be copied from and to (copy.go).
+// A store that also implements [Portable] can be copied from and to (portable.go), which the
+// package transfer does.
 //
 // # Terms
 //

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/transfer"
 )
 
 var copying = map[string]func(*harness){
@@ -43,9 +44,9 @@ func (h *harness) elsewhere() (*harness, *memory.Store) {
 	return &harness{T: h.T, Store: store, watched: make(chan string, 1)}, store
 }
 
-func (h *harness) copy(from, to spool.Portable) *spool.Copied {
+func (h *harness) copy(from, to spool.Portable) *transfer.Copied {
 	h.Helper()
-	copied, err := spool.Copy(h.background(), from, to, nil)
+	copied, err := transfer.Copy(h.background(), from, to, nil)
 	require.NoError(h, err)
 	require.Empty(h, copied.Lost)
 	require.Equal(h, copied.Total, copied.Seen)
@@ -150,7 +151,7 @@ func copyRepeated(h *harness) {
 	source, from := h.elsewhere()
 	source.fillWithAll()
 	ctx, cancel := context.WithCancel(h.background())
-	_, err := spool.Copy(ctx, from, h.portable(), func(c *spool.Copied) {
+	_, err := transfer.Copy(ctx, from, h.portable(), func(c *transfer.Copied) {
 		if c.Seen >= 100 {
 			cancel()
 		}
@@ -324,7 +325,7 @@ func importedTwiceAtOnce(h *harness) {
 	source.accept(sample{text: strings.Repeat("large ", 200_000), key: 1})
 	to := h.portable()
 	inParallel(3, func(int) {
-		if _, err := spool.Copy(h.background(), from, to, nil); err != nil {
+		if _, err := transfer.Copy(h.background(), from, to, nil); err != nil {
 			// Each one finds more than it has copied itself.
 			require.ErrorContains(h, err, "the destination has")
 		}

@@ -1,6 +1,6 @@
-// Copying: how all that one store keeps comes into another one.
-
-package spool
+// Package transfer copies all that one store keeps into another one, of whatever engines they are.
+// What a store has to have for that is [spool.Portable].
+package transfer
 
 import (
 	"context"
@@ -9,72 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
-
-// Portable is what a store has beside, if what it keeps can be copied to another one, see [Copy].
-type Portable interface {
-	Store
-
-	// Export returns the next messages behind an id, at most limit, by rising id; none at the end.
-	Export(ctx context.Context, after ID, limit int) ([]Exported, error)
-
-	// Missing returns those of some ids that Import would take: of which the store has no message,
-	// and never had an imported one.
-	Missing(ctx context.Context, ids []ID) ([]ID, error)
-
-	// Import keeps messages that another store accepted, with their ids and all that became of them,
-	// durably, and takes over their bodies, which are of NewBody, whatever happens. It returns the
-	// ids of those that it kept: not what is there already, in whatever state, nor what was imported
-	// in the last 30 days at least, though it was delivered or dropped since. So nothing is
-	// delivered again because a copy is repeated.
-	//
-	// What was accepted here later has higher ids than all that was imported of its order key.
-	// Imported messages take the place in the order that their ids give them: before all that waits
-	// and has higher ids, but not before what is leased already.
-	Import(ctx context.Context, messages []Imported) (kept []ID, err error)
-
-	// ExportPrints has take called with the fingerprints that are kept, some at a time.
-	ExportPrints(ctx context.Context, take func([]Print) error) error
-
-	// ExportStreams returns the live streams that were noted, whoever did.
-	ExportStreams(ctx context.Context) ([]OpenStream, error)
-
-	// ImportPrints keeps fingerprints durably, but for those of which it has the same or a later one.
-	ImportPrints(ctx context.Context, prints []Print) error
-}
-
-// Exported is a message to be copied.
-type Exported struct {
-	*Message
-
-	// Err says that the record of the message is damaged; it wraps [ErrDamaged].
-	Err error
-
-	// Doomed messages were dropped while they were being delivered, by a process that died since:
-	// they are not to be copied.
-	Doomed bool
-}
-
-// Imported is a message from another store, with its body.
-type Imported struct {
-	*Message
-	Body BodyWriter
-}
-
-// Print is a fingerprint that is kept: of which message, and when that was accepted. Of a store that
-// keeps the first 16 bytes alone, the others are zero; then those 16 are what is compared.
-type Print struct {
-	Fingerprint Fingerprint
-	ID          ID
-	At          time.Time
-}
-
-// Same reports whether f is the fingerprint that is kept.
-func (p Print) Same(f Fingerprint) bool {
-	const half = len(f) / 2
-	return p.Fingerprint == f || [half]byte(p.Fingerprint[half:]) == [half]byte{} &&
-		[half]byte(p.Fingerprint[:half]) == [half]byte(f[:half])
-}
 
 // Copied is what [Copy] has to tell.
 type Copied struct {
@@ -83,7 +20,7 @@ type Copied struct {
 	Seen  int64 `json:"seen"`
 
 	// Routes has what became of the messages, by route and by state.
-	Routes map[string]map[State]*CopiedCounts `json:"routes"`
+	Routes map[string]map[spool.State]*Counts `json:"routes"`
 
 	// Fingerprints is how many were handed over, Paused are the routes whose pause was.
 	Fingerprints int64    `json:"fingerprints"`
@@ -93,53 +30,47 @@ type Copied struct {
 	Streams int64 `json:"streams"`
 
 	// Lost are the messages that are damaged in the store they were to be copied from.
-	Lost []Loss `json:"lost"`
+	Lost []spool.Loss `json:"lost"`
 
 	// Counted says that what the destination has more than before was compared with what was copied,
 	// which is only possible where nobody else uses it.
 	Counted bool `json:"counted"`
 }
 
-// CopiedCounts counts messages of a route and state.
-type CopiedCounts struct {
+// Counts counts messages of a route and state.
+type Counts struct {
 	Copied  int64 `json:"copied"`
 	Present int64 `json:"present"` // were there, or copied before
 	Lost    int64 `json:"lost"`
 }
 
-// Loss is a message that could not be saved.
-type Loss struct {
-	ID        ID     `json:"id"`
-	Route     string `json:"route"`
-	RequestID string `json:"request_id,omitempty"`
-	Reason    string `json:"reason"`
-}
-
-// copyPage is how many messages are copied at a time.
-const copyPage = 100
+// pageSize is how many messages are copied at a time.
+const pageSize = 100
 
 // Copy copies all that one store keeps into another: paused routes, fingerprints, messages in every
 // state, and which streams were live. Nothing is changed in the first, which nobody else may use
 // meanwhile; the second may be in use. What was copied before is not copied again, so a copy that
 // ended early is simply repeated. progress, if not nil, is told now and then how far it is. With an
 // error, Copied says what was done until then.
-func Copy(ctx context.Context, from, to Portable, progress func(*Copied)) (*Copied, error) {
+func Copy(ctx context.Context, from, to spool.Portable, progress func(*Copied)) (*Copied, error) {
 	c := &copying{from: from, to: to, progress: progress, Copied: Copied{
-		Routes: make(map[string]map[State]*CopiedCounts), Paused: []string{}, Lost: []Loss{},
+		Routes: make(map[string]map[spool.State]*Counts),
+		Paused: []string{},
+		Lost:   []spool.Loss{},
 	}}
 	return &c.Copied, c.run(ctx)
 }
 
 type copying struct {
 	Copied
-	from, to Portable
+	from, to spool.Portable
 	progress func(*Copied)
 }
 
 // run has pauses come first, so that nothing is delivered that was not to be, and fingerprints before
 // messages, as the destination may be accepting already.
 func (c *copying) run(ctx context.Context) error {
-	c.to.SetLimits(Limits{Fingerprints: 1 << 62}) // for as long as a configuration says otherwise
+	c.to.SetLimits(spool.Limits{Fingerprints: 1 << 62}) // for as long as a configuration says otherwise
 	there, err := c.from.Counts(ctx)
 	if err != nil {
 		return err
@@ -158,7 +89,7 @@ func (c *copying) run(ctx context.Context) error {
 		}
 		c.Paused = append(c.Paused, route)
 	}
-	err = c.from.ExportPrints(ctx, func(prints []Print) error {
+	err = c.from.ExportPrints(ctx, func(prints []spool.Print) error {
 		c.Fingerprints += int64(len(prints))
 		return c.to.ImportPrints(ctx, prints)
 	})
@@ -175,9 +106,9 @@ func (c *copying) run(ctx context.Context) error {
 }
 
 func (c *copying) messages(ctx context.Context) error {
-	var after ID
+	var after spool.ID
 	for {
-		page, err := c.from.Export(ctx, after, copyPage)
+		page, err := c.from.Export(ctx, after, pageSize)
 		if err != nil || len(page) == 0 {
 			return err
 		}
@@ -208,8 +139,8 @@ func (c *copying) streams(ctx context.Context) error {
 }
 
 // page copies messages that follow each other.
-func (c *copying) page(ctx context.Context, page []Exported) error {
-	var ids []ID
+func (c *copying) page(ctx context.Context, page []spool.Exported) error {
+	var ids []spool.ID
 	for _, m := range page {
 		ids = append(ids, m.ID)
 	}
@@ -217,11 +148,11 @@ func (c *copying) page(ctx context.Context, page []Exported) error {
 	if err != nil {
 		return err
 	}
-	absent := make(map[ID]bool, len(missing))
+	absent := make(map[spool.ID]bool, len(missing))
 	for _, id := range missing {
 		absent[id] = true
 	}
-	var batch []Imported
+	var batch []spool.Imported
 	defer func() {
 		for _, m := range batch { // which Import has not taken over
 			m.Body.Discard()
@@ -246,7 +177,7 @@ func (c *copying) page(ctx context.Context, page []Exported) error {
 			c.lose(m, damage)
 			continue
 		}
-		batch = append(batch, Imported{m.Message, body})
+		batch = append(batch, spool.Imported{Message: m.Message, Body: body})
 	}
 	taken := batch
 	batch = nil
@@ -254,7 +185,7 @@ func (c *copying) page(ctx context.Context, page []Exported) error {
 }
 
 // take has the destination keep messages.
-func (c *copying) take(ctx context.Context, batch []Imported) error {
+func (c *copying) take(ctx context.Context, batch []spool.Imported) error {
 	if len(batch) == 0 {
 		return nil
 	}
@@ -262,7 +193,7 @@ func (c *copying) take(ctx context.Context, batch []Imported) error {
 	if err != nil {
 		return err
 	}
-	took := make(map[ID]bool, len(kept))
+	took := make(map[spool.ID]bool, len(kept))
 	for _, id := range kept {
 		took[id] = true
 	}
@@ -276,26 +207,30 @@ func (c *copying) take(ctx context.Context, batch []Imported) error {
 	return nil
 }
 
-func (c *copying) lose(m Exported, reason error) {
+func (c *copying) lose(m spool.Exported, reason error) {
 	c.counts(m.Message).Lost++
-	c.Lost = append(c.Lost, Loss{m.ID, m.Route, m.RequestID, reason.Error()})
+	c.Lost = append(c.Lost, spool.Loss{
+		ID: m.ID, Route: m.Route, RequestID: m.RequestID, Reason: reason.Error(),
+	})
 }
 
-func (c *copying) counts(m *Message) *CopiedCounts {
+func (c *copying) counts(m *spool.Message) *Counts {
 	states := c.Routes[m.Route]
 	if states == nil {
-		states = make(map[State]*CopiedCounts)
+		states = make(map[spool.State]*Counts)
 		c.Routes[m.Route] = states
 	}
 	if states[m.State] == nil {
-		states[m.State] = &CopiedCounts{}
+		states[m.State] = &Counts{}
 	}
 	return states[m.State]
 }
 
 // body hands the body of a message over. What is wrong with its bytes where they come from is its
 // damage; anything else is an error.
-func (c *copying) body(ctx context.Context, m *Message) (w BodyWriter, damage, err error) {
+func (c *copying) body(
+	ctx context.Context, m *spool.Message,
+) (w spool.BodyWriter, damage, err error) {
 	body, err := c.from.Body(ctx, m.ID)
 	if err != nil {
 		damage, err = damageOr(err)
@@ -333,17 +268,17 @@ func (n *noting) Read(p []byte) (int, error) {
 // damageOr tells bytes that are not there any more from a store that cannot be asked at present.
 func damageOr(err error) (damage, other error) {
 	var file *fs.PathError
-	if errors.Is(err, ErrDamaged) || errors.As(err, &file) {
+	if errors.Is(err, spool.ErrDamaged) || errors.As(err, &file) {
 		return err, nil
 	}
 	return nil, err
 }
 
 // check compares what was copied with what the stores say they have.
-func (c *copying) check(ctx context.Context, there, before Counts) error {
+func (c *copying) check(ctx context.Context, there, before spool.Counts) error {
 	for route, counts := range there.Routes {
-		for state, want := range counts.byState() {
-			got := c.counts(&Message{Route: route, State: state})
+		for state, want := range byState(counts) {
+			got := c.counts(&spool.Message{Route: route, State: state})
 			if n := got.Copied + got.Present + got.Lost; n != want {
 				return fmt.Errorf("route %s: of %d %s callbacks %d were found; nothing is lost, "+
 					"but something is wrong with where they are", route, want, state, n)
@@ -359,8 +294,8 @@ func (c *copying) check(ctx context.Context, there, before Counts) error {
 		return err
 	}
 	for route, states := range c.Routes {
-		had := before.Routes[route].byState()
-		for state, has := range after.Routes[route].byState() {
+		had := byState(before.Routes[route])
+		for state, has := range byState(after.Routes[route]) {
 			want := had[state]
 			if states[state] != nil {
 				want += states[state].Copied
@@ -375,8 +310,10 @@ func (c *copying) check(ctx context.Context, there, before Counts) error {
 	return nil
 }
 
-func (c RouteCounts) byState() map[State]int64 {
-	return map[State]int64{Pending: c.Pending, Dead: c.Dead, Delivered: c.Delivered}
+func byState(c spool.RouteCounts) map[spool.State]int64 {
+	return map[spool.State]int64{
+		spool.Pending: c.Pending, spool.Dead: c.Dead, spool.Delivered: c.Delivered,
+	}
 }
 
 // seenLately is how long a gateway counts as a user of a shared store that was not seen since.
@@ -384,8 +321,8 @@ const seenLately = 15 * time.Second
 
 // OtherGateways returns who else uses a store at present. Times are compared with each other, as
 // they are those of the store.
-func OtherGateways(ctx context.Context, store Store) (others []Gateway, err error) {
-	shared, ok := store.(Shared)
+func OtherGateways(ctx context.Context, store spool.Store) (others []spool.Gateway, err error) {
+	shared, ok := store.(spool.Shared)
 	if !ok {
 		return nil, nil
 	}
