@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
@@ -161,7 +162,7 @@ func (p *parser) encrypt() (err error) {
 		if strings.Contains(key, "{") {
 			continue // what a placeholder stands for is not known before the configuration is loaded
 		}
-		if _, err := spool.NewKeys(key); err != nil {
+		if _, err := seal.NewKeys(key); err != nil {
 			return p.Errf("encrypt: key %d of %d: %w", i+1, len(keys), errors.Unwrap(err))
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
 
@@ -245,12 +246,12 @@ func newSigner(configured []string) (*webhook.Signer, error) {
 }
 
 // newKeys makes the keys of an inbox. Its errors show none of them.
-func newKeys(configured []string) (*spool.Keys, error) {
+func newKeys(configured []string) (*seal.Keys, error) {
 	keys, err := replaceAll("key", configured)
 	if err != nil {
 		return nil, err
 	}
-	return spool.NewKeys(keys...)
+	return seal.NewKeys(keys...)
 }
 
 // replaceAll replaces the placeholders in secrets, and shows none of them in its error.

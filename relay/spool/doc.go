@@ -14,7 +14,8 @@
 //
 // There are two layers. [Inbox] decides when and whether to deliver: schedules and dead letters
 // (attempt.go), which attempts are made now (turns.go), what is known of a service (health.go), the
-// pace (pace.go), the handover between configurations (configuration.go), encryption (encrypt.go).
+// pace (pace.go), the handover between configurations (configuration.go), what is encrypted of a
+// message (encrypt.go; the package seal does it).
 // What comes in is in incoming.go, live streams message by message in stream.go.
 // operator.go is what an operator can see and do. A [Store] keeps messages safe, in order, and
 // apart from their duplicates. Its contract is in store.go, and as tests in the package storetest. The

@@ -1,5 +1,7 @@
 package spool
 
+import "github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
+
 // For the tests outside of the package.
 const (
 	MaxDelayWhileDown = maxDelayWhileDown
@@ -10,7 +12,7 @@ const (
 func (in *Inbox) TestHooks() *Hooks { return &in.hooks }
 
 // Unseal decrypts the header of a message.
-func Unseal(k *Keys, msg *Message) error {
-	_, err := k.unseal(msg)
+func Unseal(k *seal.Keys, msg *Message) error {
+	_, err := unseal(k, msg)
 	return err
 }

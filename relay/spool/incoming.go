@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
 // Envelope is what comes with the body of a message to be accepted.
@@ -89,7 +91,7 @@ func (in *Inbox) begin(
 		return nil, in.told(envelope.Route, err)
 	}
 	if m.config.Encrypt != nil {
-		if m.sealing, err = m.config.Encrypt.sealBody(m.writer); err != nil {
+		if m.sealing, err = newSealer(m.config.Encrypt, m.writer); err != nil {
 			m.Discard()
 			return nil, in.told(envelope.Route, err)
 		}
@@ -163,7 +165,7 @@ func (m *Incoming) Accept(ctx context.Context) (Receipt, error) {
 	}
 	receipt, err := m.in.store.Accept(ctx, msg, fingerprint, window, m.writer)
 	if m.sealing != nil {
-		receipt.Size = plainSize(receipt.Size)
+		receipt.Size = seal.PlainSize(receipt.Size)
 	}
 	if err != nil {
 		return receipt, m.in.told(msg.Route, err)
@@ -187,7 +189,7 @@ func (m *Incoming) fingerprint(msg *Message) (f Fingerprint, window time.Duratio
 	case m.digest == nil || msg.RequestID == "" || window <= 0:
 		return f, window
 	}
-	return m.config.Encrypt.blind(Fingerprint(m.digest.Sum(nil))), window
+	return m.config.Encrypt.Blind(Fingerprint(m.digest.Sum(nil))), window
 }
 
 // told tells of a refusal, if err is one, and returns err.

@@ -5,6 +5,8 @@ package spool
 import (
 	"context"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
 // Stats says what there is, overall and per route.
@@ -131,7 +133,7 @@ func (in *Inbox) allRoutes() []*route {
 func (in *Inbox) List(ctx context.Context, filter Filter) ([]*Message, error) {
 	messages, err := in.store.List(ctx, filter)
 	for _, msg := range messages {
-		_, _ = in.configOf(msg.Route).Encrypt.unseal(msg) // its delivery says so, and Body does
+		_, _ = unseal(in.configOf(msg.Route).Encrypt, msg) // its delivery says so, and Body does
 	}
 	return messages, err
 }
@@ -146,7 +148,7 @@ func (in *Inbox) Count(ctx context.Context, filter Filter) (int64, error) {
 func (in *Inbox) Get(ctx context.Context, id ID) (*Message, error) {
 	msg, err := in.store.Get(ctx, id)
 	if err == nil {
-		_, _ = in.configOf(msg.Route).Encrypt.unseal(msg)
+		_, _ = unseal(in.configOf(msg.Route).Encrypt, msg)
 	}
 	return msg, err
 }
@@ -161,8 +163,8 @@ func (in *Inbox) Body(ctx context.Context, id ID) (Body, error) {
 }
 
 // openBody decrypts a message and opens its body.
-func (in *Inbox) openBody(ctx context.Context, keys *Keys, msg *Message) (Body, error) {
-	lock, err := keys.unseal(msg)
+func (in *Inbox) openBody(ctx context.Context, keys *seal.Keys, msg *Message) (Body, error) {
+	lock, err := unseal(keys, msg)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
 const (
@@ -55,7 +57,7 @@ type RouteConfig struct {
 	DedupeWindow time.Duration
 
 	// Encrypt has keys by which what is stored is encrypted. Default nil: it is not.
-	Encrypt *Keys
+	Encrypt *seal.Keys
 
 	// Interval is the least time between the beginnings of two deliveries. Default 0: none.
 	Interval time.Duration

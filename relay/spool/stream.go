@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
 // The fields that say which message of which stream a delivery is.
@@ -49,10 +51,10 @@ const (
 type Stream struct {
 	in       *Inbox
 	id       string
-	envelope Envelope // of each message, without what differs
-	keys     *Keys    // where the route has no configuration any more; nil encrypts nothing
-	sequence int64    // of the message that was begun last; unknown if that is not known
-	reason   string   // why it has ended; empty where no message is to say so
+	envelope Envelope   // of each message, without what differs
+	keys     *seal.Keys // where the route has no configuration any more; nil encrypts nothing
+	sequence int64      // of the message that was begun last; unknown if that is not known
+	reason   string     // why it has ended; empty where no message is to say so
 }
 
 // OpenStream begins a stream with an id that is never used again. envelope is what its messages
@@ -246,13 +248,13 @@ func (s *Stream) describe() []byte {
 	if s.keys == nil {
 		return append([]byte{plainData}, text...)
 	}
-	key := s.keys.all[0]
-	return append([]byte{sealedData}, append([]byte(key.id), key.seal(text, []byte(s.id))...)...)
+	key := s.keys.First()
+	return append([]byte{sealedData}, append([]byte(key.ID()), key.Seal(text, []byte(s.id))...)...)
 }
 
 // restoreStream makes a stream of what an earlier process, or another one, has stored of it.
-func (in *Inbox) restoreStream(open OpenStream, keys *Keys) (*Stream, error) {
-	text, err := keys.openStream(open)
+func (in *Inbox) restoreStream(open OpenStream, keys *seal.Keys) (*Stream, error) {
+	text, err := openStream(keys, open)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +276,7 @@ func (in *Inbox) restoreStream(open OpenStream, keys *Keys) (*Stream, error) {
 }
 
 // openStream returns the plain form of what is stored of a stream.
-func (k *Keys) openStream(open OpenStream) ([]byte, error) {
+func openStream(keys *seal.Keys, open OpenStream) ([]byte, error) {
 	if len(open.Data) == 0 {
 		return nil, ErrDamaged
 	}
@@ -282,13 +284,12 @@ func (k *Keys) openStream(open OpenStream) ([]byte, error) {
 	switch {
 	case open.Data[0] == plainData:
 		return text, nil
-	case open.Data[0] != sealedData || len(text) < keyIDSize:
+	case open.Data[0] != sealedData || len(text) < seal.IDSize:
 		return nil, ErrDamaged
 	}
-	id := string(text[:keyIDSize])
-	key := k.find(id)
-	if key == nil {
-		return nil, missingKey(id)
+	key, err := findKey(keys, string(text[:seal.IDSize]))
+	if err != nil {
+		return nil, err
 	}
-	return key.open(text[keyIDSize:], []byte(open.ID))
+	return openText(key, text[seal.IDSize:], []byte(open.ID))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
 )
@@ -115,7 +116,7 @@ func TestMessagesOfAStreamAreDeliveredInOrderWhateverOrderBySays(t *testing.T) {
 
 // The next process has the end delivered of a stream whose process died.
 func TestAStreamWhoseProcessDiedIsLost(t *testing.T) {
-	for name, encrypt := range map[string]*spool.Keys{"plain": nil, "encrypted": keys(t, "a")} {
+	for name, encrypt := range map[string]*seal.Keys{"plain": nil, "encrypted": keys(t, "a")} {
 		t.Run(name, func(t *testing.T) {
 			place := memory.NewPlace()
 			first := spool.New(place.Open(), spool.Hooks{})

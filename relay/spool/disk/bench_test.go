@@ -26,6 +26,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/race"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/internal/disktest"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 )
 
@@ -150,8 +151,8 @@ func deliverAll(_ context.Context, _ *spool.Message, body spool.Body) spool.Resu
 }
 
 // benchKeys are keys by which a benchmark encrypts.
-func benchKeys(b *testing.B) *spool.Keys {
-	keys, err := spool.NewKeys("YW55IHRoaXJ0eS10d28gYnl0ZXMgYXMgYSBrZXkhIS4=")
+func benchKeys(b *testing.B) *seal.Keys {
+	keys, err := seal.NewKeys("YW55IHRoaXJ0eS10d28gYnl0ZXMgYXMgYSBrZXkhIS4=")
 	require.NoError(b, err)
 	return keys
 }
@@ -187,7 +188,7 @@ func BenchmarkAcceptAndDeliver(b *testing.B) {
 }
 
 func BenchmarkAcceptEncrypted(b *testing.B) {
-	for name, keys := range map[string]*spool.Keys{"plain": nil, "encrypted": benchKeys(b)} {
+	for name, keys := range map[string]*seal.Keys{"plain": nil, "encrypted": benchKeys(b)} {
 		b.Run(name, func(b *testing.B) {
 			in, err := openInbox(b.TempDir(), inboxOptions{})
 			require.NoError(b, err)
