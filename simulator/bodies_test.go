@@ -11,6 +11,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // folder writes a folder of bodies.
@@ -206,7 +208,7 @@ func FuzzStreamBodies(f *testing.F) {
 			return nil
 		}
 		require.NoError(t, s.advance(1, emit))
-		require.NoError(t, s.finish(audio{}, emit))
+		require.NoError(t, s.finish(audio.Heard{}, emit))
 		require.Contains(t, last, `"request_id":"id"`)
 	})
 }

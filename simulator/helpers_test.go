@@ -26,6 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/caddytest"
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // patience is how long a test waits for something that should come at once.
@@ -162,7 +163,7 @@ func pairs(query []string) url.Values {
 // wav returns a WAV file of silence, with 16 bits per sample and so many channels and seconds.
 func wav(channels, sampleRate int, seconds float64) []byte {
 	size := int(seconds*float64(sampleRate)) * channels * 2
-	return append(appendWAVHeader(nil, 1, channels, sampleRate, 16, size), make([]byte, size)...)
+	return append(audio.AppendWAVHeader(nil, 1, channels, sampleRate, 16, size), make([]byte, size)...)
 }
 
 // received is a request that a receiver got.

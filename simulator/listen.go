@@ -11,6 +11,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // maxJSON is how many bytes a request's body of JSON or text may have, which is kept in
@@ -57,7 +60,7 @@ func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*ca
 	var body []byte
 	metadata := o.ofRequest(c.requestID, notes)
 	if len(s.bodies.prerecorded) > 0 {
-		body, err = patch(choose(s.bodies.prerecorded, heard.sha256),
+		body, err = patch(choose(s.bodies.prerecorded, heard.SHA256),
 			map[string]map[string]any{"metadata": metadata})
 	} else {
 		result := newListenResult(c.requestID, o, heard, s.bodies.text)
@@ -71,18 +74,18 @@ func (s *Simulator) listen(w http.ResponseWriter, r *http.Request, c *call) (*ca
 // the simulator calls nothing but callback URLs.
 func (s *Simulator) hear(
 	w http.ResponseWriter, r *http.Request, c *call,
-) (audio, []warning, error) {
+) (audio.Heard, []warning, error) {
 	if isJSON(r) {
 		var body struct {
 			URL string `json:"url"`
 		}
 		if err := readJSON(w, r, &body); err != nil {
-			return audio{}, nil, err
+			return audio.Heard{}, nil, err
 		}
 		if body.URL == "" {
-			return audio{}, nil, errNotJSON
+			return audio.Heard{}, nil, errNotJSON
 		}
-		heard := audio{sha256: sha256Of(body.URL), seconds: s.bodies.text.length(), channels: 1}
+		heard := audio.Heard{SHA256: sha256Of(body.URL), Seconds: s.bodies.text.length(), Channels: 1}
 		return heard, []warning{{
 			Parameter: "url",
 			Type:      "simulated",
@@ -91,19 +94,28 @@ func (s *Simulator) hear(
 		}}, nil
 	}
 
-	meter, err := newAudioMeter(c.query)
+	meter, err := newMeter(c.query)
 	if err != nil {
-		return audio{}, nil, err
+		return audio.Heard{}, nil, err
 	}
 	if _, err := io.Copy(meter, http.MaxBytesReader(w, r.Body, s.maxBody)); err != nil {
-		return audio{}, nil, unreadable(err)
+		return audio.Heard{}, nil, unreadable(err)
 	}
 	// JSON without its content type is a usual mistake here, and no format of audio
 	// begins with a brace. The vendor answers it with this error.
-	if meter.size == 0 || meter.first == '{' && !c.query.Has("encoding") {
-		return audio{}, nil, errNotAudio
+	if first, ok := meter.First(); !ok || first == '{' && !c.query.Has("encoding") {
+		return audio.Heard{}, nil, errNotAudio
 	}
-	return meter.finish(), nil, nil
+	return meter.Finish(), nil, nil
+}
+
+// newMeter makes what measures the audio of a request. Its errors are answers to that.
+func newMeter(query url.Values) (*audio.Meter, error) {
+	meter, err := audio.NewMeter(query)
+	if err != nil {
+		return nil, refusal(http.StatusBadRequest, "%s", err)
+	}
+	return meter, nil
 }
 
 // reply is where a batch result goes: to a callback or, where target is nil, into the

@@ -21,6 +21,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 var uuidShape = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -147,25 +149,25 @@ func TestResultsHaveRealisticSizesAndABound(t *testing.T) {
 	size := func(hours float64, channels int) int {
 		o := options{punctuate: true, utterances: true, multichannel: true}
 		body, err := json.Marshal(newListenResult("id", o,
-			audio{seconds: hours * 3600, channels: channels}, builtInStory(t)))
+			audio.Heard{Seconds: hours * 3600, Channels: channels}, builtInStory(t)))
 		require.NoError(t, err)
 		return len(body)
 	}
 	require.InDelta(t, 750_000, size(0.5, 1), 250_000)
 	require.Less(t, size(1000, 1), 16<<20)
-	require.Less(t, size(1000, maxChannels), 16<<20)
+	require.Less(t, size(1000, audio.MaxChannels), 16<<20)
 }
 
 func TestURLIsNotFetched(t *testing.T) {
 	e := serve(t, &Simulator{})
-	audio := newReceiver(t)
-	body := fmt.Sprintf(`{"url": %q}`, audio.URL+"/file.wav")
+	host := newReceiver(t)
+	body := fmt.Sprintf(`{"url": %q}`, host.URL+"/file.wav")
 	a := e.post("/v1/listen", "application/json; charset=utf-8", strings.NewReader(body))
 	require.Equal(t, http.StatusOK, a.status)
 	r := result(t, a.body)
 	require.Equal(t, "url", r.Metadata.Warnings[0].Parameter)
 	require.NotEmpty(t, r.Results.Channels[0].Alternatives[0].Transcript)
-	require.Empty(t, audio.got)
+	require.Empty(t, host.got)
 }
 
 func requireError(t *testing.T, a answer, status int, code string) {
@@ -398,10 +400,11 @@ func TestSpeakSendsAudio(t *testing.T) {
 			require.Equal(t, []byte{0xff, 0xfb}, body[:2])
 		}},
 		"wav": {[]string{"encoding", "linear16", "sample_rate", "16000"}, "audio/wav", func(body []byte) {
-			header, ok, _ := parseWAV(body)
-			require.True(t, ok)
-			require.Equal(t, 4.0, header.seconds(int64(len(body))))
-			require.EqualValues(t, 32000, header.bytesPerSec)
+			meter, err := audio.NewMeter(nil)
+			require.NoError(t, err)
+			_, _ = meter.Write(body)
+			require.Equal(t, 4.0, meter.Seconds())
+			require.Len(t, body, len(audio.AppendWAVHeader(nil, 1, 1, 16000, 16, 0))+4*32000)
 		}},
 		"raw mulaw": {[]string{"encoding", "mulaw", "container", "none"}, "audio/mulaw;rate=8000",
 			func(body []byte) {

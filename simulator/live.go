@@ -19,6 +19,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"go.uber.org/zap"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 const (
@@ -45,7 +47,7 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 	if err != nil {
 		return c.refuse(w, err)
 	}
-	meter, err := newAudioMeter(c.query)
+	meter, err := newMeter(c.query)
 	if err != nil {
 		return c.refuse(w, err)
 	}
@@ -67,7 +69,7 @@ func (s *Simulator) serveLive(w http.ResponseWriter, r *http.Request, c *call) e
 
 	l := &live{
 		meter:      meter,
-		script:     s.newScript(c, o, meter.channels),
+		script:     s.newScript(c, o, meter.Channels()),
 		idle:       s.idle,
 		dropAfter:  s.Faults.DropAfter,
 		neverClose: s.Faults.NeverClose,
@@ -124,7 +126,7 @@ type live struct {
 	logger     *zap.Logger
 
 	meterMu sync.Mutex
-	meter   *audioMeter
+	meter   *audio.Meter
 
 	speaker  *socket
 	callback *socket // nil unless the callback is a WebSocket
@@ -237,7 +239,7 @@ func (l *live) run(ctx context.Context, speaker *socket) {
 	close(l.over)
 	l.hangUp(ctx, end)
 	l.logger.Info("stream ended", zap.String("reason", end.reason), zap.Int("messages", l.messages),
-		zap.Float64("audio_seconds", l.heard().seconds), zap.Duration("duration", time.Since(start)))
+		zap.Float64("audio_seconds", l.heard().Seconds), zap.Duration("duration", time.Since(start)))
 }
 
 // talk turns what the speaker says into messages until the stream ends, and returns how
@@ -288,7 +290,7 @@ func (l *live) respond(ctx context.Context, in input) error {
 	}
 	if in.end != nil {
 		heard := l.heard()
-		if err := l.script.advance(heard.seconds, emit); err != nil {
+		if err := l.script.advance(heard.Seconds, emit); err != nil {
 			return err
 		}
 		return l.script.finish(heard, emit)
@@ -374,7 +376,7 @@ func (l *live) hear(r io.Reader, buffer []byte) (input, error) {
 		n, err := r.Read(buffer)
 		l.meterMu.Lock()
 		_, _ = l.meter.Write(buffer[:n])
-		in := input{seconds: l.meter.seconds()}
+		in := input{seconds: l.meter.Seconds()}
 		l.meterMu.Unlock()
 		empty = empty && n == 0
 		switch {
@@ -404,7 +406,7 @@ func (l *live) control(r io.Reader) (input, error) {
 	// A message that is not JSON has no type.
 	_ = json.Unmarshal(body, &control)
 	l.meterMu.Lock()
-	in := input{seconds: l.meter.seconds()}
+	in := input{seconds: l.meter.Seconds()}
 	l.meterMu.Unlock()
 	switch control.Type {
 	case "KeepAlive":
@@ -419,10 +421,10 @@ func (l *live) control(r io.Reader) (input, error) {
 }
 
 // heard returns the measures of all audio that has come.
-func (l *live) heard() audio {
+func (l *live) heard() audio.Heard {
 	l.meterMu.Lock()
 	defer l.meterMu.Unlock()
-	return l.meter.finish()
+	return l.meter.Finish()
 }
 
 // socket is one side of a stream.

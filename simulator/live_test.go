@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // raw are the parameters of the audio that sayLinear16 sends.
@@ -193,7 +195,7 @@ func TestStreamWithoutAudioHasOnlyMetadata(t *testing.T) {
 
 func TestStreamWaitsTenSecondsForAudioOrAKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		meter, err := newAudioMeter(nil)
+		meter, err := audio.NewMeter(nil)
 		require.NoError(t, err)
 		l := &live{
 			idle:   streamIdleTimeout,

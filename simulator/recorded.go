@@ -2,7 +2,11 @@ package simulator
 
 // The messages of a live stream, as they were recorded.
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
+)
 
 // recordedScript plays messages of the user's. Each is due when the audio that it is about
 // has come, and after the message before it.
@@ -38,7 +42,7 @@ func (s *recordedScript) advance(seconds float64, emit func(message) error) erro
 // finalize does nothing: a recorded sentence ends where it was recorded to.
 func (s *recordedScript) finalize(float64, func(message) error) error { return nil }
 
-func (s *recordedScript) finish(heard audio, emit func(message) error) error {
+func (s *recordedScript) finish(heard audio.Heard, emit func(message) error) error {
 	for len(s.messages) > 0 {
 		if err := s.emitNext(emit); err != nil {
 			return err

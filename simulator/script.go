@@ -6,6 +6,8 @@ package simulator
 
 import (
 	"encoding/json"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // message is one text message of a live stream.
@@ -23,7 +25,7 @@ type script interface {
 	// finalize emits what was heard of a sentence that is not over.
 	finalize(seconds float64, emit func(message) error) error
 	// finish emits everything that is left, and last the metadata.
-	finish(heard audio, emit func(message) error) error
+	finish(heard audio.Heard, emit func(message) error) error
 }
 
 type streamResults struct {
@@ -140,9 +142,9 @@ func (s *storyScript) finalize(seconds float64, emit func(message) error) error 
 	return s.emitFinal(seconds, false, true, emit)
 }
 
-func (s *storyScript) finish(heard audio, emit func(message) error) error {
-	if heard.seconds > s.from {
-		if err := s.emitFinal(heard.seconds, true, false, emit); err != nil {
+func (s *storyScript) finish(heard audio.Heard, emit func(message) error) error {
+	if heard.Seconds > s.from {
+		if err := s.emitFinal(heard.Seconds, true, false, emit); err != nil {
 			return err
 		}
 	}
@@ -153,7 +155,7 @@ func (s *storyScript) finish(heard audio, emit func(message) error) error {
 	}
 	metadata := newListenMetadata(s.requestID, s.options, heard)
 	metadata.Type = "Metadata"
-	if heard.seconds == 0 {
+	if heard.Seconds == 0 {
 		metadata.Channels = 0 // as in the vendor's example of a stream without audio
 	}
 	return emitJSON(metadata, false, emit)

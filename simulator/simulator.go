@@ -13,12 +13,13 @@
 //	dial.go         which addresses are dialled; admin.go  which one never is
 //	sender.go       callbacks by HTTP: attempts, retries, what is logged
 //	outbox.go       what outlives a request: pending callbacks and live streams
-//	audio.go        how much was heard, measured without keeping it; wav.go its header
 //	story.go        the words and when they are said; transcript.go and script.go
 //	                put them into a pre-recorded result and into streaming messages;
 //	                recorded.go plays messages that the user has recorded
 //	bodies.go       the recordings that results are made of
 //	patch.go        making a recording fit its request
+//
+// How much was heard is measured by the package audio.
 package simulator
 
 import (

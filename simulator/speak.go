@@ -6,13 +6,14 @@ package simulator
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 const (
@@ -82,7 +83,7 @@ func synthesise(characters int, query url.Values) (speech, error) {
 	}
 	seconds := float64(characters) / charactersPerSec
 	if name == "" || name == "mp3" {
-		return speech{contentType: "audio/mpeg", audio: silentMP3(seconds)}, nil
+		return speech{contentType: "audio/mpeg", audio: audio.SilentMP3(seconds)}, nil
 	}
 	encoding, ok := pcmEncodings[name]
 	if !ok {
@@ -102,7 +103,7 @@ func synthesise(characters int, query url.Values) (speech, error) {
 	sound := bytes.Repeat(encoding.silence, samples)
 	switch container {
 	case "", "wav":
-		header := appendWAVHeader(nil, encoding.wavFormat, 1, rate, 8*len(encoding.silence), len(sound))
+		header := audio.AppendWAVHeader(nil, encoding.wavFormat, 1, rate, 8*len(encoding.silence), len(sound))
 		return speech{contentType: "audio/wav", audio: append(header, sound...)}, nil
 	case "none":
 		return speech{contentType: fmt.Sprintf("%s;rate=%d", encoding.mediaType, rate), audio: sound}, nil
@@ -124,17 +125,4 @@ var pcmEncodings = map[string]pcmEncoding{
 	"linear16": {"audio/l16", 1, 24000, []byte{0, 0}},
 	"mulaw":    {"audio/mulaw", 7, 8000, []byte{0xff}}, // ITU-T G.711
 	"alaw":     {"audio/alaw", 6, 8000, []byte{0xd5}},
-}
-
-// silentMP3 returns empty frames of MPEG-1 Layer III (ISO/IEC 11172-3), which are played as
-// silence: 32 kbit/s, 44.1 kHz, mono.
-func silentMP3(seconds float64) []byte {
-	const (
-		samplesPerFrame = 1152
-		frameSize       = 144 * 32000 / 44100 // without padding
-	)
-	frame := make([]byte, frameSize)
-	copy(frame, []byte{0xff, 0xfb, 0x10, 0xc0})
-	frames := int(math.Ceil(seconds * 44100 / samplesPerFrame))
-	return bytes.Repeat(frame, frames)
 }

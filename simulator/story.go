@@ -4,6 +4,7 @@ package simulator
 // and the same duration always give the same words at the same times.
 
 import (
+	"math"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -148,6 +149,10 @@ func (s *story) listen(seconds float64, words int) []spokenSentence {
 	}
 	return heard
 }
+
+// roundTo rounds to a fraction of one, so that sums of decimal fractions do not
+// show that they are binary ones.
+func roundTo(value, fraction float64) float64 { return math.Round(value*fraction) / fraction }
 
 // length is how long it takes to say the story once.
 func (s *story) length() float64 {

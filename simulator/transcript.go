@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/caddy-deepgram/deepgram-callback/simulator/audio"
 )
 
 // listenResult is a pre-recorded result.
@@ -99,15 +101,15 @@ type utterance struct {
 // now is the present time as the vendor writes it.
 func now() string { return time.Now().UTC().Format("2006-01-02T15:04:05.000Z") }
 
-func newListenMetadata(requestID string, o options, heard audio) listenMetadata {
+func newListenMetadata(requestID string, o options, heard audio.Heard) listenMetadata {
 	model := o.modelUUID()
 	return listenMetadata{
 		TransactionKey: "deprecated",
 		RequestID:      requestID,
-		SHA256:         heard.sha256,
+		SHA256:         heard.SHA256,
 		Created:        now(),
-		Duration:       heard.seconds,
-		Channels:       heard.channels,
+		Duration:       heard.Seconds,
+		Channels:       heard.Channels,
 		Tags:           o.tags,
 		Models:         []string{model},
 		ModelInfo:      map[string]modelInfo{model: o.modelInfo()},
@@ -118,12 +120,12 @@ func newListenMetadata(requestID string, o options, heard audio) listenMetadata 
 
 // newListenResult makes the result for some audio. If there are several channels, the same
 // is said on all of them.
-func newListenResult(requestID string, o options, heard audio, text *story) listenResult {
+func newListenResult(requestID string, o options, heard audio.Heard, text *story) listenResult {
 	channels := 1
 	if o.multichannel {
-		channels = heard.channels
+		channels = heard.Channels
 	}
-	said := text.listen(heard.seconds, maxWords/channels)
+	said := text.listen(heard.Seconds, maxWords/channels)
 
 	result := listenResult{Metadata: newListenMetadata(requestID, o, heard)}
 	for channel := range channels {
@@ -231,11 +233,11 @@ func (o options) newParagraphs(said []spokenSentence) *paragraphs {
 	return all
 }
 
-func (o options) newUtterances(said []spokenSentence, heard audio, channel int) []utterance {
+func (o options) newUtterances(said []spokenSentence, heard audio.Heard, channel int) []utterance {
 	var utterances []utterance
 	for i, s := range said {
 		words := o.newWords(s.words, s.paragraph, true)
-		id := fmt.Sprintf("utterance:%s:%d:%d", heard.sha256, channel, i)
+		id := fmt.Sprintf("utterance:%s:%d:%d", heard.SHA256, channel, i)
 		utterances = append(utterances, utterance{
 			Start:      s.start,
 			End:        s.end,

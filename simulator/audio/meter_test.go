@@ -1,4 +1,4 @@
-package simulator
+package audio
 
 import (
 	"encoding/binary"
@@ -8,6 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+// wav returns a WAV file of silence, with 16 bits per sample and so many channels and seconds.
+func wav(channels, sampleRate int, seconds float64) []byte {
+	size := int(seconds*float64(sampleRate)) * channels * 2
+	return append(AppendWAVHeader(nil, 1, channels, sampleRate, 16, size), make([]byte, size)...)
+}
 
 // chunk is a RIFF chunk with its padding.
 func chunk(id string, content []byte) []byte {
@@ -85,23 +91,23 @@ func TestDurationOfAudio(t *testing.T) {
 			for _, piece := range []int{1, 13, len(test.file)} {
 				query, err := url.ParseQuery(test.query)
 				require.NoError(t, err)
-				meter, err := newAudioMeter(query)
+				meter, err := NewMeter(query)
 				require.NoError(t, err)
 				for rest := test.file; len(rest) > 0; {
 					n := min(piece, len(rest))
 					_, _ = meter.Write(rest[:n])
 					rest = rest[n:]
 				}
-				heard := meter.finish()
-				require.InDelta(t, test.seconds, heard.seconds, 1e-6)
-				require.Equal(t, test.channels, heard.channels)
+				heard := meter.Finish()
+				require.InDelta(t, test.seconds, heard.Seconds, 1e-6)
+				require.Equal(t, test.channels, heard.Channels)
 			}
 		})
 	}
 }
 
 func TestMeterKeepsNoAudio(t *testing.T) {
-	meter, err := newAudioMeter(nil)
+	meter, err := NewMeter(nil)
 	require.NoError(t, err)
 	// This header never ends, so the meter keeps searching.
 	endless := binary.LittleEndian.AppendUint32(riff("RIFF", []byte("JUNK")), math.MaxUint32)
@@ -122,8 +128,8 @@ func TestRefusesAudioParametersThatCannotBe(t *testing.T) {
 	} {
 		values, err := url.ParseQuery(query)
 		require.NoError(t, err)
-		_, err = newAudioMeter(values)
-		require.Error(t, err, query)
+		_, err = NewMeter(values)
+		require.ErrorAs(t, err, new(ParameterError), query)
 	}
 }
 

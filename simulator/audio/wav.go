@@ -1,4 +1,4 @@
-package simulator
+package audio
 
 // The header of a WAV file, as far as it is needed for the file's duration.
 //
@@ -78,8 +78,9 @@ func (h wavHeader) seconds(size int64) float64 {
 	return float64(data) / float64(h.bytesPerSec)
 }
 
-// appendWAVHeader appends the header of a file with so many bytes of sound.
-func appendWAVHeader(b []byte, format, channels, sampleRate, bitsPerSample, dataSize int) []byte {
+// AppendWAVHeader appends the header of a WAV file with so many bytes of sound. format is the number of
+// its encoding (RFC 2361).
+func AppendWAVHeader(b []byte, format, channels, sampleRate, bitsPerSample, dataSize int) []byte {
 	blockAlign := channels * bitsPerSample / 8
 	b = append(b, "RIFF"...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(36+dataSize))
