@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-deepgram/deepgram-callback/handler"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
@@ -132,7 +132,7 @@ func (p *parser) orderBy() error {
 	if err != nil {
 		return err
 	}
-	order := spool.OrderBy(arg)
+	order := identity.OrderBy(arg)
 	if err := order.Check(); err != nil || arg == "" {
 		return p.Errf("order_by: it is request_id, uri or none, not %q", arg)
 	}

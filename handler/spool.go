@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/app"
 	"github.com/caddy-deepgram/deepgram-callback/relay/deliver"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/webhook"
 )
@@ -64,7 +65,7 @@ type Spool struct {
 	// streams that have none, those to the same URI. `uri`: all to the same URI.
 	// `none`: no callback waits for another. Those for another host or of
 	// another user never wait for each other. Default: `request_id`.
-	OrderBy spool.OrderBy `json:"order_by,omitempty"`
+	OrderBy identity.OrderBy `json:"order_by,omitempty"`
 
 	// For how long callbacks are kept that were delivered, to be looked at and sent
 	// again. They count towards max_size, but give way before anything is refused.

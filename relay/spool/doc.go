@@ -20,7 +20,8 @@
 // operator.go is what an operator can see and do. A [Store] keeps messages safe, in order, and
 // apart from their duplicates. Its contract is in store.go, and as tests in the package storetest. The
 // package disk is the store where none is named, postgres the one that several gateways share. The
-// package webhook signs deliveries.
+// package identity tells which messages are the same and which wait for each other, webhook signs
+// deliveries.
 //
 // # How to write a store
 //

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
@@ -100,7 +101,7 @@ func unmarshalHeader(text []byte) (http.Header, error) {
 // and how the body begins as it is stored.
 func bindings(msg *Message, head []byte) []byte {
 	digest := sha256.New()
-	writeParts(digest, msg.Method, msg.URI, string(head))
+	identity.WriteParts(digest, msg.Method, msg.URI, string(head))
 	return digest.Sum(nil)
 }
 

@@ -9,9 +9,11 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
@@ -44,6 +46,14 @@ type Envelope struct {
 	EndOfStream bool
 }
 
+// callback is what says who the message is, beside its body.
+func (e Envelope) callback() identity.Callback {
+	return identity.Callback{
+		Route: e.Route, Method: e.Method, Host: e.Host, User: e.User, URI: e.URI,
+		ContentType: strings.Join(e.Header["Content-Type"], "\n"), Stream: e.Stream,
+	}
+}
+
 // Accept takes a message in. When it returns without an error the message is
 // safe, and will be delivered; or it was so before, and the receipt says duplicate. A
 // *RefusedError says that it cannot be kept at present. An error of reading
@@ -73,7 +83,7 @@ type Incoming struct {
 	writer   BodyWriter
 	sealing  *sealer           // nil where the route encrypts nothing
 	digest   hash.Hash         // nil for a message of a stream
-	scanner  *requestIDScanner // for what the body says of itself
+	scanner  *identity.Scanner // for what the body says of itself
 }
 
 // Begin begins a message, whose body is written to what it returns. It fails with a *RefusedError
@@ -85,7 +95,7 @@ func (in *Inbox) Begin(ctx context.Context, envelope Envelope) (*Incoming, error
 func (in *Inbox) begin(
 	ctx context.Context, envelope Envelope, config RouteConfig,
 ) (*Incoming, error) {
-	m := &Incoming{in: in, envelope: envelope, config: config, scanner: newRequestIDScanner()}
+	m := &Incoming{in: in, envelope: envelope, config: config, scanner: identity.NewScanner()}
 	var err error
 	if m.writer, err = in.store.NewBody(ctx, envelope.ContentLength); err != nil {
 		return nil, in.told(envelope.Route, err)
@@ -97,7 +107,7 @@ func (in *Inbox) begin(
 		}
 	}
 	if envelope.Stream == "" {
-		m.digest = newFingerprint(envelope)
+		m.digest = envelope.callback().Fingerprint()
 	}
 	return m, nil
 }
@@ -153,7 +163,7 @@ func (m *Incoming) Accept(ctx context.Context) (Receipt, error) {
 		Header:      m.envelope.Header,
 		User:        m.envelope.User,
 		RequestID:   m.scanner.RequestID(),
-		OrderKey:    m.config.OrderBy.key(m.envelope, m.scanner),
+		OrderKey:    m.config.OrderBy.Key(m.envelope.callback(), m.scanner),
 		Destination: destinationOf(m.envelope.Host, m.envelope.URI),
 	}
 	fingerprint, window := m.fingerprint(msg)
@@ -185,7 +195,7 @@ func (m *Incoming) fingerprint(msg *Message) (f Fingerprint, window time.Duratio
 	window = m.config.DedupeWindow
 	switch {
 	case m.envelope.EndOfStream:
-		return endFingerprint(m.envelope.Stream), max(window, defaultDedupeWindow)
+		return identity.EndOfStream(m.envelope.Stream), max(window, defaultDedupeWindow)
 	case m.digest == nil || msg.RequestID == "" || window <= 0:
 		return f, window
 	}

@@ -87,8 +87,8 @@ type Message struct {
 	// ScheduledFrom is where retry_for starts to count: receipt, or the last replay.
 	ScheduledFrom time.Time `json:"-"`
 
-	// OrderKey is equal for messages of a route that must be delivered in order, see [OrderBy].
-	// Zero: the message waits for nobody.
+	// OrderKey is equal for messages of a route that must be delivered in order, see OrderBy of
+	// [RouteConfig]. Zero: the message waits for nobody.
 	OrderKey uint64 `json:"-"`
 
 	// Destination is where the message goes.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
 
@@ -49,8 +50,8 @@ type RouteConfig struct {
 	// Concurrency is how many deliveries of the route run at a time. Default 16.
 	Concurrency int
 
-	// OrderBy says which messages wait for which. Default OrderByRequestID.
-	OrderBy OrderBy
+	// OrderBy says which messages wait for which. Default identity.OrderByRequestID.
+	OrderBy identity.OrderBy
 
 	// DedupeWindow is for how long the same callback again is a duplicate. Default 24h; negative:
 	// never.
@@ -80,7 +81,7 @@ func (c RouteConfig) withDefaults() RouteConfig {
 		c.Concurrency = defaultConcurrency
 	}
 	if c.OrderBy == "" {
-		c.OrderBy = OrderByRequestID
+		c.OrderBy = identity.OrderByRequestID
 	}
 	if c.DedupeWindow == 0 {
 		c.DedupeWindow = defaultDedupeWindow

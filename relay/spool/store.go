@@ -5,6 +5,7 @@ package spool
 
 import (
 	"context"
+	"crypto/sha256"
 	"io"
 	"slices"
 	"strings"
@@ -240,6 +241,11 @@ type BodyWriter interface {
 	// Discard forgets the body. It does nothing after Accept took the body over.
 	Discard()
 }
+
+// Fingerprint tells whether two callbacks are the same: SHA-256 over route, host, user, method,
+// URI, content type and body. The zero fingerprint is that of a message which is the same as no
+// other one.
+type Fingerprint [sha256.Size]byte
 
 // Receipt is the answer to an accepted message.
 type Receipt struct {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/storetest/memory"
@@ -76,7 +77,7 @@ func say(t testing.TB, s *spool.Stream, text string) spool.Receipt {
 }
 
 func TestMessagesOfAStreamAreDeliveredInOrderWhateverOrderBySays(t *testing.T) {
-	for _, order := range []spool.OrderBy{spool.OrderByRequestID, spool.OrderByURI, spool.OrderByNone} {
+	for _, order := range []identity.OrderBy{identity.OrderByRequestID, identity.OrderByURI, identity.OrderByNone} {
 		t.Run(string(order), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, in *spool.Inbox) {
 				failures := 0

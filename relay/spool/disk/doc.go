@@ -84,7 +84,7 @@
 // # Order
 //
 // Messages that have to be delivered in the order in which they came have the same order key
-// (identity.go of spool). The queue of a route (package queue) reads the fresh list from
+// (relay/spool/identity). The queue of a route (package queue) reads the fresh list from
 // its front, and remembers between the front and its cursor what is leased,
 // ready or held back behind another of its key, within fixed bounds; what does
 // not fit is parked. Of every key, the parked ones come before the fresh ones:

@@ -1,4 +1,4 @@
-package spool
+package identity
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 )
 
 func scanRequestID(body []byte, part int) string {
-	s := newRequestIDScanner()
+	s := NewScanner()
 	for len(body) > 0 {
 		n := min(part, len(body))
 		_, _ = s.Write(body[:n])
@@ -193,7 +193,7 @@ func BenchmarkRequestIDAtTheEnd(b *testing.B) {
 	)
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
-		var s requestIDScanner
+		var s Scanner
 		_, _ = s.Write(body)
 		if s.RequestID() == "" {
 			b.Fatal("not found")

@@ -1,4 +1,4 @@
-package spool
+package identity
 
 import (
 	"testing"
@@ -6,10 +6,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func orderOf(o OrderBy, e Envelope, body string) uint64 {
-	scanner := newRequestIDScanner()
+func orderOf(o OrderBy, c Callback, body string) uint64 {
+	scanner := NewScanner()
 	_, _ = scanner.Write([]byte(body))
-	return o.key(e, scanner)
+	return o.Key(c, scanner)
 }
 
 func TestWhichMessagesAreOneSequence(t *testing.T) {
@@ -18,11 +18,11 @@ func TestWhichMessagesAreOneSequence(t *testing.T) {
 		event = `{"type":"UtteranceEnd","channel":[0,1]}`
 		audio = "RIFF"
 	)
-	a := Envelope{Host: "h", User: "u", URI: "/c?x=1"}
+	a := Callback{Host: "h", User: "u", URI: "/c?x=1"}
 	elsewhere, other, stranger := a, a, a
 	elsewhere.URI, other.Host, stranger.User = "/c?x=2", "other", "stranger"
 	type message struct {
-		Envelope
+		Callback
 		body string
 	}
 	for _, c := range []struct {
@@ -54,17 +54,8 @@ func TestWhichMessagesAreOneSequence(t *testing.T) {
 		{OrderByNone, message{a, id}, message{a, id}, false},
 		{OrderByNone, message{a, event}, message{a, event}, false},
 	} {
-		key := orderOf(c.order, c.a.Envelope, c.a.body)
-		same := key == orderOf(c.order, c.b.Envelope, c.b.body)
+		key := orderOf(c.order, c.a.Callback, c.a.body)
+		same := key == orderOf(c.order, c.b.Callback, c.b.body)
 		require.Equal(t, c.same, same && key != 0, "%s: %v and %v", c.order, c.a, c.b)
 	}
-}
-
-func TestDestinationsAreOfAHostAndAPath(t *testing.T) {
-	d := destinationOf("h", "/c?x")
-	require.Equal(t, d, destinationOf("H", "/c?y"))
-	require.NotEqual(t, d, destinationOf("h", "/d"))
-	require.NotEqual(t, d, destinationOf("i", "/c"))
-	require.Equal(t, d.Host(), destinationOf("h", "/d").Host())
-	require.NotEqual(t, d.Host(), destinationOf("i", "/c").Host())
 }

@@ -1,6 +1,4 @@
-// Finding what says who a callback is, in a body that streams by.
-
-package spool
+package identity
 
 import "github.com/caddy-deepgram/deepgram-callback/internal/jsonfind"
 
@@ -21,32 +19,33 @@ var identityPlaces = jsonfind.New(jsonfind.AllCount,
 	jsonfind.Place{Path: []string{"type"}, Limit: 0},
 )
 
-// requestIDScanner finds the request id of a callback while its body streams by: that of results or
-// that of an error report, whichever comes first and is not empty. It stops looking once it found
-// one or the body turns out not to be a JSON object.
-type requestIDScanner struct {
+// Scanner finds the request id of a callback while its body streams by: that of results or that of an
+// error report, whichever comes first and is not empty. It stops looking once it found one or the body
+// turns out not to be a JSON object.
+type Scanner struct {
 	finder  jsonfind.Finder
 	id      string
 	hasType bool
 	done    bool
 }
 
-func newRequestIDScanner() *requestIDScanner {
-	return &requestIDScanner{finder: identityPlaces.Finder()}
+// NewScanner makes one, to which a body is to be written.
+func NewScanner() *Scanner {
+	return &Scanner{finder: identityPlaces.Finder()}
 }
 
 // Done reports whether the rest of the body makes no difference.
-func (s *requestIDScanner) Done() bool { return s.done }
+func (s *Scanner) Done() bool { return s.done }
 
 // RequestID returns the id found, or the empty string.
-func (s *requestIDScanner) RequestID() string { return s.id }
+func (s *Scanner) RequestID() string { return s.id }
 
 // HasType reports whether a string called "type" stands at the top of the body, as in every message
 // of a live stream. It is not looked for any more once there is a request id.
-func (s *requestIDScanner) HasType() bool { return s.hasType }
+func (s *Scanner) HasType() bool { return s.hasType }
 
 // Write looks through the next part of the body. It never fails.
-func (s *requestIDScanner) Write(part []byte) (int, error) {
+func (s *Scanner) Write(part []byte) (int, error) {
 	size := len(part)
 	for !s.done {
 		n, event := s.finder.Scan(part)
@@ -64,7 +63,7 @@ func (s *requestIDScanner) Write(part []byte) (int, error) {
 }
 
 // found takes a string at one of the places.
-func (s *requestIDScanner) found(event jsonfind.Event) {
+func (s *Scanner) found(event jsonfind.Event) {
 	if s.finder.Place == placeOfType {
 		s.hasType = true
 		return
