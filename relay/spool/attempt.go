@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 )
 
 const (
@@ -14,9 +16,6 @@ const (
 	// the vendor gives a receiver itself, so a service that takes longer gets callbacks
 	// again in any case.
 	hungAfter = 10 * time.Second
-
-	// explorePatience is how long a first attempt may take where others got no answer.
-	explorePatience = 1500 * time.Millisecond
 
 	// maxPatience bounds the patience for messages that were tried often; the second where the
 	// route has so few deliveries at a time that none may be held for longer.
@@ -27,6 +26,10 @@ const (
 	// while others wait: a quarter.
 	hungShare = 4
 
+	// maxDelayWhileDown bounds the pause of a single message while the service is down, so that all
+	// is delivered soon when it is up.
+	maxDelayWhileDown = time.Minute
+
 	// untriedTime is how long messages that were never tried come first after another one has
 	// failed; the second where it got no answer, if there is one such at a time.
 	untriedTime       = 5 * time.Second
@@ -36,7 +39,7 @@ const (
 	expirePause = 10 * time.Second
 )
 
-// kind is why an attempt is made, see health.
+// kind is why an attempt is made, see [health.Health].
 type kind int
 
 const (
@@ -53,7 +56,7 @@ type attempt struct {
 	newest   bool // it was looked for from the newest end
 	began    time.Time
 	patience time.Duration
-	hung     bool // health knows of it already
+	hung     bool // it was noted as a failure already
 	cut      bool // given up, because others wait
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when it has ended
@@ -66,10 +69,10 @@ var errNoAnswer = errors.New("the service did not answer, and others were waitin
 // for as long as a delivery takes, they are given up for those that wait. The first attempt is
 // given up after ten seconds, later ones have more, so that a service which takes that long gets
 // its chance. Where it is known that there are no answers, a first attempt takes less, so that many
-// can be tried.
-func (h *health) patienceFor(config RouteConfig, msg *Message, now time.Time) time.Duration {
-	if msg.Tries == 0 && h.isSilent(msg.Destination, now) {
-		return explorePatience
+// can be tried. r.mu is held.
+func (r *route) patienceFor(config RouteConfig, msg *Message, now time.Time) time.Duration {
+	if msg.Tries == 0 && r.health.Silent(msg.Destination, now) {
+		return health.ExplorePatience
 	}
 	most := maxPatience
 	if config.Concurrency < hungShare {
@@ -97,7 +100,7 @@ func (r *route) start(g *registration, leased []*Lease, template attempt, now ti
 		if free, _ := r.room(g.config, now); free <= 0 {
 			before = r.giveUp(now)
 		}
-		a.patience = r.health.patienceFor(g.config, msg, now)
+		a.patience = r.patienceFor(g.config, msg, now)
 		r.attempts[a] = struct{}{}
 		r.pace.take(g.config.Interval, now)
 		r.mu.Unlock()
@@ -254,7 +257,7 @@ func (r *route) judge(config RouteConfig, a *attempt, result Result, now time.Ti
 func (r *route) isDown() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.health.down
+	return r.health.Status().Down
 }
 
 // announce tells the hooks of the end of a message.
@@ -280,24 +283,23 @@ func (r *route) announce(a *attempt, settlement Settlement, now time.Time) {
 func (r *route) ended(g *registration, a *attempt, result Result, settled bool) (expire bool) {
 	r.mu.Lock()
 	delete(r.attempts, a)
-	h := &r.health
-	wasDown := h.down
+	h := r.health
+	wasDown := h.Status().Down
 	now := time.Now()
 	outcome := result.Outcome()
 	switch {
 	case a.cut:
 		r.untriedUntil = later(
 			r.untriedUntil,
-			now.Add(untriedTimeSilent/time.Duration(max(g.config.Concurrency/hungShare, 1))),
+			now.Add(untriedTimeSilent/time.Duration(g.config.mayHang())),
 		)
 	case outcome == OutcomeUnavailable, outcome == OutcomeRejected && a.msg.Tries > 0:
 		r.untriedUntil = later(r.untriedUntil, now.Add(untriedTime))
 	}
 	switch {
 	case !settled:
-		if h.restrained() {
-			h.probeAt = later(h.probeAt, now.Add(leaseRetry))
-			h.exploreAt = later(h.exploreAt, now.Add(leaseRetry))
+		if h.Restrained() {
+			h.Postpone(now.Add(leaseRetry))
 		}
 	case errors.Is(result.Err, ErrDamaged),
 		errors.Is(result.Err, errBody),
@@ -305,26 +307,39 @@ func (r *route) ended(g *registration, a *attempt, result Result, settled bool) 
 		// The service has no part in it.
 	case outcome == OutcomeUnavailable:
 		if !a.hung { // else it was noted before
-			h.failed(g.config, a, result, a.cut, now)
+			r.noteFailure(g.config, a, result, a.cut, now)
 		}
-		if h.down && !now.Before(h.expireAt) {
-			expire, h.expireAt = true, now.Add(expirePause)
+		if h.Status().Down && !now.Before(r.expireAt) {
+			expire, r.expireAt = true, now.Add(expirePause)
 		}
 	default:
-		h.answered(g.config, a, now.Sub(a.began), now)
+		h.Answered(g.config.health(), health.Answer[Destination]{
+			Destination: a.msg.Destination, Took: now.Sub(a.began), Newest: a.newest,
+		}, now)
 	}
-	down, cause := h.down, h.lastError
+	status := h.Status()
 	r.mu.Unlock()
 
 	r.signal()
-	r.tellDown(wasDown, down, cause)
+	r.tellDown(wasDown, status)
 	return expire
+}
+
+// noteFailure notes that an attempt found the service unavailable; silent says that it was by giving
+// no answer. r.mu is held.
+func (r *route) noteFailure(
+	config RouteConfig, a *attempt, result Result, silent bool, now time.Time,
+) {
+	r.health.Failed(config.health(), health.Failure[Destination]{
+		Message: a.msg.ID, Destination: a.msg.Destination, Error: ClipError(result.String()),
+		Unreachable: result.Unreachable, Silent: silent, Probe: a.kind == probing,
+	}, now)
 }
 
 // probeNow does not wait for the time at which what is left out may be tried.
 func (r *route) probeNow() {
 	r.mu.Lock()
-	r.health.lookNow(time.Now())
+	r.health.LookNow(time.Now())
 	r.mu.Unlock()
 	r.signal()
 }

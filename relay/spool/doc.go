@@ -13,15 +13,22 @@
 //	inbox.Close(ctx)
 //
 // There are two layers. [Inbox] decides when and whether to deliver: schedules and dead letters
-// (attempt.go), which attempts are made now (turns.go), what is known of a service (health.go), the
-// pace (pace.go), the handover between configurations (configuration.go), what is encrypted of a
-// message (encrypt.go; the package seal does it).
-// What comes in is in incoming.go, live streams message by message in stream.go.
-// operator.go is what an operator can see and do. A [Store] keeps messages safe, in order, and
-// apart from their duplicates. Its contract is in store.go, and as tests in the package storetest. The
-// package disk is the store where none is named, postgres the one that several gateways share. The
-// package identity tells which messages are the same and which wait for each other, webhook signs
-// deliveries.
+// (attempt.go), which attempts are made now (turns.go), the pace (pace.go), the handover between
+// configurations (configuration.go), what is encrypted of a message (encrypt.go). What comes in is in
+// incoming.go, live streams message by message in stream.go. operator.go is what an operator can see
+// and do. A [Store] keeps messages safe, in order, and apart from their duplicates. Its contract is in
+// store.go, and as tests in the package storetest.
+//
+// What can be thought of alone has a package of its own:
+//
+//	health     what attempts show of a service, and what may be tried because of it
+//	identity   which callbacks are the same, and which wait for each other
+//	seal       the cryptography of what is encrypted
+//	webhook    the signatures of deliveries
+//	transfer   copying all of one store into another one
+//	disk       the store where none is named
+//	postgres   the store that several gateways share
+//	storetest  the contract of a store as tests; storetest/memory is the simplest one
 //
 // # How to write a store
 //

@@ -78,7 +78,7 @@ type Hooks struct {
 // What others do is found out for each destination, for each host and for the route, and decides
 // how attempts are spread: so that what a service would take is delivered within 15 seconds (60
 // where others get no answer at all) whatever becomes of the rest, and a service that is down is
-// not hammered. The schedule is on the page of health (health.go); attempt.go carries it out.
+// not hammered. The schedule is on the page of [health.Health]; turns.go and attempt.go carry it out.
 //
 // A failed attempt while the service is down stands for one of all that wait: with it, the messages
 // that were pending for RetryFor die. So nothing dies only because the inbox itself was switched

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
 )
@@ -98,6 +99,14 @@ func (c RouteConfig) delay(failures int) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
+// mayHang is how many deliveries may be held without an answer while others wait; one at least.
+func (c RouteConfig) mayHang() int { return max(c.Concurrency/hungShare, 1) }
+
+// health is what of the configuration has a part in the health of the route.
+func (c RouteConfig) health() health.Config {
+	return health.Config{Concurrency: c.Concurrency, Silent: c.mayHang(), Delay: c.delay}
+}
+
 // route delivers the messages of one name. It outlives configurations.
 type route struct {
 	in   *Inbox
@@ -108,7 +117,8 @@ type route struct {
 	inCharge     *registration // nil if no configuration has the route
 	running      bool
 	attempts     map[*attempt]struct{}
-	health       health
+	health       *health.Health[Destination]
+	expireAt     time.Time // before this, messages whose time is over are not looked for
 	pace         pace
 	triedFirst   bool      // in the next ordinary turn
 	untriedUntil time.Time // before this, those that were not tried come first in any case
@@ -120,7 +130,7 @@ func newRoute(in *Inbox, name string) *route {
 		name:     name,
 		wake:     make(chan struct{}, 1),
 		attempts: make(map[*attempt]struct{}),
-		health:   newHealth(time.Now()),
+		health:   health.New[Destination](time.Now()),
 	}
 }
 
@@ -168,12 +178,21 @@ func (r *route) describe(s *RouteStats) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Configured = r.current() != nil
-	s.Down = r.health.down
-	s.LastError = r.health.lastError
+	status := r.health.Status()
+	s.Down = status.Down
+	s.LastError = status.LastError
 	if s.Down {
-		s.DownSince = r.health.downSince
-		s.NextProbe = Earlier(r.health.exploreAt, r.health.probeAt)
+		s.DownSince = status.Since
+		s.NextProbe = Earlier(status.Explore, status.Probe)
 	}
+}
+
+// later returns the later of two times.
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // ParseRetryAfter reads a Retry-After field (RFC 9110, section 10.2.3): seconds, or a date. It

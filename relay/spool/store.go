@@ -452,6 +452,14 @@ func (m *Message) AddAttempt(a Attempt) {
 	m.Attempts = append(slices.Clone(m.Attempts[max(0, len(m.Attempts)-MaxAttempts+1):]), a)
 }
 
+// Earlier returns the earlier of two times, of which a zero one is none.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // EndedAt is when a message died or was delivered. It is zero for one that is pending.
 func (m *Message) EndedAt() time.Time {
 	switch m.State {

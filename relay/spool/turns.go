@@ -5,6 +5,8 @@ package spool
 import (
 	"fmt"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 )
 
 // run starts deliveries for as long as the route has a registration.
@@ -41,7 +43,7 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	g.busy.Add(1) // while we are at it
-	wasDown := r.health.down
+	wasDown := r.health.Status().Down
 	r.noteHung(g.config, now)
 	r.mu.Unlock()
 	defer g.busy.Done()
@@ -56,15 +58,15 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 	}
 	r.mu.Lock()
 	next = Earlier(next, r.noteHung(g.config, now)) // which has to look at what was started, too
-	down, cause := r.health.down, r.health.lastError
+	status := r.health.Status()
 	r.mu.Unlock()
-	r.tellDown(wasDown, down, cause)
+	r.tellDown(wasDown, status)
 	return next, true
 }
 
-func (r *route) tellDown(was, is bool, cause string) {
-	if was != is && r.in.hooks.Down != nil {
-		r.in.hooks.Down(r.name, is, cause)
+func (r *route) tellDown(was bool, is health.Status) {
+	if was != is.Down && r.in.hooks.Down != nil {
+		r.in.hooks.Down(r.name, is.Down, is.LastError)
 	}
 }
 
@@ -77,7 +79,7 @@ func (r *route) noteHung(config RouteConfig, now time.Time) (next time.Time) {
 			next = Earlier(next, hungAt)
 		} else {
 			a.hung = true
-			r.health.failed(config, a, Result{Err: errNoAnswer}, true, now)
+			r.noteFailure(config, a, Result{Err: errNoAnswer}, true, now)
 		}
 		if overdue := a.began.Add(a.patience); !a.cut && overdue.After(now) && len(r.attempts) >= config.Concurrency {
 			next = Earlier(next, overdue)
@@ -124,7 +126,7 @@ func (r *route) giveUp(now time.Time) *attempt {
 // deliverOrdinary starts what goes to where nothing is wrong.
 func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time, err error) {
 	r.mu.Lock()
-	h := &r.health
+	h := r.health
 	free, cuts := r.room(g.config, now)
 	answering := 0
 	for a := range r.attempts {
@@ -132,8 +134,8 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 			answering++
 		}
 	}
-	want := min(h.limit-answering, free+cuts)
-	if h.suspect() || want <= 0 {
+	want := min(h.Limit()-answering, free+cuts)
+	if h.Suspect() || want <= 0 {
 		r.mu.Unlock()
 		return time.Time{}, nil
 	}
@@ -142,7 +144,8 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 		r.mu.Unlock()
 		return at, nil
 	}
-	request := LeaseRequest{Route: r.name, Max: min(want, paced), Avoid: h.avoid}
+	sick, _ := h.Sick()
+	request := LeaseRequest{Route: r.name, Max: min(want, paced), Avoid: sick}
 	// By turns, so that neither the new nor the old ones wait for all of the others. But after
 	// a failure the new ones have some time of their own.
 	request.Tried = r.triedFirst && !now.Before(r.untriedUntil)
@@ -169,11 +172,11 @@ func (r *route) deliverOrdinary(g *registration, now time.Time) (next time.Time,
 // explore starts one that was never tried and that ordinary deliveries leave out.
 func (r *route) explore(g *registration, now time.Time) (next time.Time, err error) {
 	r.mu.Lock()
-	h := &r.health
+	h := r.health
 	free, cuts := r.room(g.config, now)
-	allowed, at := h.mayExplore(now)
+	allowed, at := h.MayExplore(now)
 	switch {
-	case !h.restrained() || free+cuts <= 0:
+	case !h.Restrained() || free+cuts <= 0:
 		r.mu.Unlock()
 		return time.Time{}, nil
 	case !allowed:
@@ -185,7 +188,7 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 		return at, nil
 	}
 	searches := r.searches(false)
-	h.exploreAt = now.Add(exploreSpacing) // also where nothing is found
+	h.Searching(now)
 	r.mu.Unlock()
 
 	leased, found, err := r.search(searches)
@@ -194,12 +197,9 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 	}
 	r.mu.Lock()
 	onlySick := found > 0 && found == len(searches)-1
-	if h.suspect() && (onlySick || len(leased) == 0 || h.streak >= downAnyway) {
-		h.wentDown(now) // nothing waits that goes anywhere else
-	}
+	h.Searched(onlySick || len(leased) == 0, now)
 	if len(leased) > 0 {
-		h.explored(now)
-		next = h.exploreAt
+		next = h.Explored(now)
 	}
 	r.mu.Unlock()
 	r.start(g, leased, attempt{kind: exploring, newest: searches[0].Newest}, now)
@@ -209,7 +209,7 @@ func (r *route) explore(g *registration, now time.Time) (next time.Time, err err
 // probe starts one that has failed before and that ordinary deliveries leave out.
 func (r *route) probe(g *registration, now time.Time) (next time.Time, err error) {
 	r.mu.Lock()
-	h := &r.health
+	h := r.health
 	free, cuts := r.room(g.config, now)
 	probes := 0
 	for a := range r.attempts {
@@ -217,12 +217,12 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 			probes++
 		}
 	}
+	allowed, at := h.MayProbe(now)
 	switch {
-	case !h.restrained() || free+cuts <= 0 || probes >= max(g.config.Concurrency/hungShare, 1):
+	case !h.Restrained() || free+cuts <= 0 || probes >= g.config.mayHang():
 		r.mu.Unlock()
 		return time.Time{}, nil
-	case h.probeAt.After(now):
-		at := h.probeAt
+	case !allowed:
 		r.mu.Unlock()
 		return at, nil
 	}
@@ -243,8 +243,7 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 			continue
 		}
 		r.mu.Lock()
-		h.probeAt = now.Add(h.probePause(g.config))
-		next = h.probeAt
+		next = h.Probed(g.config.health(), now)
 		r.mu.Unlock()
 		r.start(g, leased.Leases, attempt{kind: probing}, now)
 		break
@@ -255,9 +254,10 @@ func (r *route) probe(g *registration, now time.Time) (next time.Time, err error
 // searches are the requests for one message, in turn until one finds any: of other hosts than
 // those that are sick, of other destinations, of all. r.mu is held.
 func (r *route) searches(tried bool) []LeaseRequest {
-	request := LeaseRequest{Route: r.name, Max: 1, Tried: tried, Newest: r.health.newest && !tried}
+	request := LeaseRequest{Route: r.name, Max: 1, Tried: tried, Newest: r.health.Newest() && !tried}
+	sick, sickPaths := r.health.Sick()
 	var searches []LeaseRequest
-	for _, avoid := range []Destinations{r.health.avoid, r.health.paths} {
+	for _, avoid := range []Destinations{sick, sickPaths} {
 		if len(avoid) > 0 {
 			request.Avoid = avoid
 			searches = append(searches, request)
