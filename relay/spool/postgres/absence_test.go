@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
@@ -209,7 +211,7 @@ func TestConnectionsMayBeTerminated(t *testing.T) {
 				patience,
 				time.Millisecond,
 			)
-			execute(
+			testpostgres.Execute(
 				t,
 				dsn,
 				`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -230,12 +232,12 @@ func TestConnectionsThatBrokeWhileIdleRefuseNobody(t *testing.T) {
 			require.True(t, isUnavailable(err))
 			require.Eventually(
 				t,
-				func() bool { return s.health.ready() == nil },
+				func() bool { return s.db.Ready() == nil },
 				patience,
 				time.Millisecond,
 			)
 		}
-		execute(
+		testpostgres.Execute(
 			t,
 			dsn,
 			`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -283,6 +285,18 @@ func TestWhatWasSettledIsRecordedWhenTheDatabaseIsBack(t *testing.T) {
 	require.NoError(t, s.Close(context.Background()))
 }
 
+func tryToExecute(dsn, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
 func TestALockOfAnAdministratorLosesNothing(t *testing.T) {
 	dsn := testpostgres.New(t).DSN()
 	s := openTest(t, dsn, Options{})
@@ -294,8 +308,9 @@ func TestALockOfAnAdministratorLosesNothing(t *testing.T) {
 		const sql = `BEGIN; LOCK TABLE deepgram_callback.messages,
 			deepgram_callback.lanes IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT`
 		err := tryToExecute(dsn, sql)
-		for sqlState(err) == "40P01" { // who locks tables may be the one whose deadlock is resolved
-			err = tryToExecute(dsn, sql)
+		var deadlock *pgconn.PgError
+		for errors.As(err, &deadlock) && deadlock.Code == "40P01" {
+			err = tryToExecute(dsn, sql) // who locks tables may be the one whose deadlock is resolved
 		}
 		if err != nil {
 			t.Error(err)

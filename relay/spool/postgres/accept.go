@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -77,10 +78,7 @@ func (a *acceptor) wake() {
 
 // Accept implements spool.Store.
 func (s *Store) Accept(
-	ctx context.Context,
-	msg *spool.Message,
-	fingerprint spool.Fingerprint,
-	window time.Duration,
+	ctx context.Context, msg *spool.Message, fingerprint spool.Fingerprint, window time.Duration,
 	body spool.BodyWriter,
 ) (spool.Receipt, error) {
 	w := body.(*bodyWriter)
@@ -106,7 +104,7 @@ func (s *Store) Accept(
 }
 
 func (a *acceptor) add(e *entry) error {
-	if err := a.s.health.ready(); err != nil {
+	if err := a.s.db.Ready(); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -215,38 +213,22 @@ func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
 	}
 	began := time.Now()
 	accepted, err := a.insert(ctx, slot, group)
-	var refused *spool.RefusedError
 	switch {
 	case err == nil:
 		if a.s.options.Events.Synced != nil {
 			a.s.options.Events.Synced(time.Since(began))
 		}
-	case len(group) > 1 && !errors.As(err, &refused) && !isAbsence(err) && !isBusy(err):
+	case len(group) > 1 && database.IsDislike(err):
 		a.accept(ctx, slot, group[:len(group)/2])
 		a.accept(ctx, slot, group[len(group)/2:])
 		return
 	default:
 		for _, e := range group {
-			e.finish(spool.Receipt{}, refuse(err))
+			e.finish(spool.Receipt{}, database.Refuse(err))
 		}
 		return
 	}
 	a.answer(ctx, group, accepted)
-}
-
-// isBusy reports whether a statement took too long or something it needs was not to be had.
-func isBusy(err error) bool {
-	switch code := sqlState(err); code {
-	case "57014",
-		"55P03",
-		"40001",
-		"40P01": // query_canceled, lock_not_available, serialization_failure, deadlock_detected
-		return true
-	case "":
-		return true
-	default:
-		return code[:2] == "53" // insufficient resources
-	}
 }
 
 // insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that
@@ -325,28 +307,22 @@ SELECT id FROM kept`
 
 // insert returns the ids of what was accepted by the random part that was asked for.
 func (a *acceptor) insert(
-	ctx context.Context,
-	slot int,
-	group []*entry,
+	ctx context.Context, slot int, group []*entry,
 ) (map[int64]spool.ID, error) {
 	args, err := a.arguments(ctx, slot, group)
 	if err != nil {
 		return nil, err
 	}
 	accepted := make(map[int64]spool.ID, len(group))
-	err = a.s.insertOnly(
-		ctx,
-		quick,
-		func() { clear(accepted) },
-		step{insertSQL, args, func(rows pgx.Rows) error {
+	err = a.s.db.InsertOnly(ctx, database.Quick, func() { clear(accepted) },
+		database.SQL(insertSQL, args...).Each(func(rows pgx.Rows) error {
 			var id [16]byte
 			if err := rows.Scan(&id); err != nil {
 				return err
 			}
 			accepted[int64(binary.BigEndian.Uint64(id[8:]))] = id
 			return nil
-		}},
-	)
+		}))
 	return accepted, err
 }
 
@@ -468,29 +444,24 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 	}
 	free := make([]*[16]byte, len(lanes)) // what is leased is seen to when its lease ends
 	originals := make(map[[16]byte]spool.Receipt)
-	err := a.s.transactAnew(ctx, quick, func() { clear(originals) },
-		step{sql: lockClaimsSQL, args: []any{routes, lanes, free}},
-		step{sql: refreshSQL, args: []any{routes, lanes, free}},
-		step{originalsSQL, []any{prints}, func(rows pgx.Rows) error {
+	err := a.s.db.TransactAnew(ctx, database.Quick, func() { clear(originals) },
+		database.SQL(lockClaimsSQL, routes, lanes, free),
+		database.SQL(refreshSQL, routes, lanes, free),
+		database.SQL(originalsSQL, prints).Each(func(rows pgx.Rows) error {
 			var print, id [16]byte
 			err := rows.Scan(&print, &id)
 			originals[print] = spool.Receipt{Duplicate: true, ID: id}
 			return err
-		}})
+		}))
 	for _, e := range others {
 		receipt, ok := originals[[16]byte(e.fingerprint[:16])]
 		switch {
 		case err != nil:
-			e.finish(spool.Receipt{}, refuse(err))
+			e.finish(spool.Receipt{}, database.Refuse(err))
 		case !ok || e.fingerprint == spool.Fingerprint{}:
-			e.finish(
-				spool.Receipt{},
-				&spool.RefusedError{
-					Reason:     spool.ReasonWrite,
-					RetryAfter: retryAfter,
-					Err:        errSwept,
-				},
-			)
+			e.finish(spool.Receipt{}, &spool.RefusedError{
+				Reason: spool.ReasonWrite, RetryAfter: database.RetryAfter, Err: errSwept,
+			})
 		default:
 			receipt.Size = e.body.size // which is the same
 			e.finish(receipt, nil)

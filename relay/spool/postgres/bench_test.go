@@ -128,7 +128,7 @@ func report(b *testing.B, began time.Duration) {
 
 func benchStores(b *testing.B, n int) (stores []*Store) {
 	dsn := testpostgres.DSN(b)
-	schema := newSchema(b, dsn)
+	schema := testpostgres.NewSchema(b, dsn)
 	for range n {
 		s := openTest(b, dsn, Options{Schema: schema})
 		b.Cleanup(func() { require.NoError(b, s.Close(context.Background())) })
@@ -179,7 +179,7 @@ func TestAMillionPending(t *testing.T) {
 	const size = 1 << 10
 	sample := million / 20
 	dsn := testpostgres.DSN(t)
-	schema := newSchema(t, dsn)
+	schema := testpostgres.NewSchema(t, dsn)
 	s := openTest(t, dsn, Options{Schema: schema})
 	rate := func(what string, n int, f func()) {
 		began, cpu := time.Now(), cpuTime(t)

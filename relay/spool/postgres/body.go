@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -37,17 +38,14 @@ func (s *Store) NewBody(ctx context.Context, sizeHint int64) (spool.BodyWriter, 
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.health.ready(); err != nil {
+	if err := s.db.Ready(); err != nil {
 		return nil, err
 	}
 	if err := s.room.expect(sizeHint); err != nil {
 		return nil, err
 	}
 	return &bodyWriter{
-		s:      s,
-		ctx:    ctx,
-		buffer: smallBuffers.Get().(*[]byte),
-		pool:   &smallBuffers,
+		s: s, ctx: ctx, buffer: smallBuffers.Get().(*[]byte), pool: &smallBuffers,
 	}, nil
 }
 
@@ -97,7 +95,7 @@ func (w *bodyWriter) Write(p []byte) (int, error) {
 		p = p[len(part):]
 		if len(*w.buffer) == pieceSize {
 			if err := w.send(); err != nil {
-				return written - len(p), refuse(err)
+				return written - len(p), database.Refuse(err)
 			}
 		}
 	}
@@ -129,6 +127,9 @@ const (
 		RETURNING body`
 	pieceSQL = `INSERT INTO @schema@.pieces (body, n, data) SELECT body, $2, $3
 		FROM @schema@.uploads WHERE body = $1 RETURNING n`
+	forgetPiecesSQL = `DELETE FROM @schema@.pieces p USING @schema@.uploads u WHERE u.body = $1
+		AND p.body = u.body`
+	forgetUploadSQL = `DELETE FROM @schema@.uploads WHERE body = $1`
 )
 
 // send sends what is in the buffer as the next piece.
@@ -145,16 +146,10 @@ func (w *bodyWriter) send() error {
 	w.s.room.arriving.Add(int64(len(*w.buffer)))
 	w.arrived += int64(len(*w.buffer))
 	stored := false
-	err := w.s.transact(
-		w.ctx,
-		quick,
-		step{sql: upload, args: []any{w.name, w.s.id}},
-		step{
-			pieceSQL,
-			[]any{w.name, n, *w.buffer},
-			func(pgx.Rows) error { stored = true; return nil },
-		},
-	)
+	piece := database.SQL(pieceSQL, w.name, n, *w.buffer)
+	err := w.s.db.Transact(w.ctx, database.Quick,
+		database.SQL(upload, w.name, w.s.id),
+		piece.Each(func(pgx.Rows) error { stored = true; return nil }))
 	if err == nil && !stored {
 		err = errSwept
 	}
@@ -168,7 +163,7 @@ func (w *bodyWriter) finish() error {
 		return nil
 	}
 	if err := w.send(); err != nil {
-		return refuse(err)
+		return database.Refuse(err)
 	}
 	return nil
 }
@@ -196,18 +191,15 @@ func (w *bodyWriter) end(forget bool) {
 // forgetUpload removes pieces that are not needed. Where that fails they are swept later.
 func (s *Store) forgetUpload(name [16]byte) {
 	go func() {
-		_ = s.transact(
-			s.ctx,
-			slow,
-			step{
-				sql: `DELETE FROM @schema@.pieces p USING @schema@.uploads u WHERE u.body = $1
-					AND p.body = u.body`,
-				args: []any{name},
-			},
-			step{sql: `DELETE FROM @schema@.uploads WHERE body = $1`, args: []any{name}},
-		)
+		_ = s.db.Transact(s.ctx, database.Slow,
+			database.SQL(forgetPiecesSQL, name), database.SQL(forgetUploadSQL, name))
 	}()
 }
+
+const (
+	bodySQL      = `SELECT size, crc, pieces, body FROM @schema@.messages WHERE id = $1`
+	readPieceSQL = `SELECT data FROM @schema@.pieces WHERE body = $1 AND n = $2`
+)
 
 // Body implements spool.Store.
 func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
@@ -221,16 +213,11 @@ func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
 	var content []byte
 	var pieces *[16]byte
 	var size, crc int64
-	err := s.query(
-		ctx,
-		quick,
-		`SELECT size, crc, pieces, body FROM @schema@.messages WHERE id = $1`,
-		func(rows pgx.Rows) error {
-			found = true
-			return rows.Scan(&size, &crc, &pieces, &content)
-		},
-		[16]byte(id),
-	)
+	body := database.SQL(bodySQL, [16]byte(id))
+	err := s.db.Query(ctx, database.Quick, body.Each(func(rows pgx.Rows) error {
+		found = true
+		return rows.Scan(&size, &crc, &pieces, &content)
+	}))
 	switch {
 	case err != nil:
 		return nil, err
@@ -240,19 +227,11 @@ func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
 		return nil, fmt.Errorf("message %s: %w", id, spool.ErrDamaged)
 	case pieces == nil:
 		return &inlineBody{
-			Reader:  bytes.NewReader(content),
-			crc:     uint32(crc),
-			content: content,
+			Reader: bytes.NewReader(content), crc: uint32(crc), content: content,
 		}, nil
 	}
 	return &piecedBody{
-		s:      s,
-		ctx:    ctx,
-		id:     id,
-		name:   *pieces,
-		size:   size,
-		want:   uint32(crc),
-		loaded: -1,
+		s: s, ctx: ctx, id: id, name: *pieces, size: size, want: uint32(crc), loaded: -1,
 	}, nil
 }
 
@@ -330,17 +309,11 @@ func (b *piecedBody) load(n int64) error {
 	}
 	b.loaded = -1
 	found := false
-	err := b.s.query(
-		b.ctx,
-		quick,
-		`SELECT data FROM @schema@.pieces WHERE body = $1 AND n = $2`,
-		func(rows pgx.Rows) error {
-			found = true
-			return rows.Scan(&b.piece)
-		},
-		b.name,
-		n,
-	)
+	piece := database.SQL(readPieceSQL, b.name, n)
+	err := b.s.db.Query(b.ctx, database.Quick, piece.Each(func(rows pgx.Rows) error {
+		found = true
+		return rows.Scan(&b.piece)
+	}))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const exportSQL = `SELECT ` + messageColumns + ` FROM @schema@.messages m WHERE m.id > $1
@@ -21,14 +22,8 @@ func (s *Store) Export(ctx context.Context, after spool.ID, limit int) ([]spool.
 		return nil, err
 	}
 	var found []row
-	err := s.transactAnew(ctx, slow, func() { found = nil }, step{
-		exportSQL, []any{[16]byte(after), limit}, func(rows pgx.Rows) error {
-			r := row{}
-			err := rows.Scan(r.targets()...)
-			found = append(found, r)
-			return err
-		},
-	})
+	err := s.db.TransactAnew(ctx, database.Slow, func() { found = nil },
+		database.SQL(exportSQL, [16]byte(after), limit).Each(collect(&found)))
 	if err != nil {
 		return nil, err
 	}
@@ -62,14 +57,13 @@ func (s *Store) Missing(ctx context.Context, ids []spool.ID) ([]spool.ID, error)
 		asked[i] = id
 	}
 	var missing []spool.ID
-	err := s.transactAnew(ctx, slow, func() { missing = nil }, step{
-		missingSQL, []any{asked}, func(rows pgx.Rows) error {
+	err := s.db.TransactAnew(ctx, database.Slow, func() { missing = nil },
+		database.SQL(missingSQL, asked).Each(func(rows pgx.Rows) error {
 			var id [16]byte
 			err := rows.Scan(&id)
 			missing = append(missing, id)
 			return err
-		},
-	})
+		}))
 	return missing, err
 }
 
@@ -137,8 +131,7 @@ SELECT id, route FROM kept`
 
 // Import implements [spool.Portable].
 func (s *Store) Import(
-	ctx context.Context,
-	messages []spool.Imported,
+	ctx context.Context, messages []spool.Imported,
 ) (kept []spool.ID, err error) {
 	defer func() {
 		took := make(map[spool.ID]bool, len(kept))
@@ -161,10 +154,10 @@ func (s *Store) Import(
 		return nil, err
 	}
 	touched := make(map[int32]bool)
-	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		kept = nil
 		clear(touched)
-		return input.run(ctx, s, tx, func(id spool.ID, route int32) {
+		return input.run(ctx, tx, s.id, func(id spool.ID, route int32) {
 			kept = append(kept, id)
 			touched[route] = true
 		})
@@ -190,60 +183,55 @@ type lanesInput struct {
 }
 
 func (in *importInput) run(
-	ctx context.Context, s *Store, tx pgx.Tx, kept func(id spool.ID, route int32),
+	ctx context.Context, tx database.Conn, gateway [16]byte, kept func(id spool.ID, route int32),
 ) error {
-	uploads, err := tx.Exec(ctx, s.sql(lockUploadsSQL), in.uploads)
+	uploads := 0
+	lock := database.SQL(lockUploadsSQL, in.uploads)
+	err := tx.Run(ctx, lock.Each(func(pgx.Rows) error { uploads++; return nil }))
 	if err != nil {
 		return err
 	}
-	if int(uploads.RowsAffected()) < len(in.uploads) {
+	if uploads < len(in.uploads) {
 		return errSwept
 	}
-	lanes, err := in.lockLanes(ctx, s, tx)
+	lanes, err := in.lockLanes(ctx, tx)
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, s.sql(importSQL), append(in.columns, s.id, operatorSlot)...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	insert := database.SQL(importSQL, append(in.columns, gateway, operatorSlot)...)
+	err = tx.Run(ctx, insert.Each(func(rows pgx.Rows) error {
 		var id [16]byte
 		var route int32
 		if err := rows.Scan(&id, &route); err != nil {
 			return err
 		}
 		kept(id, route)
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	}))
+	if err != nil {
 		return err
 	}
-	return lanes.refresh(ctx, s, tx)
+	return lanes.refresh(ctx, tx)
 }
 
 // lockLanes returns those lanes that nobody has leased: of the others, whoever has them sees to what
 // is next.
-func (in *importInput) lockLanes(ctx context.Context, s *Store, tx pgx.Tx) (*lockedLanes, error) {
-	rows, err := tx.Query(
-		ctx, s.sql(importLanesSQL), in.lanes.routes, in.lanes.keys, in.lanes.ticks)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	lanes := &lockedLanes{}
-	for rows.Next() {
+func (in *importInput) lockLanes(ctx context.Context, tx database.Conn) (lockedLanes, error) {
+	var lanes lockedLanes
+	lock := database.SQL(importLanesSQL, in.lanes.routes, in.lanes.keys, in.lanes.ticks)
+	err := tx.Run(ctx, lock.Each(func(rows pgx.Rows) error {
 		var at lane
 		var claim *[16]byte
 		var leased bool
 		if err := rows.Scan(&at.route, &at.key, &claim, &leased); err != nil {
-			return nil, err
+			return err
 		}
 		if !leased {
-			lanes.add(at.route, at.key, claim)
+			lanes.add(at, claim)
 		}
-	}
-	return lanes, rows.Err()
+		return nil
+	}))
+	return lanes, err
 }
 
 func (s *Store) importInput(
@@ -364,8 +352,8 @@ func (s *Store) ExportPrints(ctx context.Context, take func([]spool.Print) error
 			return err
 		}
 		var page []spool.Print
-		err := s.transactAnew(ctx, slow, func() { page = nil }, step{
-			exportPrintsSQL, []any{after}, func(rows pgx.Rows) error {
+		err := s.db.TransactAnew(ctx, database.Slow, func() { page = nil },
+			database.SQL(exportPrintsSQL, after).Each(func(rows pgx.Rows) error {
 				var first, id [16]byte
 				p := spool.Print{}
 				err := rows.Scan(&first, &id, &p.At)
@@ -373,8 +361,7 @@ func (s *Store) ExportPrints(ctx context.Context, take func([]spool.Print) error
 				p.ID = id
 				page = append(page, p)
 				return err
-			},
-		})
+			}))
 		if err != nil || len(page) == 0 {
 			return err
 		}
@@ -395,9 +382,8 @@ func (s *Store) ImportPrints(ctx context.Context, prints []spool.Print) error {
 	for i, p := range prints {
 		firsts[i], ids[i], times[i] = [16]byte(p.Fingerprint[:16]), p.ID, p.At
 	}
-	return s.transact(ctx, slow, step{
-		sql: importPrintsSQL, args: []any{firsts, ids, times, s.id, operatorSlot},
-	})
+	return s.db.Transact(ctx, database.Slow,
+		database.SQL(importPrintsSQL, firsts, ids, times, s.id, operatorSlot))
 }
 
 var (

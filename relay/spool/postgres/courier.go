@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -103,7 +104,7 @@ func (c *courier) flush(ctx context.Context) error {
 	for c.recorded < target {
 		moved := c.moved
 		c.mu.Unlock()
-		if err := c.s.health.ready(); err != nil && c.s.closed.Load() {
+		if err := c.s.db.Ready(); err != nil && c.s.closed.Load() {
 			return err // what is left is as if this gateway had died
 		}
 		c.wake()
@@ -174,15 +175,14 @@ func (c *courier) round(ctx context.Context) bool {
 	began := time.Now()
 	taken := &load{s: c.s, done: done, asked: asked, suspects: suspects, began: began}
 	err := taken.send(ctx)
-	var refused *spool.RefusedError
 	switch {
 	case err == nil:
 		c.finish(taken, len(done), len(suspects))
 		taken.deliver()
 		return true
-	case len(done) > 0 && !errors.As(err, &refused) && !isAbsence(err) && !isBusy(err):
+	case len(done) > 0 && database.IsDislike(err):
 		c.finishAlone(ctx, done)
-	case !errors.As(err, &refused) && !isRolledBack(err):
+	case database.IsUncertain(err):
 		c.suspect(asked)
 	}
 	taken.fail(err)
@@ -225,18 +225,12 @@ func (c *courier) finishAlone(ctx context.Context, done []settled) {
 	for _, one := range done {
 		alone := &load{s: c.s, done: []settled{one}, began: time.Now()}
 		err := alone.send(ctx)
-		if err != nil && (isAbsence(err) || isBusy(err)) {
+		if err != nil && !database.IsDislike(err) {
 			break
 		}
 		if err != nil {
-			c.s.problem(
-				errors.Join(
-					errors.New(
-						"message "+one.id.String()+": the end of its delivery cannot be recorded",
-					),
-					err,
-				),
-			)
+			what := "message " + one.id.String() + ": the end of its delivery cannot be recorded"
+			c.s.problem(errors.Join(errors.New(what), err))
 		}
 		c.finish(alone, 1, 0)
 	}

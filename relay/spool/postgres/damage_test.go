@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -35,7 +36,7 @@ func TestARecordThatCannotBeReadBecomesADeadLetter(t *testing.T) {
 		require.NoError(t, err)
 		ids = append(ids, receipt.ID)
 	}
-	execute(t, dsn, `UPDATE `+schema+`.messages SET meta = '\x07' WHERE id = '`+ids[0].String()+`';
+	testpostgres.Execute(t, dsn, `UPDATE `+schema+`.messages SET meta = '\x07' WHERE id = '`+ids[0].String()+`';
 		UPDATE `+schema+`.messages SET attempts = '{"at": 1}', tries = 2
 			WHERE id = '`+ids[2].String()+`'`)
 

@@ -8,7 +8,7 @@
 //
 // # What is in the database
 //
-// schema.sql says it, column by column. A message is a row of messages, whatever becomes of it,
+// database/schema.sql says it, column by column. A message is a row of messages, whatever becomes of it,
 // with a small body in it; a large one is in rows of pieces. Messages of one order key share a
 // lane, one that waits for nobody has a lane of its own. A lane is a row that says which message is
 // next, when it is due, and who has it leased. A gateway leases lanes; that is why it never looks
@@ -22,8 +22,10 @@
 //	                  leases: renews what is leased, and says when it is lost (lease.go)
 //	                  hints: tells other gateways, is told by them, and polls (hints.go)
 //	                  upkeep: is seen, and removes what nobody needs (upkeep.go)
-//	                  probe: looks for the database while it is away (health.go)
+//	                  probe: looks for the database while it is away (database/health.go)
 //	everything else ──► the caller's own goroutine (operate.go, body.go, copy.go)
+//
+// The package database has the connections, the transactions and the tables.
 //
 // # Order
 //

@@ -13,28 +13,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
-
-// scalar returns what a query answers, as text.
-func scalar(t testing.TB, dsn, sql string) (text string) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, dsn)
-	require.NoError(t, err)
-	defer func() { _ = conn.Close(ctx) }()
-	require.NoError(t, conn.QueryRow(ctx, `SELECT (`+sql+`)::text`).Scan(&text))
-	return text
-}
 
 // newTestStore returns a store in a schema of its own, with what is needed to reach behind it.
 func newTestStore(t testing.TB, options Options) (s *Store, dsn, schema string) {
 	dsn = testpostgres.DSN(t)
-	options.Schema = newSchema(t, dsn)
+	options.Schema = testpostgres.NewSchema(t, dsn)
 	s = openTest(t, dsn, options)
 	t.Cleanup(func() { _ = s.Close(context.Background()) })
 	return s, dsn, options.Schema
@@ -47,7 +36,7 @@ func TestALeaseThatWentToAnotherChangesNothing(t *testing.T) {
 		require.NoError(t, err)
 	}
 	leased := leaseSome(t, s, 2)
-	execute(
+	testpostgres.Execute(
 		t,
 		dsn,
 		`UPDATE `+schema+`.lanes SET claim = gen_random_uuid(), holder = gen_random_uuid(),
@@ -71,7 +60,7 @@ func TestALeaseThatWentToAnotherChangesNothing(t *testing.T) {
 	require.Equal(
 		t,
 		"2",
-		scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE claim IS NOT NULL`),
+		testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE claim IS NOT NULL`),
 	)
 	counts, err := s.Counts(context.Background())
 	require.NoError(t, err)
@@ -96,71 +85,12 @@ func TestALeaseEndsByItselfWhereItCannotBeRenewed(t *testing.T) {
 	require.NoError(t, s.Close(context.Background()))
 }
 
-func TestOneGatewayMakesTheTables(t *testing.T) {
-	dsn := testpostgres.DSN(t)
-	schema := newSchema(t, dsn)
-	var stores sync.WaitGroup
-	for i := range 8 {
-		stores.Go(func() {
-			s, err := Open(
-				context.Background(),
-				dsn,
-				Options{
-					Schema: schema,
-					Events: spool.StoreEvents{Problem: func(err error) { t.Error(err) }},
-				},
-			)
-			if err == nil {
-				_, err = put(context.Background(), s, 1, fmt.Sprint(i))
-			}
-			if err == nil {
-				err = s.Close(context.Background())
-			}
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	stores.Wait()
-	require.Equal(t, "8", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
-	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.version`))
-}
-
-func TestNewerTablesAreNotTouched(t *testing.T) {
-	dsn := testpostgres.DSN(t)
-	schema := newSchema(t, dsn)
-	execute(
-		t,
-		dsn,
-		`CREATE SCHEMA `+schema+`; CREATE TABLE `+schema+`.version (version integer);
-			INSERT INTO `+schema+`.version VALUES (99)`,
-	)
-	problems := make(chan error, 100)
-	s := openTest(
-		t,
-		dsn,
-		Options{
-			Schema: schema,
-			Events: spool.StoreEvents{Problem: func(err error) { problems <- err }},
-		},
-	)
-	_, err := put(context.Background(), s, 1, "a")
-	require.True(t, isUnavailable(err))
-	require.ErrorContains(t, <-problems, "has version 99, this gateway knows up to 1")
-	require.NoError(t, s.Close(context.Background()))
-	require.Equal(
-		t,
-		"1",
-		scalar(t, dsn, `SELECT count(*) FROM pg_tables WHERE schemaname = '`+schema+`'`),
-	)
-}
-
 func TestAGatewayNeedsNoRightToMakeTables(t *testing.T) {
 	admin := testpostgres.DSN(t)
-	schema := newSchema(t, admin)
+	schema := testpostgres.NewSchema(t, admin)
 	role := "role_" + schema
-	execute(t, admin, `CREATE ROLE `+role+` LOGIN`)
-	t.Cleanup(func() { execute(t, admin, `DROP OWNED BY `+role+`; DROP ROLE `+role) })
+	testpostgres.Execute(t, admin, `CREATE ROLE `+role+` LOGIN`)
+	t.Cleanup(func() { testpostgres.Execute(t, admin, `DROP OWNED BY `+role+`; DROP ROLE `+role) })
 	u, err := url.Parse(admin)
 	require.NoError(t, err)
 	u.User = url.User(role)
@@ -176,9 +106,9 @@ func TestAGatewayNeedsNoRightToMakeTables(t *testing.T) {
 	)
 	require.ErrorContains(t, <-problems, "spool schema")
 
-	sql, err := Schema(schema)
+	sql, err := database.Schema(schema)
 	require.NoError(t, err)
-	execute(t, admin, sql+`; GRANT USAGE ON SCHEMA `+schema+` TO `+role+`;
+	testpostgres.Execute(t, admin, sql+`; GRANT USAGE ON SCHEMA `+schema+` TO `+role+`;
 		GRANT SELECT, INSERT, UPDATE,
 			DELETE ON ALL TABLES IN SCHEMA `+schema+` TO `+role+`;
 		GRANT USAGE ON ALL SEQUENCES IN SCHEMA `+schema+` TO `+role)
@@ -248,7 +178,7 @@ func TestNothingShowsThePassword(t *testing.T) {
 
 func TestWhatTheDatabaseDislikesIsRefusedAlone(t *testing.T) {
 	s, dsn, schema := newTestStore(t, Options{})
-	execute(
+	testpostgres.Execute(
 		t,
 		dsn,
 		`ALTER TABLE `+schema+`.messages ADD CHECK (request_id <> 'poison'),
@@ -303,14 +233,14 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 		_, err = w.Write(make([]byte, 3*pieceSize))
 		require.NoError(t, err)
 	}
-	s.beatOnce(context.Background())
+	s.beat(context.Background())
 	s.tidy(context.Background())
-	require.Equal(t, "2", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
-	require.Equal(t, "2", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
-	require.Equal(t, "6", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
-	require.Equal(t, "2", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
+	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
+	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
+	require.Equal(t, "6", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
+	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
 
-	execute(
+	testpostgres.Execute(
 		t,
 		dsn,
 		`UPDATE `+schema+`.fingerprints SET at = at - interval '2 hours' WHERE id = (SELECT id
@@ -322,14 +252,14 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 			VALUES (gen_random_uuid(), 0, 1, 5), (gen_random_uuid(), 0, 1, -2)`,
 	)
 	s.tidy(context.Background())
-	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
-	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
-	require.Equal(t, "3", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
-	require.Equal(t, "1", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
+	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
+	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
+	require.Equal(t, "3", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
+	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
 	require.Equal(
 		t,
 		"0",
-		scalar(
+		testpostgres.Scalar(
 			t,
 			dsn,
 			`SELECT count(*) FROM `+schema+`.counts c WHERE NOT EXISTS (SELECT
@@ -354,7 +284,7 @@ func TestABodyThatWasSweptIsNotAccepted(t *testing.T) {
 		if more == 0 {
 			require.NoError(t, w.(*bodyWriter).finish())
 		}
-		execute(t, dsn, `TRUNCATE `+schema+`.uploads, `+schema+`.pieces`)
+		testpostgres.Execute(t, dsn, `TRUNCATE `+schema+`.uploads, `+schema+`.pieces`)
 		if _, err = w.Write(make([]byte, more)); err == nil {
 			_, err = s.Accept(
 				context.Background(),
@@ -385,7 +315,7 @@ func TestADamagedBodySaysSo(t *testing.T) {
 	require.NoError(t, err)
 	large, err := put(context.Background(), s, 2, strings.Repeat("large", 200_000))
 	require.NoError(t, err)
-	execute(
+	testpostgres.Execute(
 		t,
 		dsn,
 		`UPDATE `+schema+`.messages SET body = set_byte(body, 3, 0); UPDATE `+schema+`.pieces
@@ -400,7 +330,7 @@ func TestADamagedBodySaysSo(t *testing.T) {
 		}
 		require.ErrorIs(t, err, spool.ErrDamaged)
 	}
-	execute(t, dsn, `DELETE FROM `+schema+`.pieces WHERE n = 3`)
+	testpostgres.Execute(t, dsn, `DELETE FROM `+schema+`.pieces WHERE n = 3`)
 	body, err := s.Body(context.Background(), large.ID)
 	require.NoError(t, err)
 	_, err = body.Seek(-1, 2)
@@ -445,10 +375,10 @@ func TestAnIdleGatewayAsksLittle(t *testing.T) {
 				FROM pg_stat_database WHERE datname = current_database()) c`
 		}
 		var before, after float64
-		_, _ = fmt.Sscan(scalar(t, server.DSN(), transactions()), &before)
+		_, _ = fmt.Sscan(testpostgres.Scalar(t, server.DSN(), transactions()), &before)
 		const seconds = 6
 		<-time.After(seconds * time.Second)
-		_, _ = fmt.Sscan(scalar(t, server.DSN(), transactions()), &after)
+		_, _ = fmt.Sscan(testpostgres.Scalar(t, server.DSN(), transactions()), &after)
 		rate := (after - before) / seconds
 		t.Logf("listening %t: %.1f transactions a second", listening, rate)
 		require.LessOrEqual(t, rate, 5.0)

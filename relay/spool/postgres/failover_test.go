@@ -37,7 +37,7 @@ func TestWhatTheStandbyDoesNotHaveIsRefused(t *testing.T) {
 	}()
 	const cancel = `SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
 		WHERE wait_event = 'SyncRep' AND query = 'COMMIT'`
-	require.Eventually(t, func() bool { return scalar(t, primary.DSN(), cancel) != "0" },
+	require.Eventually(t, func() bool { return testpostgres.Scalar(t, primary.DSN(), cancel) != "0" },
 		patience, 10*time.Millisecond)
 	require.True(t, isUnavailable(<-answer))
 
@@ -46,6 +46,6 @@ func TestWhatTheStandbyDoesNotHaveIsRefused(t *testing.T) {
 	require.NoError(t, standby.Promote())
 	putAtLast(t, s, "second")
 	require.Equal(t, "2",
-		scalar(t, standby.DSN(), `SELECT count(*) FROM deepgram_callback.messages`))
+		testpostgres.Scalar(t, standby.DSN(), `SELECT count(*) FROM deepgram_callback.messages`))
 	require.NoError(t, s.Close(context.Background()))
 }

@@ -12,7 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
+
+const getSQL = `SELECT ` + messageColumns + ` FROM @schema@.messages m WHERE m.id = $1`
 
 // Get implements spool.Store.
 func (s *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
@@ -20,18 +23,8 @@ func (s *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
 		return nil, err
 	}
 	var found []row
-	err := s.query(
-		ctx,
-		quick,
-		`SELECT `+messageColumns+` FROM @schema@.messages m WHERE m.id = $1`,
-		func(rows pgx.Rows) error {
-			r := row{}
-			err := rows.Scan(r.targets()...)
-			found = append(found, r)
-			return err
-		},
-		[16]byte(id),
-	)
+	get := database.SQL(getSQL, [16]byte(id)).Each(collect(&found))
+	err := s.db.Query(ctx, database.Quick, get)
 	if err != nil {
 		return nil, err
 	}
@@ -230,17 +223,8 @@ func (s *Store) find(ctx context.Context, f spool.Filter, free bool) ([]row, err
 		" ORDER BY "+order+" LIMIT "+limit,
 	) + outer
 	var found []row
-	err = s.transactAnew(
-		ctx,
-		slow,
-		func() { found = nil },
-		step{sql, q.args, func(rows pgx.Rows) error {
-			r := row{}
-			err := rows.Scan(r.targets()...)
-			found = append(found, r)
-			return err
-		}},
-	)
+	err = s.db.TransactAnew(ctx, database.Slow, func() { found = nil },
+		database.SQL(sql, q.args...).Each(collect(&found)))
 	return found, err
 }
 
@@ -256,11 +240,10 @@ func (s *Store) Count(ctx context.Context, f spool.Filter) (int64, error) {
 	}
 	var n int64
 	sql := `SELECT count(*)` + replaceLimit(q.from, "")
-	err = s.transact(
-		ctx,
-		slow,
-		step{sql, q.args, func(rows pgx.Rows) error { return rows.Scan(&n) }},
-	)
+	count := database.SQL(sql, q.args...)
+	err = s.db.Transact(ctx, database.Slow, count.Each(func(rows pgx.Rows) error {
+		return rows.Scan(&n)
+	}))
 	return n, err
 }
 

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -33,8 +35,7 @@ const (
 )
 
 type hints struct {
-	s      *Store
-	config *pgx.ConnConfig
+	s *Store
 
 	mu        sync.Mutex
 	outbox    map[string]bool
@@ -44,9 +45,9 @@ type hints struct {
 	repoll    chan struct{}
 }
 
-func newHints(s *Store, config *pgx.ConnConfig) *hints {
+func newHints(s *Store) *hints {
 	return &hints{
-		s: s, config: config.Copy(), outbox: make(map[string]bool), routes: make(map[int32]bool),
+		s: s, outbox: make(map[string]bool), routes: make(map[int32]bool),
 		ready: make(chan struct{}, 1), repoll: make(chan struct{}, 1),
 	}
 }
@@ -133,14 +134,8 @@ func (h *hints) payload(text string) string { return uuid.UUID(h.s.id).String() 
 // notify is outside of every other transaction, since one that has hints in it keeps all others
 // from being committed at the same time.
 func (h *hints) notify(ctx context.Context, payloads ...string) {
-	_ = h.s.query(
-		ctx,
-		quick,
-		`SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`,
-		func(pgx.Rows) error { return nil },
-		h.channel(),
-		payloads,
-	)
+	const notify = `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`
+	_ = h.s.db.Query(ctx, database.Quick, database.SQL(notify, h.channel(), payloads))
 }
 
 func (h *hints) setListening(listening bool) {
@@ -162,7 +157,7 @@ var errNoEcho = errors.New("hints do not arrive")
 func (h *hints) listen(ctx context.Context) {
 	for {
 		wait := time.Second
-		if h.s.health.ready() == nil {
+		if h.s.db.Ready() == nil {
 			if err := h.listenOnce(ctx); errors.Is(err, errNoEcho) {
 				wait = relisten
 			}
@@ -175,11 +170,7 @@ func (h *hints) listen(ctx context.Context) {
 }
 
 func (h *hints) listenOnce(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
-	login := h.config.Copy()
-	logIn(login, h.s.login.Load())
-	conn, err := pgx.ConnectConfig(connecting, login)
+	conn, err := h.s.db.Listen(ctx, h.channel())
 	if err != nil {
 		return err
 	}
@@ -188,10 +179,6 @@ func (h *hints) listenOnce(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	_, err = conn.Exec(connecting, `LISTEN `+h.channel(), pgx.QueryExecModeSimpleProtocol)
-	if err != nil {
-		return err
-	}
 	for {
 		h.notify(ctx, h.payload("echo"))
 		if err := h.receive(ctx, conn, echoTime, true); err != nil {
@@ -274,12 +261,13 @@ func (h *hints) poll(ctx context.Context) {
 
 func (h *hints) look(ctx context.Context, routes []int32) {
 	var found []int32
-	err := h.s.query(ctx, quick, pollSQL, func(rows pgx.Rows) error {
+	poll := database.SQL(pollSQL, routes)
+	err := h.s.db.Query(ctx, database.Quick, poll.Each(func(rows pgx.Rows) error {
 		var route int32
 		err := rows.Scan(&route)
 		found = append(found, route)
 		return err
-	}, routes)
+	}))
 	if err != nil {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 // maxCached bounds the bodies that are kept for messages which are leased.
@@ -178,11 +179,10 @@ func (l *leases) renew(ctx context.Context) {
 	}
 	began := time.Now()
 	renewed := make(map[lane][16]byte, len(asked))
-	err := l.s.transactAnew(
-		ctx,
-		min(quick, l.s.options.Lease/3),
-		func() { clear(renewed) },
-		step{renewSQL, []any{routes, keys, claims, l.s.options.Lease}, func(rows pgx.Rows) error {
+	renew := database.SQL(renewSQL, routes, keys, claims, l.s.options.Lease)
+	limit := min(database.Quick, l.s.options.Lease/3)
+	err := l.s.db.TransactAnew(ctx, limit, func() { clear(renewed) },
+		renew.Each(func(rows pgx.Rows) error {
 			var at lane
 			var claim [16]byte
 			if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
@@ -190,8 +190,7 @@ func (l *leases) renew(ctx context.Context) {
 			}
 			renewed[at] = claim
 			return nil
-		}},
-	)
+		}))
 	if err != nil {
 		return // they end by themselves, unless it works the next time
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 type load struct {
@@ -37,21 +38,21 @@ type broken struct {
 
 // send sends it all in one transaction.
 func (l *load) send(ctx context.Context) error {
-	var steps []step
+	var statements []database.Statement
 	if len(l.suspects) > 0 {
-		steps = append(steps, step{sql: dismissSQL, args: []any{l.suspects}})
+		statements = append(statements, database.SQL(dismissSQL, l.suspects))
 	}
 	if len(l.done) > 0 {
 		more, err := l.settle()
 		if err != nil {
 			return err
 		}
-		steps = append(steps, more...)
+		statements = append(statements, more...)
 	}
 	for i := range l.asked {
-		steps = append(steps, l.lease(i)...)
+		statements = append(statements, l.lease(i)...)
 	}
-	return l.s.transactAnew(ctx, quick, l.begin, steps...)
+	return l.s.db.TransactAnew(ctx, database.Quick, l.begin, statements...)
 }
 
 // begin forgets what was leased in a transaction that was rolled back.
@@ -154,7 +155,7 @@ UPDATE @schema@.lanes x SET claim = NULL, holder = NULL, head = NULL, class = h.
 FROM h WHERE h.id IS NOT NULL AND x.route = h.route AND x.key = h.key`
 
 // settle returns the statements that record what was settled.
-func (l *load) settle() ([]step, error) {
+func (l *load) settle() ([]database.Statement, error) {
 	n := len(l.done)
 	var (
 		routes   = make([]int32, n)
@@ -168,11 +169,8 @@ func (l *load) settle() ([]step, error) {
 		errors   = make([]string, n)
 	)
 	for i, d := range l.done {
-		routes[i], keys[i], claims[i], ids[i], delays[i] = d.route, d.key, d.claim, d.id, max(
-			d.Delay,
-			0,
-		)
-		verdicts[i] = verdictOf(d.Settlement)
+		routes[i], keys[i], claims[i], ids[i] = d.route, d.key, d.claim, d.id
+		delays[i], verdicts[i] = max(d.Delay, 0), verdictOf(d.Settlement)
 		if verdicts[i] <= verdictForget {
 			continue
 		}
@@ -184,25 +182,11 @@ func (l *load) settle() ([]step, error) {
 		}
 		tries[i], attempts[i], errors[i] = int32(after.Tries), text, after.LastError
 	}
-	return []step{
-		{sql: lockClaimsSQL, args: []any{routes, keys, claims}},
-		{
-			sql: settleSQL,
-			args: []any{
-				routes,
-				keys,
-				claims,
-				ids,
-				verdicts,
-				tries,
-				delays,
-				attempts,
-				errors,
-				l.s.id,
-				courierSlot,
-			},
-		},
-		{sql: refreshSQL, args: []any{routes, keys, claims}},
+	return []database.Statement{
+		database.SQL(lockClaimsSQL, routes, keys, claims),
+		database.SQL(settleSQL, routes, keys, claims, ids, verdicts, tries, delays, attempts, errors,
+			l.s.id, courierSlot),
+		database.SQL(refreshSQL, routes, keys, claims),
 	}, nil
 }
 
@@ -300,33 +284,30 @@ SELECT extract(epoch FROM min(d.due) - now())::float8 FROM unnest('{0,1,2,3}'::s
 ) d WHERE EXISTS (SELECT FROM @schema@.routes r WHERE r.id = $1 AND NOT r.paused)`
 
 // lease returns the statements for a request.
-func (l *load) lease(i int) []step {
+func (l *load) lease(i int) []database.Statement {
 	r := l.asked[i]
 	class := int16(0)
 	if r.Tried {
 		class = 1
 	}
 	avoids := len(r.Avoid) > 0
-	claim := step{
-		sql:  claims[[2]bool{avoids, r.Newest && !r.Tried}],
-		args: []any{r.route, class, class + 2, leaseMax(r.Max), r.claim, l.s.id, l.s.options.Lease},
-	}
+	args := []any{r.route, class, class + 2, leaseMax(r.Max), r.claim, l.s.id, l.s.options.Lease}
 	if avoids {
 		low, high := gaps(r.Avoid)
-		claim.args = append(claim.args, low, high)
+		args = append(args, low, high)
 	}
-	return []step{
-		claim,
-		{headsSQL, []any{r.claim}, func(rows pgx.Rows) error { return l.read(i, rows) }},
-		{sql: leaveEmptySQL, args: []any{r.claim}},
-		{nextSQL, []any{r.route, l.s.id}, func(rows pgx.Rows) error {
+	return []database.Statement{
+		database.SQL(claims[[2]bool{avoids, r.Newest && !r.Tried}], args...),
+		database.SQL(headsSQL, r.claim).Each(func(rows pgx.Rows) error { return l.read(i, rows) }),
+		database.SQL(leaveEmptySQL, r.claim),
+		database.SQL(nextSQL, r.route, l.s.id).Each(func(rows pgx.Rows) error {
 			var seconds *float64
 			if err := rows.Scan(&seconds); err != nil || seconds == nil {
 				return err
 			}
 			l.next[i] = time.Duration(min(*seconds, 1e6) * float64(time.Second))
 			return nil
-		}},
+		}),
 	}
 }
 
@@ -338,10 +319,9 @@ func gaps(avoid spool.Destinations) (low, high []int64) {
 	for d := range avoid {
 		starts = append(starts, d)
 	}
-	slices.SortFunc(
-		starts,
-		func(a, b spool.Destination) int { return cmp.Compare(int64(a), int64(b)) },
-	)
+	slices.SortFunc(starts, func(a, b spool.Destination) int {
+		return cmp.Compare(int64(a), int64(b))
+	})
 	from, split := int64(math.MinInt64), int64(rand.Uint64())
 	add := func(from, to int64) {
 		if from <= split && split < to {
@@ -370,9 +350,7 @@ func gaps(avoid spool.Destinations) (low, high []int64) {
 // read reads a leased message.
 func (l *load) read(i int, rows pgx.Rows) error {
 	h := &held{
-		claim:   l.asked[i].claim,
-		route:   l.asked[i].route,
-		lost:    make(chan struct{}),
+		claim: l.asked[i].claim, route: l.asked[i].route, lost: make(chan struct{}),
 		renewed: l.began,
 	}
 	m := &row{}
@@ -406,10 +384,8 @@ func (l *load) deliver() {
 		answer := leaseAnswer{leased: spool.Leased{Next: l.next[i]}}
 		for _, h := range l.leased[i] {
 			l.s.leases.add(h)
-			answer.leased.Leases = append(
-				answer.leased.Leases,
-				&spool.Lease{Message: h.copy(), At: l.at, Lost: h.lost, Token: h},
-			)
+			lease := &spool.Lease{Message: h.copy(), At: l.at, Lost: h.lost, Token: h}
+			answer.leased.Leases = append(answer.leased.Leases, lease)
 		}
 		r.answer <- answer
 		if len(l.leased[i]) == maxLeased && r.Max > maxLeased {
@@ -444,7 +420,7 @@ func (l *load) bury(b broken) {
 // fail tells those who wait.
 func (l *load) fail(err error) {
 	for _, r := range l.asked {
-		r.answer <- leaseAnswer{spool.Leased{Next: -1}, refuse(err)}
+		r.answer <- leaseAnswer{spool.Leased{Next: -1}, database.Refuse(err)}
 	}
 }
 

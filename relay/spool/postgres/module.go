@@ -1,25 +1,19 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/build"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 func init() { caddy.RegisterModule(new(Module)) }
@@ -67,42 +61,14 @@ func (m *Module) Provision(caddy.Context) error {
 		return errors.New("a placeholder in the name of the database is unknown or empty")
 	}
 	m.options, err = Options{
-		Schema:      m.Schema,
-		Connections: m.Connections,
-		Lease:       time.Duration(m.Lease),
-		Name:        build.Gateway(),
-		Version:     build.Version(),
+		Schema: m.Schema, Connections: m.Connections, Lease: time.Duration(m.Lease),
+		Name: build.Gateway(), Version: build.Version(),
 	}.withDefaults()
 	if err != nil {
 		return err
 	}
-	config, err := pgxpool.ParseConfig(m.dsn)
-	if err != nil {
-		return errDSN // not wrapped, as it quotes from it
-	}
-	m.identity = identity(&config.ConnConfig.Config, m.options.Schema)
-	return nil
-}
-
-// identity names a schema of a database, without who uses it.
-func identity(config *pgconn.Config, schema string) string {
-	return "postgres://" + strings.Join(addresses(config), ",") + "/" +
-		url.PathEscape(cmp.Or(config.Database, config.User)) + "?schema=" + schema
-}
-
-// addresses are the hosts, each once: there may be two ways to connect to one.
-func addresses(config *pgconn.Config) []string {
-	list := []string{address(config.Host, config.Port)}
-	for _, fallback := range config.Fallbacks {
-		if a := address(fallback.Host, fallback.Port); !slices.Contains(list, a) {
-			list = append(list, a)
-		}
-	}
-	return list
-}
-
-func address(host string, port uint16) string {
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+	m.identity, err = database.Identity(m.dsn, m.options.Schema)
+	return err
 }
 
 // Identity implements [spool.StoreModule]: hosts, database and schema.
@@ -123,36 +89,15 @@ func (m *Module) Open(
 
 // Exists implements [spool.WithExists]: it says whether the schema has the tables.
 func (m *Module) Exists(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, m.dsn)
+	exists, err := database.Exists(ctx, m.dsn, m.options.Schema)
 	if err != nil {
 		return false, fmt.Errorf("store %s: %w", m.identity, err)
 	}
-	defer func() { _ = conn.Close(ctx) }()
-	version, err := (&Store{options: m.options}).version(ctx, conn)
-	if err != nil {
-		return false, fmt.Errorf("store %s: %w", m.identity, err)
-	}
-	return version > 0, nil
+	return exists, nil
 }
-
-// grants is what the role of a gateway needs that makes no tables itself.
-const grants = `
--- What the role of the gateways needs, here called gateway:
--- GRANT USAGE ON SCHEMA @schema@ TO gateway;
--- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA @schema@ TO gateway;
--- GRANT USAGE ON ALL SEQUENCES IN SCHEMA @schema@ TO gateway;
-`
 
 // SchemaSQL implements [spool.WithSchema].
-func (*Module) SchemaSQL(schema string) (string, error) {
-	tables, err := Schema(schema)
-	if err != nil {
-		return "", err
-	}
-	return tables + strings.ReplaceAll(grants, "@schema@", cmp.Or(schema, DefaultSchema)), nil
-}
+func (*Module) SchemaSQL(schema string) (string, error) { return database.Schema(schema) }
 
 // UnmarshalCaddyfile implements [caddyfile.Unmarshaler]:
 //
@@ -191,8 +136,7 @@ func (m *Module) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (m *Module) set(d *caddyfile.Dispenser, name, value string) error {
 	switch name {
 	case "schema":
-		if !plainName.MatchString(value) {
-			_, err := Schema(value)
+		if err := database.CheckSchema(value); err != nil {
 			return d.WrapErr(err)
 		}
 		m.Schema = value

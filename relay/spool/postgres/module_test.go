@@ -10,10 +10,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 func parse(text string) (*Module, error) {
@@ -76,13 +78,13 @@ func TestTheIdentityHasNoSecretInIt(t *testing.T) {
 // A password that was changed is used without a restart.
 func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 	dsn := testpostgres.DSN(t)
-	schema := newSchema(t, dsn)
-	execute(
+	schema := testpostgres.NewSchema(t, dsn)
+	testpostgres.Execute(
 		t,
 		dsn,
 		`DROP ROLE IF EXISTS rotating; CREATE ROLE rotating SUPERUSER LOGIN PASSWORD 'one'`,
 	)
-	t.Cleanup(func() { execute(t, dsn, `DROP OWNED BY rotating CASCADE; DROP ROLE rotating`) })
+	t.Cleanup(func() { testpostgres.Execute(t, dsn, `DROP OWNED BY rotating CASCADE; DROP ROLE rotating`) })
 	as := func(user string) *Module {
 		m := &Module{DSN: dsn, Schema: schema}
 		if u, err := url.Parse(dsn); err == nil && strings.HasPrefix(u.Scheme, "postgres") {
@@ -110,10 +112,10 @@ func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 	require.True(t, gateways[0].Self)
 	defer func() { require.NoError(t, store.Close(context.Background())) }()
 	whoami := func() (user string) {
-		require.NoError(
-			t,
-			store.(*Store).pool.QueryRow(t.Context(), `SELECT current_user`).Scan(&user),
-		)
+		ask := database.SQL(`SELECT current_user`).Each(func(rows pgx.Rows) error {
+			return rows.Scan(&user)
+		})
+		require.NoError(t, store.(*Store).db.Query(t.Context(), database.Quick, ask))
 		return user
 	}
 	require.Equal(t, u.User.Username(), whoami())

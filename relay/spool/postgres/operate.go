@@ -7,12 +7,12 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 // lockLanesSQL locks the lanes of messages, in their order, and says which of them are leased.
@@ -38,74 +38,37 @@ type lockedLanes struct {
 	heads  map[spool.ID]bool // leased messages
 }
 
-func (l *lockedLanes) lock(ctx context.Context, s *Store, tx pgx.Tx, ids [][16]byte) error {
+func (l *lockedLanes) lock(ctx context.Context, tx database.Conn, ids [][16]byte) error {
 	l.heads = make(map[spool.ID]bool)
-	rows, err := tx.Query(ctx, s.sql(lockLanesSQL), ids)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return tx.Run(ctx, database.SQL(lockLanesSQL, ids).Each(func(rows pgx.Rows) error {
 		var at lane
 		var claim, head *[16]byte
 		var leased bool
 		if err := rows.Scan(&at.route, &at.key, &claim, &leased, &head); err != nil {
 			return err
 		}
-		if leased {
-			if head != nil {
-				l.heads[*head] = true
-			}
-			continue // whoever has it sees to it in the end
+		switch {
+		case !leased:
+			l.add(at, claim)
+		case head != nil: // whoever has the lane sees to it in the end
+			l.heads[*head] = true
 		}
-		l.add(at.route, at.key, claim)
-	}
-	return rows.Err()
+		return nil
+	}))
 }
 
-func (l *lockedLanes) add(route int32, key int64, claim *[16]byte) {
-	l.routes, l.keys = append(l.routes, route), append(l.keys, key)
+func (l *lockedLanes) add(at lane, claim *[16]byte) {
+	l.routes, l.keys = append(l.routes, at.route), append(l.keys, at.key)
 	l.claims = append(l.claims, claim)
 }
 
-func (l *lockedLanes) refresh(ctx context.Context, s *Store, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, s.sql(refreshSQL), l.routes, l.keys, l.claims)
-	return err
+// free returns those of messages that are not leased.
+func (l *lockedLanes) free(ids [][16]byte) [][16]byte {
+	return slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return l.heads[id] })
 }
 
-// inTransaction has work done step by step in a transaction, again where another one gets in its
-// way.
-func (s *Store) inTransaction(ctx context.Context, work func(tx pgx.Tx) error) error {
-	if err := s.health.ready(); err != nil {
-		return err
-	}
-	limited, cancel := context.WithTimeout(ctx, slow+answerTime)
-	defer cancel()
-	run := func() error {
-		tx, err := s.pool.Begin(limited)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = tx.Rollback(context.WithoutCancel(limited)) }() // does nothing after Commit
-		if _, err := tx.Exec(limited, settings, strconv.FormatInt(slow.Milliseconds(), 10)); err != nil {
-			return err
-		}
-		if err := work(tx); err != nil {
-			return err
-		}
-		return tx.Commit(limited)
-	}
-	err := run()
-	for range maxReruns {
-		if !isRolledBack(err) {
-			break
-		}
-		err = run()
-	}
-	if errors.Is(err, spool.ErrNotFound) || errors.Is(err, spool.ErrInFlight) {
-		return err
-	}
-	return s.observe(ctx, err)
+func (l *lockedLanes) refresh(ctx context.Context, tx database.Conn) error {
+	return tx.Run(ctx, database.SQL(refreshSQL, l.routes, l.keys, l.claims))
 }
 
 const replaySQL = `
@@ -129,39 +92,33 @@ SELECT route FROM again`
 // replay makes messages in some states pending with a fresh schedule, and returns how many.
 func (s *Store) replay(ctx context.Context, ids [][16]byte, states []int16) (n int, err error) {
 	touched := make(map[int32]bool)
-	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		n = 0
 		var lanes lockedLanes
-		if _, err := tx.Exec(ctx, s.sql(makeLanesSQL), ids); err != nil {
+		if err := tx.Run(ctx, database.SQL(makeLanesSQL, ids)); err != nil {
 			return err
 		}
-		if err := lanes.lock(ctx, s, tx, ids); err != nil {
+		if err := lanes.lock(ctx, tx, ids); err != nil {
 			return err
 		}
-		free := slices.DeleteFunc(
-			slices.Clone(ids),
-			func(id [16]byte) bool { return lanes.heads[id] },
-		)
+		free := lanes.free(ids)
 		if len(free) < len(ids) && len(ids) == 1 {
 			return spool.ErrInFlight
 		}
-		rows, err := tx.Query(ctx, s.sql(replaySQL), free, states, s.id, operatorSlot)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
+		replay := database.SQL(replaySQL, free, states, s.id, operatorSlot)
+		err := tx.Run(ctx, replay.Each(func(rows pgx.Rows) error {
 			var route int32
 			if err := rows.Scan(&route); err != nil {
 				return err
 			}
 			touched[route] = true
 			n++
-		}
-		if err := rows.Err(); err != nil {
+			return nil
+		}))
+		if err != nil {
 			return err
 		}
-		return lanes.refresh(ctx, s, tx)
+		return lanes.refresh(ctx, tx)
 	})
 	if err == nil {
 		s.changedNumbers(ctx, touched)
@@ -264,43 +221,26 @@ SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, 
 
 // drop forgets messages that are not leased, and returns them.
 func (s *Store) drop(
-	ctx context.Context,
-	ids [][16]byte,
-	doom bool,
+	ctx context.Context, ids [][16]byte, doom bool,
 ) (dropped []*spool.Message, err error) {
 	var gone []row
 	doomed := false
-	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		gone, doomed = nil, false
 		var lanes lockedLanes
-		if err := lanes.lock(ctx, s, tx, ids); err != nil {
+		if err := lanes.lock(ctx, tx, ids); err != nil {
 			return err
 		}
-		free := slices.DeleteFunc(
-			slices.Clone(ids),
-			func(id [16]byte) bool { return lanes.heads[id] },
-		)
+		free := lanes.free(ids)
 		if doom && len(free) < len(ids) {
 			doomed = true
-			_, err := tx.Exec(ctx, s.sql(doomSQL), ids[0])
+			return tx.Run(ctx, database.SQL(doomSQL, ids[0]))
+		}
+		drop := database.SQL(dropSQL, free, s.id, operatorSlot).Each(collect(&gone))
+		if err := tx.Run(ctx, drop); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, s.sql(dropSQL), free, s.id, operatorSlot)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			r := row{}
-			if err := rows.Scan(r.targets()...); err != nil {
-				return err
-			}
-			gone = append(gone, r)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		return lanes.refresh(ctx, s, tx)
+		return lanes.refresh(ctx, tx)
 	})
 	if err == nil && doomed {
 		err = spool.ErrInFlight
@@ -384,11 +324,7 @@ SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, 
 
 // Expire implements spool.Store.
 func (s *Store) Expire(
-	ctx context.Context,
-	route string,
-	age time.Duration,
-	lastError string,
-	limit int,
+	ctx context.Context, route string, age time.Duration, lastError string, limit int,
 ) ([]*spool.Message, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
@@ -398,37 +334,18 @@ func (s *Store) Expire(
 		return nil, err
 	}
 	var dead []row
-	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		dead = nil
-		lanes, err := s.oldLanes(ctx, tx, number, age, limit)
+		lanes, err := lockOldLanes(ctx, tx, number, age, limit)
 		if err != nil || len(lanes.keys) == 0 {
 			return err
 		}
-		rows, err := tx.Query(
-			ctx,
-			s.sql(expireSQL),
-			lanes.routes,
-			lanes.keys,
-			age,
-			spool.ClipError(lastError),
-			s.id,
-			operatorSlot,
-		)
-		if err != nil {
+		expire := database.SQL(expireSQL, lanes.routes, lanes.keys, age,
+			spool.ClipError(lastError), s.id, operatorSlot)
+		if err := tx.Run(ctx, expire.Each(collect(&dead))); err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			r := row{}
-			if err := rows.Scan(r.targets()...); err != nil {
-				return err
-			}
-			dead = append(dead, r)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		return lanes.refresh(ctx, s, tx)
+		return lanes.refresh(ctx, tx)
 	})
 	if err != nil {
 		return nil, err
@@ -440,28 +357,18 @@ func (s *Store) Expire(
 	return s.messages(ctx, dead)
 }
 
-func (s *Store) oldLanes(
-	ctx context.Context,
-	tx pgx.Tx,
-	route int32,
-	age time.Duration,
-	limit int,
-) (*lockedLanes, error) {
-	rows, err := tx.Query(ctx, s.sql(oldLanesSQL), route, age, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	lanes := &lockedLanes{}
-	for rows.Next() {
+func lockOldLanes(
+	ctx context.Context, tx database.Conn, route int32, age time.Duration, limit int,
+) (lanes lockedLanes, err error) {
+	lock := database.SQL(oldLanesSQL, route, age, limit)
+	err = tx.Run(ctx, lock.Each(func(rows pgx.Rows) error {
 		var at lane
 		var claim *[16]byte
-		if err := rows.Scan(&at.route, &at.key, &claim); err != nil {
-			return nil, err
-		}
-		lanes.add(at.route, at.key, claim)
-	}
-	return lanes, rows.Err()
+		err := rows.Scan(&at.route, &at.key, &claim)
+		lanes.add(at, claim)
+		return err
+	}))
+	return lanes, err
 }
 
 // Pause implements spool.Store.
@@ -473,14 +380,8 @@ func (s *Store) Pause(ctx context.Context, route string, paused bool) error {
 	if err != nil {
 		return err
 	}
-	err = s.transact(
-		ctx,
-		slow,
-		step{
-			sql:  `UPDATE @schema@.routes SET paused = $2 WHERE id = $1`,
-			args: []any{number, paused},
-		},
-	)
+	err = s.db.Transact(ctx, database.Slow,
+		database.SQL(`UPDATE @schema@.routes SET paused = $2 WHERE id = $1`, number, paused))
 	if err == nil && !paused {
 		s.changed(route)
 		s.hints.give(route)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -116,7 +117,7 @@ func TestIDsAscendWhereALaneCameAndWentMeanwhile(t *testing.T) {
 		}
 	}
 	require.NoError(t, other.Flush(context.Background()))
-	require.Equal(t, "0", scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE key = 4`))
+	require.Equal(t, "0", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE key = 4`))
 	unlock()
 	require.Positive(t, (<-mine).Compare(theirs.ID))
 }

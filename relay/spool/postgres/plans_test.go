@@ -4,7 +4,9 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -113,10 +115,10 @@ func exercise(t *testing.T, s *Store) {
 // how many pages of their indexes were, as a scan of an index passes over entries without reading
 // their rows. Sessions tell it when they end.
 func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pages int) {
-	now := scalar(t, dsn, `SELECT now()`)
-	s.pool.Reset()
+	now := testpostgres.Scalar(t, dsn, `SELECT now()`)
+	endSessions(t, s, dsn)
 	require.Eventually(t, func() bool {
-		return scalar(
+		return testpostgres.Scalar(
 			t,
 			dsn,
 			`SELECT count(*) FROM pg_stat_activity WHERE application_name = 'deepgram-callback'
@@ -125,7 +127,7 @@ func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pag
 		) == "0"
 	}, patience, 10*time.Millisecond)
 	_, err := fmt.Sscan(
-		scalar(
+		testpostgres.Scalar(
 			t,
 			dsn,
 			`SELECT sum(seq_tup_read) || ' ' || sum(idx_tup_fetch) FROM pg_stat_user_tables
@@ -137,7 +139,7 @@ func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pag
 	)
 	require.NoError(t, err)
 	_, err = fmt.Sscan(
-		scalar(
+		testpostgres.Scalar(
 			t,
 			dsn,
 			`SELECT sum(idx_blks_read + idx_blks_hit) FROM pg_statio_user_tables
@@ -148,6 +150,15 @@ func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pag
 	)
 	require.NoError(t, err)
 	return scanned, indexed, pages
+}
+
+// endSessions has a store make its connections anew, as it does for a new password. Nobody asks for
+// one here.
+func endSessions(t *testing.T, s *Store, dsn string) {
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	u.User = url.UserPassword(u.User.Username(), rand.Text())
+	require.NoError(t, s.Reconfigure(&Module{dsn: u.String()}))
 }
 
 func TestPlansDoNotDependOnStatistics(t *testing.T) {
@@ -183,11 +194,11 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 		"META",
 		fmt.Sprintf(`'\x%x'`, encodeMeta(&spool.Message{Method: "POST"})),
 	)
-	execute(t, dsn, fill.Replace(fillSQL))
+	testpostgres.Execute(t, dsn, fill.Replace(fillSQL))
 	requireFew("grown since the statements were prepared", 20_000, func() {
 		exercise(t, s)
 	})
-	execute(
+	testpostgres.Execute(
 		t,
 		dsn,
 		`ANALYZE; DELETE FROM `+schema+`.messages; DELETE FROM `+schema+`.lanes; DELETE

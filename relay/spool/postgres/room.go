@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -34,7 +35,7 @@ type room struct {
 	refused int64     // what the last one would have taken
 }
 
-var errFull = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: retryAfter}
+var errFull = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: database.RetryAfter}
 
 // limit sets how much there may be; 0: no limit.
 func (r *room) limit(bytes int64) {
@@ -56,7 +57,7 @@ func (r *room) expect(size int64) error {
 		return nil
 	}
 	if err := r.count(r.s.ctx); err != nil {
-		return refuse(err)
+		return database.Refuse(err)
 	}
 	if !fits() {
 		r.refuse(size)
@@ -91,7 +92,7 @@ func (r *room) admit(ctx context.Context, group []*entry) []*entry {
 	}
 	if err != nil {
 		for _, e := range group {
-			e.finish(spool.Receipt{}, refuse(err))
+			e.finish(spool.Receipt{}, database.Refuse(err))
 		}
 		return nil
 	}
@@ -151,20 +152,17 @@ func (r *room) make(ctx context.Context, limit, need int64) error {
 	}
 }
 
+const usedSQL = `SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_bytes
+	+ delivered * 600), 0)::bigint FROM @schema@.counts`
+
 // count counts what there is.
 func (r *room) count(ctx context.Context) error {
-	return r.s.query(
-		ctx,
-		quick,
-		`SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_bytes
-			+ delivered * 600), 0)::bigint FROM @schema@.counts`,
-		func(rows pgx.Rows) error {
-			var used, kept int64
-			err := rows.Scan(&used, &kept)
-			r.used.Store(used)
-			r.kept.Store(kept)
-			r.counted.Store(time.Now().UnixNano())
-			return err
-		},
-	)
+	return r.s.db.Query(ctx, database.Quick, database.SQL(usedSQL).Each(func(rows pgx.Rows) error {
+		var used, kept int64
+		err := rows.Scan(&used, &kept)
+		r.used.Store(used)
+		r.kept.Store(kept)
+		r.counted.Store(time.Now().UnixNano())
+		return err
+	}))
 }

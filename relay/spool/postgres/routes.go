@@ -8,19 +8,21 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 // routes knows the numbers of routes, which never change within a database.
 type routes struct {
-	s *Store
+	db *database.DB
 
 	mu      sync.Mutex
 	numbers map[string]int32
 	names   map[int32]string
 }
 
-func newRoutes(s *Store) *routes {
-	r := &routes{s: s}
+func newRoutes(db *database.DB) *routes {
+	r := &routes{db: db}
 	r.forget()
 	return r
 }
@@ -38,14 +40,8 @@ func (r *routes) number(ctx context.Context, name string) (int32, error) {
 	if ok || err != nil {
 		return number, err
 	}
-	err = r.s.transact(
-		ctx,
-		quick,
-		step{
-			sql:  `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`,
-			args: []any{clean(name)},
-		},
-	)
+	const insert = `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`
+	err = r.db.Transact(ctx, database.Quick, database.SQL(insert, clean(name)))
 	if err != nil {
 		return 0, err
 	}
@@ -92,7 +88,8 @@ func (r *routes) name(ctx context.Context, number int32) (string, error) {
 }
 
 func (r *routes) load(ctx context.Context) error {
-	return r.s.query(ctx, quick, `SELECT id, name FROM @schema@.routes`, func(rows pgx.Rows) error {
+	all := database.SQL(`SELECT id, name FROM @schema@.routes`)
+	return r.db.Query(ctx, database.Quick, all.Each(func(rows pgx.Rows) error {
 		var number int32
 		var name string
 		if err := rows.Scan(&number, &name); err != nil {
@@ -105,5 +102,5 @@ func (r *routes) load(ctx context.Context) error {
 			r.names[number] = name
 		}
 		return nil
-	})
+	}))
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
@@ -46,6 +48,16 @@ func (r *row) targets() []any {
 		&r.id, &r.route, &r.state, &r.tries, &r.replayed, &r.nextAt, &r.endedAt,
 		&r.scheduledFrom, &r.orderKey, &r.destination,
 		&r.size, &r.lastError, &r.attempts, &r.meta,
+	}
+}
+
+// collect returns what appends the rows that are read to a list.
+func collect(list *[]row) func(rows pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		var r row
+		err := rows.Scan(r.targets()...)
+		*list = append(*list, r)
+		return err
 	}
 }
 

@@ -3,21 +3,19 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -51,32 +49,18 @@ type Options struct {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	if o.Schema == "" {
-		o.Schema = DefaultSchema
-	}
-	if !plainName.MatchString(o.Schema) {
-		_, err := Schema(o.Schema)
+	o.Schema = cmp.Or(o.Schema, database.DefaultSchema)
+	if err := database.CheckSchema(o.Schema); err != nil {
 		return o, err
 	}
-	if o.Connections == 0 {
-		o.Connections = defaultConnections
-	}
+	o.Connections = cmp.Or(o.Connections, defaultConnections)
 	if o.Connections < minConnections {
-		return o, fmt.Errorf(
-			"%d connections are too few, there must be %d at least",
-			o.Connections,
-			minConnections,
-		)
+		return o, fmt.Errorf("%d connections are too few, there must be %d at least",
+			o.Connections, minConnections)
 	}
-	if o.Lease == 0 {
-		o.Lease = defaultLease
-	}
+	o.Lease = cmp.Or(o.Lease, defaultLease)
 	if o.Lease < minLease {
-		return o, fmt.Errorf(
-			"a lease of %s is too short, it must be %s at least",
-			o.Lease,
-			minLease,
-		)
+		return o, fmt.Errorf("a lease of %s is too short, it must be %s at least", o.Lease, minLease)
 	}
 	return o, nil
 }
@@ -86,10 +70,8 @@ type Store struct {
 	options Options
 	id      [16]byte // of this user of the database
 	since   time.Time
-	pool    *pgxpool.Pool
-	login   atomic.Pointer[pgx.ConnConfig] // how to connect; may change
+	db      *database.DB
 
-	health   *health
 	acceptor *acceptor
 	courier  *courier
 	leases   *leases
@@ -97,15 +79,8 @@ type Store struct {
 	room     *room
 	hints    *hints
 
-	texts sync.Map // SQL with the name of the schema in it, by SQL without
-
 	watch     atomic.Pointer[func(string)]
 	printsFor atomic.Int64 // nanoseconds, see spool.Limits
-
-	direct      atomic.Bool // there is no pooler between us and the database
-	warnOnce    sync.Once
-	complaintMu sync.Mutex
-	complaint   string
 
 	ctx     context.Context // ends when the store is closed
 	cancel  context.CancelFunc
@@ -113,12 +88,6 @@ type Store struct {
 	closing sync.Once
 	closed  atomic.Bool
 }
-
-var errDSN = errors.New(
-	"the data source name cannot be read: " +
-		"a URL like postgres://user:password@host:5432/database is expected, " +
-		"or pairs like host=… user=… (it is not shown here since it may have a password in it)",
-)
 
 // Open opens a store in the database that dsn names. It fails only for what can never work. Where
 // the database cannot be reached within a few seconds, the store refuses with
@@ -128,25 +97,23 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := pgxpool.ParseConfig(dsn)
+	s := &Store{options: options, id: uuid.New(), since: time.Now()}
+	s.db, err = database.Open(dsn, database.Options{
+		Schema: options.Schema, Connections: options.Connections,
+		Reached: s.reached, Away: s.away, Back: s.back, Problem: s.problem,
+	})
 	if err != nil {
-		return nil, errDSN // not wrapped, as it quotes from it
-	}
-	s := &Store{options: options, id: uuid.New(), since: time.Now(), health: newHealth()}
-	s.printsFor.Store(int64(forEver))
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if s.pool, err = s.newPool(config); err != nil {
 		return nil, err
 	}
-	s.routes, s.leases, s.room = newRoutes(s), newLeases(s), &room{s: s}
+	s.printsFor.Store(int64(forEver))
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.routes, s.leases, s.room = newRoutes(s.db), newLeases(s), &room{s: s}
 	s.room.limit(options.Limits.MaxBytes)
-	s.acceptor, s.courier, s.hints = newAcceptor(s), newCourier(s), newHints(s, config.ConnConfig)
+	s.acceptor, s.courier, s.hints = newAcceptor(s), newCourier(s), newHints(s)
 
-	if !s.reach(ctx) {
-		s.health.look()
-	}
+	s.db.Reach(ctx)
 	for _, run := range []func(context.Context){
-		s.probe, s.courier.run, s.leases.run, s.hints.run, s.upkeep,
+		s.db.Run, s.courier.run, s.leases.run, s.hints.run, s.upkeep,
 	} {
 		s.work.Go(func() { run(s.ctx) })
 	}
@@ -156,40 +123,26 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
-	config.MaxConns = int32(s.options.Connections)
-	config.MinConns, config.MinIdleConns = 0, 0
-	// A host that is gone without an answer leaves time for the others.
-	each := probeTime / time.Duration(len(addresses(&config.ConnConfig.Config)))
-	config.ConnConfig.ConnectTimeout = min(
-		each,
-		positive(config.ConnConfig.ConnectTimeout, each),
-	)
-	config.ConnConfig.OnNotice = noticeUnconfirmed
-	// Statements have no name in the database, so a pooler may change the session under them;
-	// unless it is known that there is none.
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	config.ConnConfig.StatementCacheCapacity, config.ConnConfig.DescriptionCacheCapacity = 128, 128
-	s.login.Store(config.ConnConfig)
-	config.BeforeConnect = func(_ context.Context, connection *pgx.ConnConfig) error {
-		logIn(connection, s.login.Load())
-		if s.direct.Load() {
-			connection.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
-		}
-		return nil
-	}
-	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	if _, ok := config.ConnConfig.RuntimeParams["application_name"]; !ok {
-		config.ConnConfig.RuntimeParams["application_name"] = "deepgram-callback"
-	}
-	return pgxpool.NewWithConfig(s.ctx, config)
+// reached has this gateway be seen in the database that was found.
+func (s *Store) reached(ctx context.Context, conn database.Conn) error {
+	s.routes.forget() // it may be another database than before
+	return conn.Run(ctx, s.beatStatement())
 }
 
-// logIn has a connection be made as somebody else.
-func logIn(connection, as *pgx.ConnConfig) {
-	connection.Host, connection.Port, connection.Fallbacks = as.Host, as.Port, as.Fallbacks
-	connection.User, connection.Password, connection.TLSConfig = as.User, as.Password, as.TLSConfig
-	connection.ValidateConnect = as.ValidateConnect
+func (s *Store) away(cause error) { s.refusing(true, cause) }
+
+// back has everything go on.
+func (s *Store) back() {
+	s.refusing(false, nil)
+	s.courier.wake()
+	s.acceptor.wake()
+	s.changed("")
+}
+
+func (s *Store) refusing(refusing bool, cause error) {
+	if s.options.Events.Refusing != nil {
+		s.options.Events.Refusing(spool.ReasonUnavailable, refusing, cause)
+	}
 }
 
 // Reconfigure implements [spool.Reconfigurable]: what is new of the user, the password, TLS and
@@ -200,32 +153,7 @@ func (s *Store) Reconfigure(module spool.StoreModule) error {
 	if !ok {
 		return fmt.Errorf("store postgres: %T is of another engine", module)
 	}
-	config, err := pgxpool.ParseConfig(m.dsn)
-	if err != nil {
-		return errDSN
-	}
-	before := s.login.Swap(config.ConnConfig)
-	if before.User != config.ConnConfig.User || before.Password != config.ConnConfig.Password {
-		s.pool.Reset()
-	}
-	return nil
-}
-
-func positive(d, otherwise time.Duration) time.Duration {
-	if d <= 0 {
-		return otherwise
-	}
-	return d
-}
-
-// sql puts the name of the schema into a statement.
-func (s *Store) sql(text string) string {
-	if known, ok := s.texts.Load(text); ok {
-		return known.(string)
-	}
-	full := strings.ReplaceAll(text, "@schema@", s.options.Schema)
-	s.texts.Store(text, full)
-	return full
+	return s.db.Use(m.dsn)
 }
 
 func (s *Store) problem(err error) {
@@ -278,7 +206,7 @@ func (s *Store) Close(ctx context.Context) error {
 		s.leave(ctx)
 		s.cancel()
 		s.work.Wait()
-		s.pool.Close()
+		s.db.Close()
 	})
 	return err
 }

@@ -9,21 +9,22 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
+
+const noteSQL = `INSERT INTO @schema@.streams (id, gateway, route, data) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (id) DO UPDATE SET gateway = excluded.gateway, route = excluded.route,
+		data = excluded.data`
 
 // NoteStream implements spool.Store.
 func (s *Store) NoteStream(ctx context.Context, stream spool.OpenStream) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	err := s.transact(ctx, quick, step{
-		sql: `INSERT INTO @schema@.streams (id, gateway, route, data) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (id) DO UPDATE SET gateway = excluded.gateway, route = excluded.route,
-				data = excluded.data`,
-		args: []any{clean(stream.ID), s.id, clean(stream.Route), stream.Data},
-	})
+	err := s.db.Transact(ctx, database.Quick,
+		database.SQL(noteSQL, clean(stream.ID), s.id, clean(stream.Route), stream.Data))
 	if err != nil && ctx.Err() == nil {
-		return refuse(err)
+		return database.Refuse(err)
 	}
 	return err
 }
@@ -33,9 +34,8 @@ func (s *Store) ForgetStream(ctx context.Context, id string) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	return s.transact(ctx, quick, step{
-		sql: `DELETE FROM @schema@.streams WHERE id = $1`, args: []any{clean(id)},
-	})
+	return s.db.Transact(ctx, database.Quick,
+		database.SQL(`DELETE FROM @schema@.streams WHERE id = $1`, clean(id)))
 }
 
 // lostSQL finds the streams of gateways that were not seen for a time.
@@ -51,12 +51,12 @@ func (s *Store) LostStreams(ctx context.Context) ([]spool.OpenStream, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	if since, cause := s.health.state(); cause != nil {
-		return nil, unavailable(cause)
+	if since, refusal := s.db.State(); refusal != nil {
+		return nil, refusal
 	} else if time.Since(since) < s.options.Lease {
 		return nil, nil
 	}
-	return s.streams(ctx, lostSQL, s.id, s.options.Lease)
+	return s.streams(ctx, database.SQL(lostSQL, s.id, s.options.Lease))
 }
 
 // ExportStreams implements spool.Portable.
@@ -64,17 +64,18 @@ func (s *Store) ExportStreams(ctx context.Context) ([]spool.OpenStream, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	return s.streams(ctx, `SELECT id, route, data FROM @schema@.streams ORDER BY id`)
+	all := database.SQL(`SELECT id, route, data FROM @schema@.streams ORDER BY id`)
+	return s.streams(ctx, all)
 }
 
 func (s *Store) streams(
-	ctx context.Context, sql string, args ...any,
+	ctx context.Context, which database.Statement,
 ) (streams []spool.OpenStream, err error) {
-	err = s.query(ctx, slow, sql, func(rows pgx.Rows) error {
+	err = s.db.Query(ctx, database.Slow, which.Each(func(rows pgx.Rows) error {
 		var stream spool.OpenStream
 		err := rows.Scan(&stream.ID, &stream.Route, &stream.Data)
 		streams = append(streams, stream)
 		return err
-	}, args...)
+	}))
 	return streams, err
 }

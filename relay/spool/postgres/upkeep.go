@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
 const (
@@ -17,6 +18,9 @@ const (
 	maxBeatPause = 5 * time.Second
 
 	tidyPause = 30 * time.Second
+
+	// leaveTime is how long closing waits for the other gateways to be told.
+	leaveTime = 2 * time.Second
 
 	// bulk is how much is removed in one transaction.
 	bulk = 1000
@@ -37,11 +41,11 @@ func (s *Store) upkeep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-beat.C:
-			if s.health.ready() == nil {
-				s.beatOnce(ctx)
+			if s.db.Ready() == nil {
+				s.beat(ctx)
 			}
 		case <-tidy.C:
-			if s.health.ready() == nil {
+			if s.db.Ready() == nil {
 				s.tidy(ctx)
 			}
 		}
@@ -55,35 +59,22 @@ VALUES ($1, $2, $3, now() - $4::interval, now(), $5, $6, $7)
 ON CONFLICT (id) DO UPDATE SET seen = now(), live_streams = excluded.live_streams,
 	leases = excluded.leases, prints_for = excluded.prints_for`
 
-func (s *Store) beatArguments() []any {
-	return []any{
-		s.id, clean(s.options.Name), clean(s.options.Version), time.Since(s.since),
-		s.liveStreams(), s.leases.count(),
-		time.Duration(s.printsFor.Load()),
-	}
+func (s *Store) beatStatement() database.Statement {
+	return database.SQL(beatSQL, s.id, clean(s.options.Name), clean(s.options.Version),
+		time.Since(s.since), s.liveStreams(), s.leases.count(), time.Duration(s.printsFor.Load()))
 }
 
 // beat has this gateway seen.
-func (s *Store) beat(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, s.sql(beatSQL), s.beatArguments()...)
-	return err
-}
-
-func (s *Store) beatOnce(ctx context.Context) {
-	_ = s.query(ctx, quick, beatSQL, func(pgx.Rows) error { return nil }, s.beatArguments()...)
+func (s *Store) beat(ctx context.Context) {
+	_ = s.db.Query(ctx, database.Quick, s.beatStatement())
 }
 
 // leave has this gateway seen no more.
 func (s *Store) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	_ = s.query(
-		ctx,
-		quick,
-		`DELETE FROM @schema@.gateways WHERE id = $1`,
-		func(pgx.Rows) error { return nil },
-		s.id,
-	)
+	leave := database.SQL(`DELETE FROM @schema@.gateways WHERE id = $1`, s.id)
+	_ = s.db.Query(ctx, database.Quick, leave)
 }
 
 func (s *Store) liveStreams() int {
@@ -93,35 +84,25 @@ func (s *Store) liveStreams() int {
 	return s.options.Events.LiveStreams()
 }
 
+const gatewaysSQL = `SELECT id, name, version, since, seen, live_streams, leases
+	FROM @schema@.gateways ORDER BY name, since`
+
 // Gateways implements spool.Shared.
 func (s *Store) Gateways(ctx context.Context) ([]spool.Gateway, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	s.beatOnce(ctx)
+	s.beat(ctx)
 	list := []spool.Gateway{}
-	err := s.query(
-		ctx,
-		slow,
-		`SELECT id, name, version, since, seen, live_streams, leases FROM @schema@.gateways
-			ORDER BY name, since`,
-		func(rows pgx.Rows) error {
-			var id [16]byte
-			var g spool.Gateway
-			err := rows.Scan(
-				&id,
-				&g.Name,
-				&g.Version,
-				&g.Since,
-				&g.LastSeen,
-				&g.LiveStreams,
-				&g.Leases,
-			)
-			g.Self = id == s.id
-			list = append(list, g)
-			return err
-		},
-	)
+	err := s.db.Query(ctx, database.Slow, database.SQL(gatewaysSQL).Each(func(rows pgx.Rows) error {
+		var id [16]byte
+		var g spool.Gateway
+		err := rows.Scan(
+			&id, &g.Name, &g.Version, &g.Since, &g.LastSeen, &g.LiveStreams, &g.Leases)
+		g.Self = id == s.id
+		list = append(list, g)
+		return err
+	}))
 	return list, err
 }
 
@@ -208,25 +189,23 @@ const goneSQL = `WITH gone AS (DELETE FROM @schema@.gateways WHERE seen < now() 
 
 // tidy removes what nobody needs. What another gateway is removing is left to it.
 func (s *Store) tidy(ctx context.Context) {
-	counted := []any{s.id, operatorSlot}
-	s.sweep(ctx, bulk, printsSQL, append([]any{time.Duration(s.printsFor.Load())}, counted...)...)
-	s.sweep(ctx, 10, uploadsSQL)
-	s.sweep(ctx, bulk, doomedSQL, counted...)
-	s.sweep(ctx, 100, foldSQL)
-	s.sweep(ctx, bulk, goneSQL)
+	printsFor := time.Duration(s.printsFor.Load())
+	s.sweep(ctx, bulk, database.SQL(printsSQL, printsFor, s.id, operatorSlot))
+	s.sweep(ctx, 10, database.SQL(uploadsSQL))
+	s.sweep(ctx, bulk, database.SQL(doomedSQL, s.id, operatorSlot))
+	s.sweep(ctx, 100, database.SQL(foldSQL))
+	s.sweep(ctx, bulk, database.SQL(goneSQL))
 }
 
 // sweep repeats a statement for as long as it finds all that it can take at once.
-func (s *Store) sweep(ctx context.Context, most int64, sql string, args ...any) {
+func (s *Store) sweep(ctx context.Context, most int64, removal database.Statement) {
 	for {
 		var n int64
-		err := s.transact(
-			ctx,
-			slow,
-			step{sql, args, func(rows pgx.Rows) error { return rows.Scan(&n) }},
-		)
-		if err != nil && ctx.Err() == nil && !isAbsence(err) {
-			s.complain(err)
+		err := s.db.Transact(ctx, database.Slow, removal.Each(func(rows pgx.Rows) error {
+			return rows.Scan(&n)
+		}))
+		if err != nil && ctx.Err() == nil && !database.IsAbsence(err) {
+			s.db.Complain(err)
 		}
 		if err != nil || n < most {
 			return
@@ -255,15 +234,14 @@ SELECT route, count(*) FROM gone GROUP BY route`
 // forgetKept forgets the oldest of the delivered messages, and returns how many.
 func (s *Store) forgetKept(ctx context.Context) (total int, err error) {
 	gone := make(map[int32]int)
-	err = s.transactAnew(ctx, quick, func() { clear(gone) }, step{
-		forgetKeptSQL, []any{s.id, operatorSlot, 32}, func(rows pgx.Rows) error {
+	err = s.db.TransactAnew(ctx, database.Quick, func() { clear(gone) },
+		database.SQL(forgetKeptSQL, s.id, operatorSlot, 32).Each(func(rows pgx.Rows) error {
 			var route int32
 			var n int
 			err := rows.Scan(&route, &n)
 			gone[route] = n
 			return err
-		},
-	})
+		}))
 	if err != nil {
 		return 0, err
 	}
@@ -310,32 +288,20 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 	if err := s.enter(ctx); err != nil {
 		return counts, err
 	}
-	if since, cause := s.health.state(); cause != nil {
+	if since, refusal := s.db.State(); refusal != nil {
 		counts.Refusing, counts.RefusingSince = spool.ReasonUnavailable, since
-		return counts, unavailable(cause)
+		return counts, refusal
 	}
 	begin := func() { clear(counts.Routes); counts.Bytes, counts.Fingerprints = 0, 0 }
-	err := s.transactAnew(ctx, slow, begin, step{countsSQL, []any{spool.MaxRetrying}, func(rows pgx.Rows) error {
+	all := database.SQL(countsSQL, spool.MaxRetrying)
+	err := s.db.TransactAnew(ctx, database.Slow, begin, all.Each(func(rows pgx.Rows) error {
 		var route int32
 		var name, oldest *string
 		var c spool.RouteCounts
 		var cost, prints int64
 		err := rows.Scan(
-			&route,
-			&name,
-			&c.Paused,
-			&c.Pending,
-			&c.PendingBytes,
-			&c.Dead,
-			&c.DeadBytes,
-			&c.Delivered,
-			&c.DeliveredBytes,
-			&cost,
-			&prints,
-			&oldest,
-			&c.InFlight,
-			&c.Retrying,
-		)
+			&route, &name, &c.Paused, &c.Pending, &c.PendingBytes, &c.Dead, &c.DeadBytes,
+			&c.Delivered, &c.DeliveredBytes, &cost, &prints, &oldest, &c.InFlight, &c.Retrying)
 		if err != nil {
 			return err
 		}
@@ -351,7 +317,7 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		}
 		counts.Routes[*name] = c
 		return nil
-	}})
+	}))
 	if since := s.room.refusing(counts.Bytes); !since.IsZero() && counts.MaxBytes > 0 {
 		counts.Refusing, counts.RefusingSince = spool.ReasonFull, since
 	}

@@ -1,9 +1,8 @@
 //go:build unix
 
-package postgres
+package database
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -16,8 +15,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 )
 
-// Of several hosts, and of those that a name stands for, the store finds the one that can be written
-// to.
+// Of several hosts, and of those that a name stands for, the one is found that can be written to.
 
 // A machine that is gone does not refuse connections: it does not answer.
 func TestAHostThatDoesNotAnswerLeavesTimeForTheNextOne(t *testing.T) {
@@ -30,16 +28,10 @@ func TestAHostThatDoesNotAnswerLeavesTimeForTheNextOne(t *testing.T) {
 	require.NoError(t, err)
 	dsn := fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%s,%s user=postgres sslmode=disable "+
 		"target_session_attrs=read-write", silentPort, port)
-	var problems atomic.Int64
-	options := Options{}
-	options.Events.Problem = func(err error) { t.Log(err); problems.Add(1) }
-	s := openTest(t, dsn, options)
+	d := open(t, dsn, DefaultSchema, func(err error) { t.Error(err) }) // it is never away
 	for i := range 3 {
-		_, err := put(context.Background(), s, 1, fmt.Sprint(i))
-		require.NoError(t, err)
+		require.NoError(t, write(d, fmt.Sprint(i)))
 	}
-	require.Zero(t, problems.Load(), "it was never away")
-	require.NoError(t, s.Close(context.Background()))
 }
 
 // The name of a database may mean another server from one moment to the next, while the one that it
@@ -51,13 +43,10 @@ func TestANameThatMeansAnotherServerNowIsFollowed(t *testing.T) {
 	address := forward(t, means.Load)
 	dsn := strings.Replace(standby.DSN(), standby.Address(), address, 1)
 	problems := make(chan error, 10)
-	options := Options{}
-	options.Events.Problem = func(err error) { problems <- err }
-	s := openTest(t, dsn, options)
+	d := open(t, dsn, DefaultSchema, func(err error) { problems <- err })
 	require.ErrorContains(t, <-problems, "read-only")
 	means.Store(primary)
-	putAtLast(t, s, "first")
-	require.NoError(t, s.Close(context.Background()))
+	writeAtLast(t, d, "first")
 }
 
 // forward passes connections on to a server, and returns its address.
@@ -96,11 +85,8 @@ func TestWhichHostIsWantedCanChange(t *testing.T) {
 	without, attribute, found := strings.Cut(dsn, " target_session_attrs")
 	require.True(t, found)
 	problems := make(chan error, 10)
-	options := Options{}
-	options.Events.Problem = func(err error) { problems <- err }
-	s := openTest(t, without, options)
+	d := open(t, without, DefaultSchema, func(err error) { problems <- err })
 	require.ErrorContains(t, <-problems, "target_session_attrs=read-write")
-	require.NoError(t, s.Reconfigure(&Module{dsn: without + " target_session_attrs" + attribute}))
-	putAtLast(t, s, "first")
-	require.NoError(t, s.Close(context.Background()))
+	require.NoError(t, d.Use(without+" target_session_attrs"+attribute))
+	writeAtLast(t, d, "first")
 }
