@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 const (
@@ -84,7 +85,7 @@ func (s *Store) Accept(
 	w := body.(*bodyWriter)
 	e := &entry{
 		ctx: ctx, msg: msg, fingerprint: fingerprint, window: window, body: w,
-		meta: encodeMeta(msg), random: random(), done: make(chan struct{}),
+		meta: record.EncodeMeta(msg), random: record.Random(), done: make(chan struct{}),
 	}
 	if err := errors.Join(s.enter(ctx), w.finish()); err != nil {
 		w.Discard()
@@ -363,8 +364,8 @@ func (a *acceptor) arguments(
 			pieces[i] = &e.body.name
 			uploads = append(uploads, e.body.name)
 		}
-		requestKeys[i], requestIDs[i] = requestKey(e.msg.RequestID), clean(e.msg.RequestID)
-		accounts[i] = clean(e.msg.User)
+		requestKeys[i] = record.RequestKey(e.msg.RequestID)
+		requestIDs[i], accounts[i] = record.Clean(e.msg.RequestID), record.Clean(e.msg.User)
 		metas[i], bodies[i], randoms[i] = e.meta, e.body.inline(), e.random
 	}
 	a.mu.Lock()
@@ -377,10 +378,6 @@ func (a *acceptor) arguments(
 	}, nil
 }
 
-// rowCost is what a message takes up besides its body and what was said of it, roughly: rows and
-// entries of indexes.
-const rowCost = 600
-
 // lane is where the message waits: one that waits for nobody has a lane of its own.
 func (e *entry) lane() int64 {
 	if e.msg.OrderKey == 0 {
@@ -389,7 +386,7 @@ func (e *entry) lane() int64 {
 	return int64(e.msg.OrderKey)
 }
 
-func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + rowCost }
+func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + record.Overhead }
 
 // answer tells the senders of a group what became of it.
 func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int64]spool.ID) {
@@ -405,7 +402,7 @@ func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int6
 		a.note(id)
 
 		touched[e.msg.Route] = true
-		at := receivedAt(id)
+		at := record.ReceivedAt(id)
 		e.msg.ID, e.msg.State, e.msg.ReceivedAt, e.msg.ScheduledFrom = id, spool.Pending, at, at
 		e.finish(spool.Receipt{ID: id, Size: e.body.size}, nil)
 	}
@@ -421,7 +418,7 @@ func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int6
 
 func (a *acceptor) note(id spool.ID) {
 	a.mu.Lock()
-	a.floor = max(a.floor, tick(id))
+	a.floor = max(a.floor, record.Tick(id))
 	a.mu.Unlock()
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 // cpuTime returns the processor time that this process has used, which is not that of the database.
@@ -51,7 +52,7 @@ func acceptMany(t testing.TB, stores []*Store, count, size int) {
 				if err == nil {
 					_, err = s.Accept(ctx, &spool.Message{
 						Route: "r", Method: "POST", URI: "/hook", RequestID: id.String(),
-						OrderKey: uint64(tick(spool.ID(id))) | 1, Destination: 1,
+						OrderKey: uint64(record.Tick(spool.ID(id))) | 1, Destination: 1,
 						Header: http.Header{
 							"Content-Type":    {"application/json"},
 							"User-Agent":      {"okhttp/4.9"},

@@ -11,9 +11,10 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
-const exportSQL = `SELECT ` + messageColumns + ` FROM @schema@.messages m WHERE m.id > $1
+const exportSQL = `SELECT ` + record.Columns + ` FROM @schema@.messages m WHERE m.id > $1
 	ORDER BY m.id LIMIT $2::bigint`
 
 // Export implements [spool.Portable].
@@ -21,21 +22,21 @@ func (s *Store) Export(ctx context.Context, after spool.ID, limit int) ([]spool.
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	var found []row
+	var found []record.Row
 	err := s.db.TransactAnew(ctx, database.Slow, func() { found = nil },
-		database.SQL(exportSQL, [16]byte(after), limit).Each(collect(&found)))
+		database.SQL(exportSQL, [16]byte(after), limit).Each(record.Collect(&found)))
 	if err != nil {
 		return nil, err
 	}
 	page := make([]spool.Exported, 0, len(found))
 	for i := range found {
-		route, err := s.routes.name(ctx, found[i].route)
+		route, err := s.routes.name(ctx, found[i].Route)
 		if err != nil {
 			return nil, err
 		}
-		m, damage := found[i].message(route)
+		m, damage := found[i].Message(route)
 		page = append(page, spool.Exported{
-			Message: m, Err: damage, Doomed: found[i].state == stateDoomed,
+			Message: m, Err: damage, Doomed: found[i].Doomed(),
 		})
 	}
 	return page, nil
@@ -264,13 +265,13 @@ func (s *Store) importInput(
 		if err != nil {
 			return nil, err
 		}
-		history, err := encodeAttempts(m.Attempts)
+		history, err := record.EncodeAttempts(m.Attempts)
 		if err != nil {
 			return nil, err
 		}
 		lane := int64(m.OrderKey)
 		if lane == 0 {
-			lane = random() // a lane of its own
+			lane = record.Random() // a lane of its own
 		}
 		var at *[16]byte
 		if w.stored() {
@@ -280,21 +281,21 @@ func (s *Store) importInput(
 		if m.State == spool.Pending {
 			in.lanes.routes = append(in.lanes.routes, route)
 			in.lanes.keys = append(in.lanes.keys, lane)
-			in.lanes.ticks = append(in.lanes.ticks, tick(m.ID))
+			in.lanes.ticks = append(in.lanes.ticks, record.Tick(m.ID))
 		}
-		meta := encodeImportedMeta(m.Message)
+		meta := record.EncodeImportedMeta(m.Message)
 		ids, routes, tries = append(ids, m.ID), append(routes, route), append(tries, int32(m.Tries))
 		lanes, orderKeys = append(lanes, lane), append(orderKeys, int64(m.OrderKey))
 		destinations = append(destinations, int64(m.Destination))
-		requests = append(requests, requestKey(m.RequestID))
+		requests = append(requests, record.RequestKey(m.RequestID))
 		sizes = append(sizes, w.size)
-		costs = append(costs, w.size+int64(len(meta))+rowCost)
+		costs = append(costs, w.size+int64(len(meta))+record.Overhead)
 		crcs, pieces = append(crcs, int64(w.crc)), append(pieces, at)
-		states, replayed = append(states, stateOf(m.State)), append(replayed, m.Replayed)
+		states, replayed = append(states, record.StateOf(m.State)), append(replayed, m.Replayed)
 		scheduled = append(scheduled, m.ScheduledFrom)
 		nextAt, endedAt = append(nextAt, orNull(m.NextAttemptAt)), append(endedAt, orNull(m.EndedAt()))
-		requestIDs = append(requestIDs, clean(m.RequestID))
-		accounts = append(accounts, clean(m.User))
+		requestIDs = append(requestIDs, record.Clean(m.RequestID))
+		accounts = append(accounts, record.Clean(m.User))
 		errs, attempts = append(errs, spool.ClipError(m.LastError)), append(attempts, history)
 		metas, bodies = append(metas, meta), append(bodies, w.inline())
 	}
@@ -304,16 +305,6 @@ func (s *Store) importInput(
 		bodies,
 	}
 	return in, nil
-}
-
-func stateOf(state spool.State) int16 {
-	switch state {
-	case spool.Dead:
-		return stateDead
-	case spool.Delivered:
-		return stateDelivered
-	}
-	return statePending
 }
 
 func orNull(t time.Time) *time.Time {

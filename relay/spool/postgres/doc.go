@@ -25,7 +25,8 @@
 //	                  probe: looks for the database while it is away (database/health.go)
 //	everything else ──► the caller's own goroutine (operate.go, body.go, copy.go)
 //
-// The package database has the connections, the transactions and the tables.
+// The package database has the connections, the transactions and the tables; record how a message
+// is written in a row, and found.
 //
 // # Order
 //

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 type load struct {
@@ -176,7 +177,7 @@ func (l *load) settle() ([]database.Statement, error) {
 		}
 		after := *d.message
 		after.AddAttempt(d.Attempt)
-		text, err := encodeAttempts(after.Attempts)
+		text, err := record.EncodeAttempts(after.Attempts)
 		if err != nil {
 			return nil, err
 		}
@@ -263,7 +264,7 @@ func leaseMax(limit int) int { return min(max(limit, 0), maxLeased) }
 const headsSQL = `
 WITH h AS MATERIALIZED (
 	SELECT l.route, l.key, m.* FROM @schema@.lanes l CROSS JOIN LATERAL (
-		SELECT ` + messageColumns + `, m.crc, m.body, m.pieces` + headSQL + `
+		SELECT ` + record.Columns + `, m.crc, m.body, m.pieces` + headSQL + `
 	) m WHERE l.claim = $1
 ), u AS (
 	UPDATE @schema@.lanes l SET head = h.id FROM h WHERE l.route = h.route AND l.key = h.key
@@ -353,16 +354,16 @@ func (l *load) read(i int, rows pgx.Rows) error {
 		claim: l.asked[i].claim, route: l.asked[i].route, lost: make(chan struct{}),
 		renewed: l.began,
 	}
-	m := &row{}
+	m := &record.Row{}
 	var crc int64
 	var content []byte
 	var pieces *[16]byte
-	targets := append([]any{nil, &h.key}, m.targets()...)
+	targets := append([]any{nil, &h.key}, m.Targets()...)
 	targets = append(targets, &crc, &content, &pieces, &l.at)
 	if err := rows.Scan(targets...); err != nil {
 		return err
 	}
-	msg, err := m.message(l.asked[i].Route)
+	msg, err := m.Message(l.asked[i].Route)
 	h.id, h.message, h.crc = msg.ID, msg, uint32(crc)
 	if err != nil {
 		l.broken = append(l.broken, broken{h, err})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 // lockLanesSQL locks the lanes of messages, in their order, and says which of them are leased.
@@ -141,7 +142,7 @@ func (s *Store) Replay(ctx context.Context, id spool.ID) error {
 	if _, err := s.Get(ctx, id); err != nil {
 		return err
 	}
-	n, err := s.replay(ctx, [][16]byte{id}, []int16{statePending, stateDead, stateDelivered})
+	n, err := s.replay(ctx, [][16]byte{id}, []int16{record.Pending, record.Dead, record.Delivered})
 	if err != nil || n == 1 {
 		return err
 	}
@@ -181,9 +182,9 @@ func (s *Store) ReplayAll(
 		if len(found) > 0 {
 			ids := make([][16]byte, len(found))
 			for i, r := range found {
-				ids[i] = r.id
+				ids[i] = r.ID
 			}
-			n, err := s.replay(ctx, ids, []int16{stateDead, stateDelivered})
+			n, err := s.replay(ctx, ids, []int16{record.Dead, record.Delivered})
 			if err != nil && !errors.Is(err, spool.ErrInFlight) {
 				return replayed, last, false, err
 			}
@@ -203,7 +204,7 @@ const (
 	dropSQL = `
 WITH gone AS (
 	DELETE FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) AND m.state <> 3
-		RETURNING ` + messageColumns + `, m.route, m.cost, m.pieces
+		RETURNING ` + record.Columns + `, m.route, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
 ), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes, cost) AS (
@@ -215,15 +216,14 @@ WITH gone AS (
 		sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
 	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
-SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key,
-	destination, size, last_error, attempts, meta FROM gone ORDER BY id`
+SELECT ` + record.Names + ` FROM gone ORDER BY id`
 )
 
 // drop forgets messages that are not leased, and returns them.
 func (s *Store) drop(
 	ctx context.Context, ids [][16]byte, doom bool,
 ) (dropped []*spool.Message, err error) {
-	var gone []row
+	var gone []record.Row
 	doomed := false
 	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		gone, doomed = nil, false
@@ -236,7 +236,7 @@ func (s *Store) drop(
 			doomed = true
 			return tx.Run(ctx, database.SQL(doomSQL, ids[0]))
 		}
-		drop := database.SQL(dropSQL, free, s.id, operatorSlot).Each(collect(&gone))
+		drop := database.SQL(dropSQL, free, s.id, operatorSlot).Each(record.Collect(&gone))
 		if err := tx.Run(ctx, drop); err != nil {
 			return err
 		}
@@ -250,7 +250,7 @@ func (s *Store) drop(
 	}
 	touched := make(map[int32]bool)
 	for _, r := range gone {
-		touched[r.route] = true
+		touched[r.Route] = true
 	}
 	s.changedNumbers(ctx, touched)
 	return s.messages(ctx, gone)
@@ -292,7 +292,7 @@ func (s *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 	}
 	ids := make([][16]byte, len(found))
 	for i, r := range found {
-		ids[i] = r.id
+		ids[i] = r.ID
 	}
 	return s.drop(ctx, ids, false)
 }
@@ -313,13 +313,12 @@ WITH l AS MATERIALIZED (
 ), dead AS (
 	UPDATE @schema@.messages m SET state = 1, ended_at = now(), next_at = NULL,
 		last_error = CASE m.last_error WHEN '' THEN $4 ELSE m.last_error END
-	FROM h WHERE m.id = h.id AND m.state = 0 RETURNING ` + messageColumns + `, m.route
+	FROM h WHERE m.id = h.id AND m.state = 0 RETURNING ` + record.Columns + `, m.route
 ), tally AS (` + tallySQL + `
 	SELECT $5::uuid, $6::integer, route, -count(*), -sum(size), count(*), sum(size), 0, 0, 0
 		FROM dead GROUP BY route ORDER BY route` + tallyConflictSQL + `
 )
-SELECT id, at_route, state, tries, replayed, next_at, ended_at, scheduled_from, order_key,
-	destination, size, last_error, attempts, meta FROM dead ORDER BY id`
+SELECT ` + record.Names + ` FROM dead ORDER BY id`
 )
 
 // Expire implements spool.Store.
@@ -333,7 +332,7 @@ func (s *Store) Expire(
 	if err != nil || !ok {
 		return nil, err
 	}
-	var dead []row
+	var dead []record.Row
 	err = s.db.InTransaction(ctx, func(tx database.Conn) error {
 		dead = nil
 		lanes, err := lockOldLanes(ctx, tx, number, age, limit)
@@ -342,7 +341,7 @@ func (s *Store) Expire(
 		}
 		expire := database.SQL(expireSQL, lanes.routes, lanes.keys, age,
 			spool.ClipError(lastError), s.id, operatorSlot)
-		if err := tx.Run(ctx, expire.Each(collect(&dead))); err != nil {
+		if err := tx.Run(ctx, expire.Each(record.Collect(&dead))); err != nil {
 			return err
 		}
 		return lanes.refresh(ctx, tx)

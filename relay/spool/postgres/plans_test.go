@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 // No statement may depend on what the planner believes of the tables: on a table that has grown
@@ -192,7 +193,7 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 		"MANY",
 		fmt.Sprint(many),
 		"META",
-		fmt.Sprintf(`'\x%x'`, encodeMeta(&spool.Message{Method: "POST"})),
+		fmt.Sprintf(`'\x%x'`, record.EncodeMeta(&spool.Message{Method: "POST"})),
 	)
 	testpostgres.Execute(t, dsn, fill.Replace(fillSQL))
 	requireFew("grown since the statements were prepared", 20_000, func() {

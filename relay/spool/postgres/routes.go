@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 // routes knows the numbers of routes, which never change within a database.
@@ -41,7 +42,7 @@ func (r *routes) number(ctx context.Context, name string) (int32, error) {
 		return number, err
 	}
 	const insert = `INSERT INTO @schema@.routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`
-	err = r.db.Transact(ctx, database.Quick, database.SQL(insert, clean(name)))
+	err = r.db.Transact(ctx, database.Quick, database.SQL(insert, record.Clean(name)))
 	if err != nil {
 		return 0, err
 	}
@@ -65,7 +66,7 @@ func (r *routes) find(ctx context.Context, name string) (int32, bool, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if number, ok = r.numbers[clean(name)]; ok {
+	if number, ok = r.numbers[record.Clean(name)]; ok {
 		r.numbers[name], r.names[number] = number, name
 	}
 	return number, ok, nil

@@ -5,8 +5,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -209,14 +207,6 @@ func (s *Store) Close(ctx context.Context) error {
 		s.db.Close()
 	})
 	return err
-}
-
-// random returns the 62 random bits of an id with the variant before them (RFC 9562, section 4.1).
-func random() int64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, see its documentation
-	b[0] = b[0]&0x3f | 0x80
-	return int64(binary.BigEndian.Uint64(b[:]))
 }
 
 var (

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 const noteSQL = `INSERT INTO @schema@.streams (id, gateway, route, data) VALUES ($1, $2, $3, $4)
@@ -22,7 +23,7 @@ func (s *Store) NoteStream(ctx context.Context, stream spool.OpenStream) error {
 		return err
 	}
 	err := s.db.Transact(ctx, database.Quick,
-		database.SQL(noteSQL, clean(stream.ID), s.id, clean(stream.Route), stream.Data))
+		database.SQL(noteSQL, record.Clean(stream.ID), s.id, record.Clean(stream.Route), stream.Data))
 	if err != nil && ctx.Err() == nil {
 		return database.Refuse(err)
 	}
@@ -35,7 +36,7 @@ func (s *Store) ForgetStream(ctx context.Context, id string) error {
 		return err
 	}
 	return s.db.Transact(ctx, database.Quick,
-		database.SQL(`DELETE FROM @schema@.streams WHERE id = $1`, clean(id)))
+		database.SQL(`DELETE FROM @schema@.streams WHERE id = $1`, record.Clean(id)))
 }
 
 // lostSQL finds the streams of gateways that were not seen for a time.

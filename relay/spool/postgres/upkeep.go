@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 const (
@@ -60,7 +61,7 @@ ON CONFLICT (id) DO UPDATE SET seen = now(), live_streams = excluded.live_stream
 	leases = excluded.leases, prints_for = excluded.prints_for`
 
 func (s *Store) beatStatement() database.Statement {
-	return database.SQL(beatSQL, s.id, clean(s.options.Name), clean(s.options.Version),
+	return database.SQL(beatSQL, s.id, record.Clean(s.options.Name), record.Clean(s.options.Version),
 		time.Since(s.since), s.liveStreams(), s.leases.count(), time.Duration(s.printsFor.Load()))
 }
 
@@ -312,7 +313,7 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		}
 		if oldest != nil {
 			if id, err := spool.ParseID(*oldest); err == nil {
-				c.OldestPending = receivedAt(id)
+				c.OldestPending = record.ReceivedAt(id)
 			}
 		}
 		counts.Routes[*name] = c

@@ -28,7 +28,7 @@ const (
 // settings are for one transaction only, since a pooler between may give the session to another one
 // afterwards. Besides the time-out they keep the planner from what it might do where its statistics
 // know nothing of a young table or of one that was emptied: to read all of it, or to sort what it
-// has from another index. Every statement here has an index to go by. A range of one value (BETWEEN
+// has from another index. Every statement has an index to go by. A range of one value (BETWEEN
 // x AND x) stands where an equality would let the planner find the order in another index, too; a
 // comparison of rows must not be the only end of a range, as it ends the scan of an index only where
 // the first column differs. And a plan is made each time, since one that was made for an empty table
