@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -50,7 +51,7 @@ type entry struct {
 	msg         *spool.Message
 	fingerprint spool.Fingerprint
 	window      time.Duration
-	body        *bodyWriter
+	body        *bodies.Writer
 	meta        []byte
 	random      int64
 	route       int32 // its number, known when it is inserted
@@ -77,21 +78,33 @@ func (a *acceptor) wake() {
 	}
 }
 
+// NewBody implements spool.Store.
+func (s *Store) NewBody(ctx context.Context, sizeHint int64) (spool.BodyWriter, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	w, err := s.bodies.New(ctx, sizeHint)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
 // Accept implements spool.Store.
 func (s *Store) Accept(
 	ctx context.Context, msg *spool.Message, fingerprint spool.Fingerprint, window time.Duration,
 	body spool.BodyWriter,
 ) (spool.Receipt, error) {
-	w := body.(*bodyWriter)
+	w := body.(*bodies.Writer)
 	e := &entry{
 		ctx: ctx, msg: msg, fingerprint: fingerprint, window: window, body: w,
 		meta: record.EncodeMeta(msg), random: record.Random(), done: make(chan struct{}),
 	}
-	if err := errors.Join(s.enter(ctx), w.finish()); err != nil {
+	if err := errors.Join(s.enter(ctx), w.Finish()); err != nil {
 		w.Discard()
 		return spool.Receipt{}, err
 	}
-	msg.Size = w.size
+	msg.Size = w.Size()
 	if err := s.acceptor.add(e); err != nil {
 		w.Discard()
 		return spool.Receipt{}, err
@@ -133,7 +146,7 @@ func (a *acceptor) close() {
 func (e *entry) finish(receipt spool.Receipt, err error) {
 	e.receipt, e.err = receipt, err
 	if err == nil && !receipt.Duplicate {
-		e.body.keep()
+		e.body.Keep()
 	} else {
 		e.body.Discard()
 	}
@@ -178,7 +191,7 @@ func (a *acceptor) take() (group []*entry) {
 				a.busy[e.fingerprint] = true
 			}
 			group = append(group, e)
-			bytes += len(e.body.inline())
+			bytes += len(e.body.Inline())
 		}
 	}
 	for _, e := range group {
@@ -346,7 +359,7 @@ func (a *acceptor) arguments(
 		requestIDs   = make([]string, n)
 		accounts     = make([]string, n)
 		metas        = make([][]byte, n)
-		bodies       = make([][]byte, n)
+		contents     = make([][]byte, n)
 		randoms      = make([]int64, n)
 		uploads      = [][16]byte{}
 	)
@@ -359,14 +372,14 @@ func (a *acceptor) arguments(
 		if e.fingerprint != (spool.Fingerprint{}) {
 			fingerprints[i] = (*[16]byte)(e.fingerprint[:])
 		}
-		spans[i], sizes[i], costs[i], crcs[i] = e.window, e.body.size, e.cost(), int64(e.body.crc)
-		if e.body.stored() {
-			pieces[i] = &e.body.name
-			uploads = append(uploads, e.body.name)
+		spans[i], sizes[i], costs[i] = e.window, e.body.Size(), e.cost()
+		crcs[i], pieces[i] = int64(e.body.CRC()), e.body.Name()
+		if pieces[i] != nil {
+			uploads = append(uploads, *pieces[i])
 		}
 		requestKeys[i] = record.RequestKey(e.msg.RequestID)
 		requestIDs[i], accounts[i] = record.Clean(e.msg.RequestID), record.Clean(e.msg.User)
-		metas[i], bodies[i], randoms[i] = e.meta, e.body.inline(), e.random
+		metas[i], contents[i], randoms[i] = e.meta, e.body.Inline(), e.random
 	}
 	a.mu.Lock()
 	floor := a.floor + 1
@@ -374,7 +387,7 @@ func (a *acceptor) arguments(
 	return []any{
 		routes, lanes, orderKeys, destinations, fingerprints, spans, sizes, costs, crcs,
 		pieces, requestKeys, requestIDs, accounts,
-		metas, bodies, randoms, floor, uploads, a.s.id, slot,
+		metas, contents, randoms, floor, uploads, a.s.id, slot,
 	}, nil
 }
 
@@ -386,7 +399,7 @@ func (e *entry) lane() int64 {
 	return int64(e.msg.OrderKey)
 }
 
-func (e *entry) cost() int64 { return e.body.size + int64(len(e.meta)) + record.Overhead }
+func (e *entry) cost() int64 { return e.body.Size() + int64(len(e.meta)) + record.Overhead }
 
 // answer tells the senders of a group what became of it.
 func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int64]spool.ID) {
@@ -404,7 +417,7 @@ func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int6
 		touched[e.msg.Route] = true
 		at := record.ReceivedAt(id)
 		e.msg.ID, e.msg.State, e.msg.ReceivedAt, e.msg.ScheduledFrom = id, spool.Pending, at, at
-		e.finish(spool.Receipt{ID: id, Size: e.body.size}, nil)
+		e.finish(spool.Receipt{ID: id, Size: e.body.Size()}, nil)
 	}
 
 	for route := range touched {
@@ -424,8 +437,6 @@ func (a *acceptor) note(id spool.ID) {
 
 const originalsSQL = `SELECT fingerprint, id FROM @schema@.fingerprints
 	WHERE fingerprint = ANY($1::uuid[])`
-
-var errSwept = errors.New("the body took too long to arrive and was swept away")
 
 // answerOthers finds the originals of duplicates. A lane that was made for one of them has nothing
 // in it, or something else than what it says: it is told what its next message is, or goes.
@@ -457,10 +468,10 @@ func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
 			e.finish(spool.Receipt{}, database.Refuse(err))
 		case !ok || e.fingerprint == spool.Fingerprint{}:
 			e.finish(spool.Receipt{}, &spool.RefusedError{
-				Reason: spool.ReasonWrite, RetryAfter: database.RetryAfter, Err: errSwept,
+				Reason: spool.ReasonWrite, RetryAfter: database.RetryAfter, Err: bodies.ErrSwept,
 			})
 		default:
-			receipt.Size = e.body.size // which is the same
+			receipt.Size = e.body.Size() // which is the same
 			e.finish(receipt, nil)
 		}
 	}

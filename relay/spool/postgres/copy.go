@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -140,8 +141,8 @@ func (s *Store) Import(
 			took[id] = true
 		}
 		for _, m := range messages {
-			if w, ok := m.Body.(*bodyWriter); ok && took[m.ID] {
-				w.keep()
+			if w, ok := m.Body.(*bodies.Writer); ok && took[m.ID] {
+				w.Keep()
 			} else {
 				m.Body.Discard()
 			}
@@ -193,7 +194,7 @@ func (in *importInput) run(
 		return err
 	}
 	if uploads < len(in.uploads) {
-		return errSwept
+		return bodies.ErrSwept
 	}
 	lanes, err := in.lockLanes(ctx, tx)
 	if err != nil {
@@ -251,14 +252,14 @@ func (s *Store) importInput(
 		nextAt, endedAt                          []*time.Time
 		requestIDs, accounts, errs               []string
 		attempts                                 []*string
-		metas, bodies                            [][]byte
+		metas, contents                          [][]byte
 	)
 	for _, m := range messages {
-		w, ok := m.Body.(*bodyWriter)
+		w, ok := m.Body.(*bodies.Writer)
 		if !ok {
 			return nil, fmt.Errorf("a body of type %T is not of this store", m.Body)
 		}
-		if err := w.finish(); err != nil {
+		if err := w.Finish(); err != nil {
 			return nil, err
 		}
 		route, err := s.routes.number(ctx, m.Route)
@@ -273,10 +274,8 @@ func (s *Store) importInput(
 		if lane == 0 {
 			lane = record.Random() // a lane of its own
 		}
-		var at *[16]byte
-		if w.stored() {
-			at = &w.name
-			in.uploads = append(in.uploads, w.name)
+		if w.Name() != nil {
+			in.uploads = append(in.uploads, *w.Name())
 		}
 		if m.State == spool.Pending {
 			in.lanes.routes = append(in.lanes.routes, route)
@@ -288,21 +287,21 @@ func (s *Store) importInput(
 		lanes, orderKeys = append(lanes, lane), append(orderKeys, int64(m.OrderKey))
 		destinations = append(destinations, int64(m.Destination))
 		requests = append(requests, record.RequestKey(m.RequestID))
-		sizes = append(sizes, w.size)
-		costs = append(costs, w.size+int64(len(meta))+record.Overhead)
-		crcs, pieces = append(crcs, int64(w.crc)), append(pieces, at)
+		sizes = append(sizes, w.Size())
+		costs = append(costs, w.Size()+int64(len(meta))+record.Overhead)
+		crcs, pieces = append(crcs, int64(w.CRC())), append(pieces, w.Name())
 		states, replayed = append(states, record.StateOf(m.State)), append(replayed, m.Replayed)
 		scheduled = append(scheduled, m.ScheduledFrom)
 		nextAt, endedAt = append(nextAt, orNull(m.NextAttemptAt)), append(endedAt, orNull(m.EndedAt()))
 		requestIDs = append(requestIDs, record.Clean(m.RequestID))
 		accounts = append(accounts, record.Clean(m.User))
 		errs, attempts = append(errs, spool.ClipError(m.LastError)), append(attempts, history)
-		metas, bodies = append(metas, meta), append(bodies, w.inline())
+		metas, contents = append(metas, meta), append(contents, w.Inline())
 	}
 	in.columns = []any{
 		ids, routes, lanes, orderKeys, destinations, requests, sizes, costs, crcs, pieces, tries,
 		states, replayed, scheduled, nextAt, endedAt, requestIDs, accounts, errs, attempts, metas,
-		bodies,
+		contents,
 	}
 	return in, nil
 }

@@ -23,10 +23,10 @@
 //	                  hints: tells other gateways, is told by them, and polls (hints.go)
 //	                  upkeep: is seen, and removes what nobody needs (upkeep.go)
 //	                  probe: looks for the database while it is away (database/health.go)
-//	everything else ──► the caller's own goroutine (operate.go, body.go, copy.go)
+//	everything else ──► the caller's own goroutine (operate.go, find.go, bodies, copy.go)
 //
 // The package database has the connections, the transactions and the tables; record how a message
-// is written in a row, and found.
+// is written in a row, and found; bodies the bodies.
 //
 // # Order
 //

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
@@ -230,7 +231,7 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 	for range 2 { // one body that its gateway forgot, and one that is on its way
 		w, err := s.NewBody(context.Background(), -1)
 		require.NoError(t, err)
-		_, err = w.Write(make([]byte, 3*pieceSize))
+		_, err = w.Write(make([]byte, 3*bodies.PieceSize))
 		require.NoError(t, err)
 	}
 	s.beat(context.Background())
@@ -276,13 +277,13 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 
 func TestABodyThatWasSweptIsNotAccepted(t *testing.T) {
 	s, dsn, schema := newTestStore(t, Options{})
-	for _, more := range []int{0, pieceSize} {
+	for _, more := range []int{0, bodies.PieceSize} {
 		w, err := s.NewBody(context.Background(), -1)
 		require.NoError(t, err)
-		_, err = w.Write(make([]byte, 2*pieceSize+10))
+		_, err = w.Write(make([]byte, 2*bodies.PieceSize+10))
 		require.NoError(t, err)
 		if more == 0 {
-			require.NoError(t, w.(*bodyWriter).finish())
+			require.NoError(t, w.(*bodies.Writer).Finish())
 		}
 		testpostgres.Execute(t, dsn, `TRUNCATE `+schema+`.uploads, `+schema+`.pieces`)
 		if _, err = w.Write(make([]byte, more)); err == nil {

@@ -1,4 +1,4 @@
-// Finding messages: one, or what a filter selects.
+// Finding messages: one, its body, or what a filter selects.
 
 package postgres
 
@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -29,6 +30,17 @@ func (s *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
 		return nil, spool.ErrNotFound
 	}
 	return s.message(ctx, &found[0])
+}
+
+// Body implements spool.Store.
+func (s *Store) Body(ctx context.Context, id spool.ID) (spool.Body, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	if content, crc, ok := s.leases.body(id); ok {
+		return bodies.Inline(content, crc), nil
+	}
+	return s.bodies.Open(ctx, id)
 }
 
 func (s *Store) message(ctx context.Context, r *record.Row) (*spool.Message, error) {

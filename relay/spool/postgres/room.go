@@ -49,8 +49,8 @@ func (r *room) stale(limit int64) bool {
 	return age > recount || age > recountNearly && r.used.Load() > limit-limit/10
 }
 
-// expect refuses a body for which there will be no room.
-func (r *room) expect(size int64) error {
+// Expect refuses a body for which there will be no room.
+func (r *room) Expect(size int64) error {
 	limit := r.max.Load()
 	fits := func() bool { return r.used.Load()-r.kept.Load()+r.arriving.Load()+max(size, 0) <= limit }
 	if limit == 0 || r.counted.Load() != 0 && fits() {
@@ -65,6 +65,9 @@ func (r *room) expect(size int64) error {
 	}
 	return nil
 }
+
+// Arrive takes note of bytes of bodies that are on their way in.
+func (r *room) Arrive(size int64) { r.arriving.Add(size) }
 
 // admit returns those of a group for which there is room, and refuses the others. Kept messages
 // give way.

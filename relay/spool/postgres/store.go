@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
 
@@ -76,6 +77,7 @@ type Store struct {
 	routes   *routes
 	room     *room
 	hints    *hints
+	bodies   *bodies.Bodies
 
 	watch     atomic.Pointer[func(string)]
 	printsFor atomic.Int64 // nanoseconds, see spool.Limits
@@ -107,6 +109,9 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.routes, s.leases, s.room = newRoutes(s.db), newLeases(s), &room{s: s}
 	s.room.limit(options.Limits.MaxBytes)
+	s.bodies = &bodies.Bodies{
+		DB: s.db, Gateway: s.id, Context: s.ctx, Room: s.room, Closed: s.closed.Load,
+	}
 	s.acceptor, s.courier, s.hints = newAcceptor(s), newCourier(s), newHints(s)
 
 	s.db.Reach(ctx)
