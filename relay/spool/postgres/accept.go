@@ -404,7 +404,7 @@ func (e *entry) cost() int64 { return e.body.Size() + int64(len(e.meta)) + recor
 // answer tells the senders of a group what became of it.
 func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int64]spool.ID) {
 	var others []*entry
-	touched := make(map[string]bool)
+	touched := make(map[string]int32)
 
 	for _, e := range group {
 		id, ok := accepted[e.random]
@@ -414,15 +414,15 @@ func (a *acceptor) answer(ctx context.Context, group []*entry, accepted map[int6
 		}
 		a.note(id)
 
-		touched[e.msg.Route] = true
+		touched[e.msg.Route] = e.route
 		at := record.ReceivedAt(id)
 		e.msg.ID, e.msg.State, e.msg.ReceivedAt, e.msg.ScheduledFrom = id, spool.Pending, at, at
 		e.finish(spool.Receipt{ID: id, Size: e.body.Size()}, nil)
 	}
 
-	for route := range touched {
-		a.s.changed(route)
-		a.s.hints.give(route)
+	for name, route := range touched {
+		a.s.changed(name)
+		a.s.hints.Give(route)
 	}
 	if len(others) > 0 {
 		a.answerOthers(ctx, others)

@@ -20,13 +20,13 @@
 //	Lease, Settle ──► courier ──► one transaction for all that was settled and is asked for
 //	                              (courier.go, load.go)
 //	                  leases: renews what is leased, and says when it is lost (lease.go)
-//	                  hints: tells other gateways, is told by them, and polls (hints.go)
+//	                  hints: tells other gateways, is told by them, and polls (package hints)
 //	                  upkeep: is seen, and removes what nobody needs (upkeep.go)
 //	                  probe: looks for the database while it is away (database/health.go)
 //	everything else ──► the caller's own goroutine (operate.go, find.go, bodies, copy.go)
 //
 // The package database has the connections, the transactions and the tables; record how a message
-// is written in a row, and found; bodies the bodies.
+// is written in a row, and found; bodies the bodies; hints what gateways tell each other.
 //
 // # Order
 //

@@ -218,7 +218,7 @@ func (s *Store) Lease(ctx context.Context, request spool.LeaseRequest) (spool.Le
 	if !ok {
 		return none, nil
 	}
-	s.hints.interest(route)
+	s.hints.Interest(route)
 	asked := &leaseRequest{
 		LeaseRequest: request, route: route, claim: uuid.New(), answer: make(chan leaseAnswer, 1),
 	}
@@ -236,6 +236,41 @@ func (s *Store) Lease(ctx context.Context, request spool.LeaseRequest) (spool.Le
 func (s *Store) refuseLeases(asked *leaseRequest) {
 	for _, lease := range (<-asked.answer).leased.Leases {
 		s.Settle(lease, spool.Settlement{Verdict: spool.Return})
+	}
+}
+
+// lookSQL finds the routes that have something to lease.
+const lookSQL = `
+SELECT r.id FROM @schema@.routes r WHERE r.id = ANY($1::integer[]) AND NOT r.paused AND EXISTS (
+	SELECT FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
+		SELECT FROM @schema@.lanes x
+		WHERE x.route = r.id AND x.class = c.class AND x.due <= now()
+		ORDER BY x.due LIMIT 1
+	) x
+)`
+
+// look looks whether there is something to lease of routes.
+func (s *Store) look(ctx context.Context, routes []int32) {
+	var found []int32
+	look := database.SQL(lookSQL, routes)
+	err := s.db.Query(ctx, database.Quick, look.Each(func(rows pgx.Rows) error {
+		var route int32
+		err := rows.Scan(&route)
+		found = append(found, route)
+		return err
+	}))
+	if err != nil {
+		return
+	}
+	for _, route := range found {
+		s.told(ctx, route)
+	}
+}
+
+// told passes on that there may be something to lease of a route.
+func (s *Store) told(ctx context.Context, route int32) {
+	if name, err := s.routes.name(ctx, route); err == nil && name != "" {
+		s.changed(name)
 	}
 }
 

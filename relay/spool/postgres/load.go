@@ -396,14 +396,14 @@ func (l *load) deliver() {
 	for _, b := range l.broken {
 		l.bury(b)
 	}
-	touched := make(map[string]bool)
+	touched := make(map[string]int32)
 	for _, d := range l.done {
-		touched[d.message.Route] = true
+		touched[d.message.Route] = d.route
 	}
-	for route := range touched {
-		l.s.changed(route)
+	for name, route := range touched {
+		l.s.changed(name)
 		if l.s.closed.Load() {
-			l.s.hints.giveNow(route)
+			l.s.hints.GiveNow(l.s.ctx, route)
 		}
 	}
 }

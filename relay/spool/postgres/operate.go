@@ -129,10 +129,10 @@ func (s *Store) replay(ctx context.Context, ids [][16]byte, states []int16) (n i
 
 // changedNumbers tells everyone that messages of routes may be leasable.
 func (s *Store) changedNumbers(ctx context.Context, touched map[int32]bool) {
-	for number := range touched {
-		if route, err := s.routes.name(ctx, number); err == nil {
-			s.changed(route)
-			s.hints.give(route)
+	for route := range touched {
+		if name, err := s.routes.name(ctx, route); err == nil {
+			s.changed(name)
+			s.hints.Give(route)
 		}
 	}
 }
@@ -351,7 +351,7 @@ func (s *Store) Expire(
 	}
 	if len(dead) > 0 {
 		s.changed(route) // what waited behind them
-		s.hints.give(route)
+		s.hints.Give(number)
 	}
 	return s.messages(ctx, dead)
 }
@@ -383,7 +383,7 @@ func (s *Store) Pause(ctx context.Context, route string, paused bool) error {
 		database.SQL(`UPDATE @schema@.routes SET paused = $2 WHERE id = $1`, number, paused))
 	if err == nil && !paused {
 		s.changed(route)
-		s.hints.give(route)
+		s.hints.Give(number)
 	}
 	return err
 }

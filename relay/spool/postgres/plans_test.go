@@ -107,26 +107,32 @@ func exercise(t *testing.T, s *Store) {
 		_, err = s.forgetKept(ctx)
 		require.NoError(t, err)
 		s.tidy(ctx)
-		s.hints.look(ctx, []int32{1})
+		s.look(ctx, []int32{1})
 		s.leases.renew(ctx)
 	}
 }
 
+// endSessions has a store make its connections anew, as it does for a new password, which nobody
+// asks for here. Sessions tell what they did when they end.
+func endSessions(t *testing.T, s *Store, dsn string) {
+	now := testpostgres.Scalar(t, dsn, `SELECT now()`)
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	u.User = url.UserPassword(u.User.Username(), rand.Text())
+	require.NoError(t, s.Reconfigure(&Module{dsn: u.String()}))
+	const sessions = `SELECT count(*) FROM pg_stat_activity
+		WHERE application_name = 'deepgram-callback' AND backend_type = 'client backend'
+		AND query NOT LIKE 'LISTEN%' AND backend_start < `
+	require.Eventually(t, func() bool {
+		return testpostgres.Scalar(t, dsn, sessions+`'`+now+`'`) == "0"
+	}, patience, 10*time.Millisecond)
+}
+
 // rowsRead returns how many rows were read of the large tables, by scans of all and by indexes; and
 // how many pages of their indexes were, as a scan of an index passes over entries without reading
-// their rows. Sessions tell it when they end.
+// their rows.
 func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pages int) {
-	now := testpostgres.Scalar(t, dsn, `SELECT now()`)
 	endSessions(t, s, dsn)
-	require.Eventually(t, func() bool {
-		return testpostgres.Scalar(
-			t,
-			dsn,
-			`SELECT count(*) FROM pg_stat_activity WHERE application_name = 'deepgram-callback'
-				AND backend_type = 'client backend'
-			AND query NOT LIKE 'LISTEN%' AND backend_start < '`+now+`'`,
-		) == "0"
-	}, patience, 10*time.Millisecond)
 	_, err := fmt.Sscan(
 		testpostgres.Scalar(
 			t,
@@ -151,15 +157,6 @@ func rowsRead(t *testing.T, s *Store, dsn, schema string) (scanned, indexed, pag
 	)
 	require.NoError(t, err)
 	return scanned, indexed, pages
-}
-
-// endSessions has a store make its connections anew, as it does for a new password. Nobody asks for
-// one here.
-func endSessions(t *testing.T, s *Store, dsn string) {
-	u, err := url.Parse(dsn)
-	require.NoError(t, err)
-	u.User = url.UserPassword(u.User.Username(), rand.Text())
-	require.NoError(t, s.Reconfigure(&Module{dsn: u.String()}))
 }
 
 func TestPlansDoNotDependOnStatistics(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/hints"
 )
 
 const (
@@ -76,7 +77,7 @@ type Store struct {
 	leases   *leases
 	routes   *routes
 	room     *room
-	hints    *hints
+	hints    *hints.Hints
 	bodies   *bodies.Bodies
 
 	watch     atomic.Pointer[func(string)]
@@ -112,11 +113,14 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	s.bodies = &bodies.Bodies{
 		DB: s.db, Gateway: s.id, Context: s.ctx, Room: s.room, Closed: s.closed.Load,
 	}
-	s.acceptor, s.courier, s.hints = newAcceptor(s), newCourier(s), newHints(s)
+	s.hints = hints.New(hints.Options{
+		DB: s.db, Schema: options.Schema, Gateway: s.id, Told: s.told, Look: s.look,
+	})
+	s.acceptor, s.courier = newAcceptor(s), newCourier(s)
 
 	s.db.Reach(ctx)
 	for _, run := range []func(context.Context){
-		s.db.Run, s.courier.run, s.leases.run, s.hints.run, s.upkeep,
+		s.db.Run, s.courier.run, s.leases.run, s.hints.Run, s.upkeep,
 	} {
 		s.work.Go(func() { run(s.ctx) })
 	}

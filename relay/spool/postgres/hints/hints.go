@@ -1,7 +1,7 @@
-// Hints: gateways tell each other what there is to deliver. They are only hints, since some are
-// lost and some databases and poolers have none: every gateway looks for itself from time to time.
-
-package postgres
+// Package hints has gateways tell each other of which routes there is something to deliver. They are
+// only hints, since some are lost, and some databases and poolers have none: every gateway looks for
+// itself from time to time.
+package hints
 
 import (
 	"context"
@@ -34,35 +34,50 @@ const (
 	relisten  = 30 * time.Second
 )
 
-type hints struct {
-	s *Store
+// Options say who gives and takes hints.
+type Options struct {
+	DB      *database.DB
+	Schema  string // whose gateways tell each other
+	Gateway uuid.UUID
+
+	// Told is called with a route of which there may be something to deliver.
+	Told func(ctx context.Context, route int32)
+
+	// Look looks for itself whether there is something of routes.
+	Look func(ctx context.Context, routes []int32)
+}
+
+// Hints are those that a gateway gives, and those that it takes.
+type Hints struct {
+	options Options
 
 	mu        sync.Mutex
-	outbox    map[string]bool
+	outbox    map[int32]bool
 	routes    map[int32]bool // that somebody here leases from
 	listening bool
 	ready     chan struct{}
 	repoll    chan struct{}
 }
 
-func newHints(s *Store) *hints {
-	return &hints{
-		s: s, outbox: make(map[string]bool), routes: make(map[int32]bool),
+// New returns the hints of a gateway.
+func New(options Options) *Hints {
+	return &Hints{
+		options: options, outbox: make(map[int32]bool), routes: make(map[int32]bool),
 		ready: make(chan struct{}, 1), repoll: make(chan struct{}, 1),
 	}
 }
 
-func (h *hints) channel() string { return "inbox_" + h.s.options.Schema }
+func (h *Hints) channel() string { return "inbox_" + h.options.Schema }
 
-// interest notes that there is somebody here who leases messages of a route.
-func (h *hints) interest(route int32) {
+// Interest notes that there is somebody here who leases messages of a route.
+func (h *Hints) Interest(route int32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.routes[route] = true
 }
 
-// give tells the other gateways soon.
-func (h *hints) give(route string) {
+// Give tells the other gateways soon.
+func (h *Hints) Give(route int32) {
 	h.mu.Lock()
 	h.outbox[route] = true
 	h.mu.Unlock()
@@ -72,16 +87,16 @@ func (h *hints) give(route string) {
 	}
 }
 
-// giveNow tells them before it returns.
-func (h *hints) giveNow(route string) {
+// GiveNow tells them before it returns.
+func (h *Hints) GiveNow(ctx context.Context, route int32) {
 	h.mu.Lock()
 	h.outbox[route] = true
 	h.mu.Unlock()
-	h.send(h.s.ctx)
+	h.send(ctx)
 }
 
-// run has all of it going until ctx ends.
-func (h *hints) run(ctx context.Context) {
+// Run has all of it going until ctx ends.
+func (h *Hints) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { h.sendAll(ctx) })
 	all.Go(func() { h.listen(ctx) })
@@ -89,7 +104,7 @@ func (h *hints) run(ctx context.Context) {
 	all.Wait()
 }
 
-func (h *hints) sendAll(ctx context.Context) {
+func (h *Hints) sendAll(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -113,32 +128,30 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (h *hints) send(ctx context.Context) {
+func (h *Hints) send(ctx context.Context) {
 	h.mu.Lock()
 	outbox := h.outbox
-	h.outbox = make(map[string]bool)
+	h.outbox = make(map[int32]bool)
 	h.mu.Unlock()
 	var payloads []string
 	for route := range outbox {
-		if number, ok, err := h.s.routes.find(ctx, route); ok && err == nil {
-			payloads = append(payloads, h.payload(strconv.Itoa(int(number))))
-		}
+		payloads = append(payloads, h.payload(strconv.Itoa(int(route))))
 	}
 	if len(payloads) > 0 {
 		h.notify(ctx, payloads...)
 	}
 }
 
-func (h *hints) payload(text string) string { return uuid.UUID(h.s.id).String() + " " + text }
+func (h *Hints) payload(text string) string { return h.options.Gateway.String() + " " + text }
 
 // notify is outside of every other transaction, since one that has hints in it keeps all others
 // from being committed at the same time.
-func (h *hints) notify(ctx context.Context, payloads ...string) {
+func (h *Hints) notify(ctx context.Context, payloads ...string) {
 	const notify = `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p`
-	_ = h.s.db.Query(ctx, database.Quick, database.SQL(notify, h.channel(), payloads))
+	_ = h.options.DB.Query(ctx, database.Quick, database.SQL(notify, h.channel(), payloads))
 }
 
-func (h *hints) setListening(listening bool) {
+func (h *Hints) setListening(listening bool) {
 	h.mu.Lock()
 	changed := h.listening != listening
 	h.listening = listening
@@ -154,10 +167,10 @@ func (h *hints) setListening(listening bool) {
 var errNoEcho = errors.New("hints do not arrive")
 
 // listen listens on a connection of its own.
-func (h *hints) listen(ctx context.Context) {
+func (h *Hints) listen(ctx context.Context) {
 	for {
 		wait := time.Second
-		if h.s.db.Ready() == nil {
+		if h.options.DB.Ready() == nil {
 			if err := h.listenOnce(ctx); errors.Is(err, errNoEcho) {
 				wait = relisten
 			}
@@ -169,8 +182,8 @@ func (h *hints) listen(ctx context.Context) {
 	}
 }
 
-func (h *hints) listenOnce(ctx context.Context) error {
-	conn, err := h.s.db.Listen(ctx, h.channel())
+func (h *Hints) listenOnce(ctx context.Context) error {
+	conn, err := h.options.DB.Listen(ctx, h.channel())
 	if err != nil {
 		return err
 	}
@@ -191,7 +204,7 @@ func (h *hints) listenOnce(ctx context.Context) error {
 }
 
 // receive takes in what comes, for so long, or until a hint of our own has come.
-func (h *hints) receive(ctx context.Context, conn *pgx.Conn, limit time.Duration, echo bool) error {
+func (h *Hints) receive(ctx context.Context, conn *pgx.Conn, limit time.Duration, echo bool) error {
 	until := time.Now().Add(limit)
 	for {
 		waiting, cancel := context.WithDeadline(ctx, until)
@@ -202,39 +215,27 @@ func (h *hints) receive(ctx context.Context, conn *pgx.Conn, limit time.Duration
 			return errNoEcho
 		case err != nil:
 			return err
-		case h.take(notification.Payload) && echo:
+		case h.take(ctx, notification.Payload) && echo:
 			return nil
 		}
 	}
 }
 
 // take passes a hint on. It reports whether it is a test of our own.
-func (h *hints) take(payload string) bool {
+func (h *Hints) take(ctx context.Context, payload string) bool {
 	from, text, _ := strings.Cut(payload, " ")
-	if from == uuid.UUID(h.s.id).String() {
+	if from == h.options.Gateway.String() {
 		return text == "echo"
 	}
 	number, err := strconv.ParseInt(text, 10, 32)
 	if err != nil {
 		return false // another one's test
 	}
-	if route, err := h.s.routes.name(h.s.ctx, int32(number)); err == nil && route != "" {
-		h.s.changed(route)
-	}
+	h.options.Told(ctx, int32(number))
 	return false
 }
 
-// pollSQL looks which routes have something to lease.
-const pollSQL = `
-SELECT r.id FROM @schema@.routes r WHERE r.id = ANY($1::integer[]) AND NOT r.paused AND EXISTS (
-	SELECT FROM unnest('{0,1,2,3}'::smallint[]) AS c (class) CROSS JOIN LATERAL (
-		SELECT FROM @schema@.lanes x
-		WHERE x.route = r.id AND x.class = c.class AND x.due <= now()
-		ORDER BY x.due LIMIT 1
-	) x
-)`
-
-func (h *hints) poll(ctx context.Context) {
+func (h *Hints) poll(ctx context.Context) {
 	for {
 		h.mu.Lock()
 		wait := pollAlone
@@ -254,26 +255,7 @@ func (h *hints) poll(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		if len(routes) > 0 {
-			h.look(ctx, routes)
-		}
-	}
-}
-
-func (h *hints) look(ctx context.Context, routes []int32) {
-	var found []int32
-	poll := database.SQL(pollSQL, routes)
-	err := h.s.db.Query(ctx, database.Quick, poll.Each(func(rows pgx.Rows) error {
-		var route int32
-		err := rows.Scan(&route)
-		found = append(found, route)
-		return err
-	}))
-	if err != nil {
-		return
-	}
-	for _, route := range found {
-		if name, err := h.s.routes.name(ctx, route); err == nil && name != "" {
-			h.s.changed(name)
+			h.options.Look(ctx, routes)
 		}
 	}
 }
