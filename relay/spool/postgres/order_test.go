@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
 // lockLane locks a lane, as a transaction does that takes its time, until the test unlocks it.
@@ -120,4 +122,33 @@ func TestIDsAscendWhereALaneCameAndWentMeanwhile(t *testing.T) {
 	require.Equal(t, "0", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE key = 4`))
 	unlock()
 	require.Positive(t, (<-mine).Compare(theirs.ID))
+}
+
+// What is refused for want of room beside something that is accepted may come again.
+func TestARefusalInAGroupLeavesNothingBehind(t *testing.T) {
+	s, _, _ := newTestStore(t, Options{})
+	s.SetLimits(spool.Limits{MaxBytes: 10_000})
+	var group []*entry
+	for i, size := range []int{20_000, 10} {
+		w, err := s.NewBody(t.Context(), -1)
+		require.NoError(t, err)
+		_, err = w.Write(make([]byte, size))
+		require.NoError(t, err)
+		msg := &spool.Message{Route: "r", OrderKey: uint64(i + 1)}
+		group = append(group, &entry{
+			ctx: t.Context(), msg: msg, fingerprint: spool.Fingerprint{byte(i + 1)},
+			window: time.Hour, body: w.(*bodies.Writer), meta: record.EncodeMeta(msg),
+			random: record.Random(), done: make(chan struct{}),
+		})
+	}
+	s.acceptor.mu.Lock()
+	s.acceptor.waiting = append(s.acceptor.waiting, group...)
+	s.acceptor.wake()
+	s.acceptor.mu.Unlock()
+	for _, e := range group {
+		<-e.done
+	}
+	require.ErrorIs(t, group[0].err, errFull)
+	require.NoError(t, group[1].err)
+	eventually(t, s, func(a *acceptor) bool { return len(a.busy) == 0 && len(a.filling) == 0 })
 }

@@ -99,7 +99,7 @@ func (r *room) admit(ctx context.Context, group []*entry) []*entry {
 		}
 		return nil
 	}
-	admitted := group[:0]
+	admitted := make([]*entry, 0, len(group)) // the group is to be released as a whole
 	for _, e := range group {
 		if r.used.Load()+e.cost() > limit {
 			r.refuse(e.cost())
