@@ -221,8 +221,7 @@ func (a *acceptor) release(group []*entry) {
 // accept has a group accepted. One that the database does not like as a whole goes in halves, so
 // that whoever the trouble is with is refused alone.
 func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
-	group = a.s.room.admit(ctx, group)
-	if len(group) == 0 {
+	if group = a.admit(ctx, group); len(group) == 0 {
 		return
 	}
 	began := time.Now()
@@ -243,6 +242,27 @@ func (a *acceptor) accept(ctx context.Context, slot int, group []*entry) {
 		return
 	}
 	a.answer(ctx, group, accepted)
+}
+
+// admit returns those of a group for which there is room, and refuses the others.
+func (a *acceptor) admit(ctx context.Context, group []*entry) []*entry {
+	costs := make([]int64, len(group))
+	for i, e := range group {
+		costs[i] = e.cost()
+	}
+	refusals := a.s.room.Admit(ctx, costs)
+	if refusals == nil {
+		return group
+	}
+	admitted := make([]*entry, 0, len(group)) // the group is to be released as a whole
+	for i, e := range group {
+		if refusals[i] != nil {
+			e.finish(spool.Receipt{}, refusals[i])
+		} else {
+			admitted = append(admitted, e)
+		}
+	}
+	return admitted
 }
 
 // insertSQL accepts a group. Lanes are locked in their order, then fingerprints in theirs, so that

@@ -26,7 +26,8 @@
 //	everything else ──► the caller's own goroutine (operate.go, find.go, bodies, copy.go)
 //
 // The package database has the connections, the transactions and the tables; record how a message
-// is written in a row, and found; bodies the bodies; hints what gateways tell each other.
+// is written in a row, and found; bodies the bodies; counts how much there is, and may be; hints
+// what gateways tell each other.
 //
 // # Order
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/counts"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -111,22 +112,9 @@ WITH s AS MATERIALIZED (
 	SELECT route, -1, -size, 0, 0::bigint, 0, 0::bigint, -cost FROM gone
 	UNION ALL SELECT route, -1, -size, 1, size, 0, 0, 0 FROM moved WHERE state = 1
 	UNION ALL SELECT route, -1, -size, 0, 0, 1, size, 0 FROM moved WHERE state = 2
-)` + tallySQL + ` SELECT $10::uuid, $11::integer, route, sum(pending), sum(pending_bytes),
+)` + counts.TallySQL + ` SELECT $10::uuid, $11::integer, route, sum(pending), sum(pending_bytes),
 	sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
-FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL
-
-// tallySQL and tallyConflictSQL, around a SELECT, add to what is counted.
-const (
-	tallySQL = `
-INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead, dead_bytes,
-	delivered, delivered_bytes, cost)`
-	tallyConflictSQL = `
-ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
-	+ excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
-	dead = t.dead + excluded.dead, dead_bytes = t.dead_bytes + excluded.dead_bytes,
-	delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes
-		+ excluded.delivered_bytes, cost = t.cost + excluded.cost`
-)
+FROM changes GROUP BY route ORDER BY route` + counts.TallyConflictSQL
 
 // The first pending message of each lane: the one with the lowest id.
 const headSQL = ` FROM @schema@.messages m

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/counts"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -83,10 +84,10 @@ WITH was AS MATERIALIZED (
 ), changes (route, pending, pending_bytes, dead, dead_bytes, delivered, delivered_bytes) AS (
 	SELECT route, 1, size, -1, -size, 0, 0::bigint FROM again WHERE state = 1
 	UNION ALL SELECT route, 1, size, 0, 0, -1, -size FROM again WHERE state = 2
-), tally AS (` + tallySQL + `
+), tally AS (` + counts.TallySQL + `
 	SELECT $3::uuid, $4::integer, route, sum(pending), sum(pending_bytes), sum(dead),
 		sum(dead_bytes), sum(delivered), sum(delivered_bytes), 0
-	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
+	FROM changes GROUP BY route ORDER BY route` + counts.TallyConflictSQL + `
 )
 SELECT route FROM again`
 
@@ -211,10 +212,10 @@ WITH gone AS (
 	SELECT route, -1, -size, 0, 0::bigint, 0, 0::bigint, -cost FROM gone WHERE state = 0
 	UNION ALL SELECT route, 0, 0, -1, -size, 0, 0, -cost FROM gone WHERE state = 1
 	UNION ALL SELECT route, 0, 0, 0, 0, -1, -size, -cost FROM gone WHERE state = 2
-), tally AS (` + tallySQL + `
+), tally AS (` + counts.TallySQL + `
 	SELECT $2::uuid, $3::integer, route, sum(pending), sum(pending_bytes), sum(dead),
 		sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
-	FROM changes GROUP BY route ORDER BY route` + tallyConflictSQL + `
+	FROM changes GROUP BY route ORDER BY route` + counts.TallyConflictSQL + `
 )
 SELECT ` + record.Names + ` FROM gone ORDER BY id`
 )
@@ -314,9 +315,9 @@ WITH l AS MATERIALIZED (
 	UPDATE @schema@.messages m SET state = 1, ended_at = now(), next_at = NULL,
 		last_error = CASE m.last_error WHEN '' THEN $4 ELSE m.last_error END
 	FROM h WHERE m.id = h.id AND m.state = 0 RETURNING ` + record.Columns + `, m.route
-), tally AS (` + tallySQL + `
+), tally AS (` + counts.TallySQL + `
 	SELECT $5::uuid, $6::integer, route, -count(*), -sum(size), count(*), sum(size), 0, 0, 0
-		FROM dead GROUP BY route ORDER BY route` + tallyConflictSQL + `
+		FROM dead GROUP BY route ORDER BY route` + counts.TallyConflictSQL + `
 )
 SELECT ` + record.Names + ` FROM dead ORDER BY id`
 )

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/internal/testpostgres"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/counts"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
@@ -148,7 +149,7 @@ func TestARefusalInAGroupLeavesNothingBehind(t *testing.T) {
 	for _, e := range group {
 		<-e.done
 	}
-	require.ErrorIs(t, group[0].err, errFull)
+	require.ErrorIs(t, group[0].err, counts.ErrFull)
 	require.NoError(t, group[1].err)
 	eventually(t, s, func(a *acceptor) bool { return len(a.busy) == 0 && len(a.filling) == 0 })
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/counts"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/hints"
 )
@@ -76,7 +77,7 @@ type Store struct {
 	courier  *courier
 	leases   *leases
 	routes   *routes
-	room     *room
+	room     *counts.Room
 	hints    *hints.Hints
 	bodies   *bodies.Bodies
 
@@ -108,8 +109,12 @@ func Open(ctx context.Context, dsn string, options Options) (*Store, error) {
 	}
 	s.printsFor.Store(int64(forEver))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.routes, s.leases, s.room = newRoutes(s.db), newLeases(s), &room{s: s}
-	s.room.limit(options.Limits.MaxBytes)
+	s.routes, s.leases = newRoutes(s.db), newLeases(s)
+	s.room = counts.NewRoom(counts.RoomOptions{
+		DB: s.db, Context: s.ctx, Forget: s.forgetKept,
+		Refusing: func(full bool) { s.refusing(spool.ReasonFull, full, nil) },
+	})
+	s.room.Limit(options.Limits.MaxBytes)
 	s.bodies = &bodies.Bodies{
 		DB: s.db, Gateway: s.id, Context: s.ctx, Room: s.room, Closed: s.closed.Load,
 	}
@@ -136,19 +141,19 @@ func (s *Store) reached(ctx context.Context, conn database.Conn) error {
 	return conn.Run(ctx, s.beatStatement())
 }
 
-func (s *Store) away(cause error) { s.refusing(true, cause) }
+func (s *Store) away(cause error) { s.refusing(spool.ReasonUnavailable, true, cause) }
 
 // back has everything go on.
 func (s *Store) back() {
-	s.refusing(false, nil)
+	s.refusing(spool.ReasonUnavailable, false, nil)
 	s.courier.wake()
 	s.acceptor.wake()
 	s.changed("")
 }
 
-func (s *Store) refusing(refusing bool, cause error) {
+func (s *Store) refusing(reason spool.Reason, refusing bool, cause error) {
 	if s.options.Events.Refusing != nil {
-		s.options.Events.Refusing(spool.ReasonUnavailable, refusing, cause)
+		s.options.Events.Refusing(reason, refusing, cause)
 	}
 }
 
@@ -182,7 +187,7 @@ func (s *Store) changed(route string) {
 // SetLimits implements spool.Store.
 func (s *Store) SetLimits(limits spool.Limits) {
 	s.printsFor.Store(int64(limits.Fingerprints))
-	s.room.limit(limits.MaxBytes)
+	s.room.Limit(limits.MaxBytes)
 }
 
 // enter begins a method that can fail.

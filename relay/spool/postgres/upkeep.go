@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/counts"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
@@ -152,35 +153,9 @@ WITH old AS MATERIALIZED (
 		RETURNING m.route, m.size, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
-), tally AS (` + tallySQL + `
+), tally AS (` + counts.TallySQL + `
 	SELECT $1::uuid, $2::integer, route, -count(*), -sum(size), 0, 0, 0, 0, -sum(cost) FROM gone
-		GROUP BY route ORDER BY route` + tallyConflictSQL + `
-)
-SELECT count(*) FROM gone`
-
-// foldSQL adds what gateways counted that are gone to one row for each route.
-const foldSQL = `
-WITH old AS (
-	SELECT t.gateway, t.slot, t.route FROM @schema@.counts t
-	WHERE t.gateway <> '00000000-0000-0000-0000-000000000000' AND NOT EXISTS (SELECT
-		FROM @schema@.gateways g WHERE g.id = t.gateway)
-	LIMIT 100 FOR UPDATE SKIP LOCKED
-), gone AS (
-	DELETE FROM @schema@.counts t USING old WHERE t.gateway = old.gateway AND t.slot = old.slot
-		AND t.route = old.route RETURNING t.*
-), tally AS (
-	INSERT INTO @schema@.counts AS t (gateway, slot, route, pending, pending_bytes, dead,
-		dead_bytes, delivered, delivered_bytes, cost, fingerprints)
-	SELECT '00000000-0000-0000-0000-000000000000', 0, route, sum(pending), sum(pending_bytes),
-		sum(dead), sum(dead_bytes),
-		sum(delivered), sum(delivered_bytes), sum(cost), sum(fingerprints) FROM gone GROUP BY route
-			ORDER BY route
-	ON CONFLICT (gateway, slot, route) DO UPDATE SET pending = t.pending
-		+ excluded.pending, pending_bytes = t.pending_bytes + excluded.pending_bytes,
-		dead = t.dead + excluded.dead, dead_bytes = t.dead_bytes + excluded.dead_bytes,
-		delivered = t.delivered + excluded.delivered, delivered_bytes = t.delivered_bytes
-			+ excluded.delivered_bytes,
-		cost = t.cost + excluded.cost, fingerprints = t.fingerprints + excluded.fingerprints
+		GROUP BY route ORDER BY route` + counts.TallyConflictSQL + `
 )
 SELECT count(*) FROM gone`
 
@@ -194,7 +169,7 @@ func (s *Store) tidy(ctx context.Context) {
 	s.sweep(ctx, bulk, database.SQL(printsSQL, printsFor, s.id, operatorSlot))
 	s.sweep(ctx, 10, database.SQL(uploadsSQL))
 	s.sweep(ctx, bulk, database.SQL(doomedSQL, s.id, operatorSlot))
-	s.sweep(ctx, 100, database.SQL(foldSQL))
+	s.sweep(ctx, 100, database.SQL(counts.FoldSQL))
 	s.sweep(ctx, bulk, database.SQL(goneSQL))
 }
 
@@ -226,9 +201,9 @@ WITH old AS MATERIALIZED (
 		RETURNING m.route, m.size, m.cost, m.pieces
 ), cut AS (
 	DELETE FROM @schema@.pieces p USING gone WHERE p.body = gone.pieces
-), tally AS (` + tallySQL + `
+), tally AS (` + counts.TallySQL + `
 	SELECT $1::uuid, $2::integer, route, 0, 0, 0, 0, -count(*), -sum(size), -sum(cost) FROM gone
-		GROUP BY route ORDER BY route` + tallyConflictSQL + `
+		GROUP BY route ORDER BY route` + counts.TallyConflictSQL + `
 )
 SELECT route, count(*) FROM gone GROUP BY route`
 
@@ -256,71 +231,19 @@ func (s *Store) forgetKept(ctx context.Context) (total int, err error) {
 	return total, nil
 }
 
-const countsSQL = `
-WITH leased AS MATERIALIZED (
-	SELECT l.route, l.due, l.head FROM @schema@.lanes l WHERE l.claim IS NOT NULL
-)
-SELECT c.route, r.name, coalesce(r.paused, false), c.pending, c.pending_bytes, c.dead, c.dead_bytes,
-	c.delivered, c.delivered_bytes, c.cost, c.fingerprints,
-	CASE WHEN c.pending > 0 THEN (SELECT min(o.id::text) FROM (SELECT m.id
-		FROM unnest('{0,3}'::smallint[]) AS s (state) CROSS JOIN LATERAL (
-		SELECT m.id FROM @schema@.messages m
-		WHERE m.route = c.route AND m.state BETWEEN s.state AND s.state
-		ORDER BY m.state, m.id LIMIT 1) m) o) END,
-	(SELECT count(*) FROM leased l WHERE l.route = c.route AND l.due > now() AND l.head IS NOT NULL),
-	(SELECT count(*) FROM (SELECT FROM unnest('{1,3}'::smallint[]) AS t (class) CROSS JOIN LATERAL (
-		SELECT FROM @schema@.lanes l WHERE l.route = c.route AND l.class = t.class
-		ORDER BY l.due LIMIT $1) l LIMIT $1) tried)
-FROM (
-	SELECT route, sum(pending)::bigint AS pending, sum(pending_bytes)::bigint
-		AS pending_bytes, sum(dead)::bigint AS dead,
-		sum(dead_bytes)::bigint AS dead_bytes, sum(delivered)::bigint
-			AS delivered, sum(delivered_bytes)::bigint AS delivered_bytes,
-		sum(cost)::bigint AS cost, sum(fingerprints)::bigint AS fingerprints
-	FROM (SELECT * FROM @schema@.counts
-		UNION ALL SELECT '00000000-0000-0000-0000-000000000000', 0, id, 0, 0, 0, 0, 0, 0, 0, 0
-			FROM @schema@.routes) t
-	GROUP BY route
-) c LEFT JOIN @schema@.routes r ON r.id = c.route`
-
 // Counts implements spool.Store.
 func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
-	counts := spool.Counts{Routes: make(map[string]spool.RouteCounts), MaxBytes: s.room.max.Load()}
+	all := spool.Counts{Routes: make(map[string]spool.RouteCounts), MaxBytes: s.room.Max()}
 	if err := s.enter(ctx); err != nil {
-		return counts, err
+		return all, err
 	}
 	if since, refusal := s.db.State(); refusal != nil {
-		counts.Refusing, counts.RefusingSince = spool.ReasonUnavailable, since
-		return counts, refusal
+		all.Refusing, all.RefusingSince = spool.ReasonUnavailable, since
+		return all, refusal
 	}
-	begin := func() { clear(counts.Routes); counts.Bytes, counts.Fingerprints = 0, 0 }
-	all := database.SQL(countsSQL, spool.MaxRetrying)
-	err := s.db.TransactAnew(ctx, database.Slow, begin, all.Each(func(rows pgx.Rows) error {
-		var route int32
-		var name, oldest *string
-		var c spool.RouteCounts
-		var cost, prints int64
-		err := rows.Scan(
-			&route, &name, &c.Paused, &c.Pending, &c.PendingBytes, &c.Dead, &c.DeadBytes,
-			&c.Delivered, &c.DeliveredBytes, &cost, &prints, &oldest, &c.InFlight, &c.Retrying)
-		if err != nil {
-			return err
-		}
-		counts.Bytes += cost
-		counts.Fingerprints += prints
-		if name == nil || c == (spool.RouteCounts{}) {
-			return nil
-		}
-		if oldest != nil {
-			if id, err := spool.ParseID(*oldest); err == nil {
-				c.OldestPending = record.ReceivedAt(id)
-			}
-		}
-		counts.Routes[*name] = c
-		return nil
-	}))
-	if since := s.room.refusing(counts.Bytes); !since.IsZero() && counts.MaxBytes > 0 {
-		counts.Refusing, counts.RefusingSince = spool.ReasonFull, since
+	err := counts.Read(ctx, s.db, &all)
+	if since := s.room.Refusing(all.Bytes); !since.IsZero() && all.MaxBytes > 0 {
+		all.Refusing, all.RefusingSince = spool.ReasonFull, since
 	}
-	return counts, err
+	return all, err
 }

@@ -1,6 +1,6 @@
 // How much room there is, and what gives way when there is none.
 
-package postgres
+package counts
 
 import (
 	"context"
@@ -21,10 +21,22 @@ const (
 	recountNearly = 250 * time.Millisecond
 )
 
-// room sees to it that there is no more in the store than there may be. Several gateways at once
+// RoomOptions say whose room it is, and what is done about it.
+type RoomOptions struct {
+	DB      *database.DB
+	Context context.Context // ends when the store is closed
+
+	// Forget forgets some of what was delivered and kept, and returns how many messages.
+	Forget func(ctx context.Context) (int, error)
+
+	// Refusing is called when there is no room any more, and when there is again.
+	Refusing func(refusing bool)
+}
+
+// Room sees to it that there is no more in the store than there may be. Several gateways at once
 // may go beyond that by what they accept between two counts.
-type room struct {
-	s         *Store
+type Room struct {
+	options   RoomOptions
 	max, used atomic.Int64
 	kept      atomic.Int64 // of used, what would give way
 	arriving  atomic.Int64 // of bodies that are on their way in
@@ -35,51 +47,59 @@ type room struct {
 	refused int64     // what the last one would have taken
 }
 
-var errFull = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: database.RetryAfter}
+// ErrFull refuses what there is no room for.
+var ErrFull = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: database.RetryAfter}
 
-// limit sets how much there may be; 0: no limit.
-func (r *room) limit(bytes int64) {
+// NewRoom returns the room of a store, without a limit.
+func NewRoom(options RoomOptions) *Room { return &Room{options: options} }
+
+// Max returns how much there may be; 0: no limit.
+func (r *Room) Max() int64 { return r.max.Load() }
+
+// Limit sets how much there may be; 0: no limit.
+func (r *Room) Limit(bytes int64) {
 	r.max.Store(bytes)
 	r.counted.Store(0)
 }
 
 // stale reports whether it should be counted again what there is.
-func (r *room) stale(limit int64) bool {
+func (r *Room) stale(limit int64) bool {
 	age := time.Since(time.Unix(0, r.counted.Load()))
 	return age > recount || age > recountNearly && r.used.Load() > limit-limit/10
 }
 
 // Expect refuses a body for which there will be no room.
-func (r *room) Expect(size int64) error {
+func (r *Room) Expect(size int64) error {
 	limit := r.max.Load()
 	fits := func() bool { return r.used.Load()-r.kept.Load()+r.arriving.Load()+max(size, 0) <= limit }
 	if limit == 0 || r.counted.Load() != 0 && fits() {
 		return nil
 	}
-	if err := r.count(r.s.ctx); err != nil {
+	if err := r.count(r.options.Context); err != nil {
 		return database.Refuse(err)
 	}
 	if !fits() {
 		r.refuse(size)
-		return errFull
+		return ErrFull
 	}
 	return nil
 }
 
 // Arrive takes note of bytes of bodies that are on their way in.
-func (r *room) Arrive(size int64) { r.arriving.Add(size) }
+func (r *Room) Arrive(size int64) { r.arriving.Add(size) }
 
-// admit returns those of a group for which there is room, and refuses the others. Kept messages
+// Admit takes room for messages that take up so much each. It returns the refusals of those for
+// which there is none, each in the place of its message; nil if there is room for all. Kept messages
 // give way.
-func (r *room) admit(ctx context.Context, group []*entry) []*entry {
+func (r *Room) Admit(ctx context.Context, costs []int64) (refusals []error) {
 	limit := r.max.Load()
 	if limit == 0 {
 		r.refuse(0)
-		return group
+		return nil
 	}
 	need := int64(0)
-	for _, e := range group {
-		need += e.cost()
+	for _, cost := range costs {
+		need += cost
 	}
 	var err error
 	if r.stale(limit) {
@@ -88,32 +108,28 @@ func (r *room) admit(ctx context.Context, group []*entry) []*entry {
 	if err == nil && r.used.Load()+need <= limit {
 		r.used.Add(need)
 		r.refuse(0)
-		return group
+		return nil
 	}
 	if err == nil {
 		err = r.make(ctx, limit, need)
 	}
-	if err != nil {
-		for _, e := range group {
-			e.finish(spool.Receipt{}, database.Refuse(err))
+	refusals = make([]error, len(costs))
+	for i, cost := range costs {
+		switch {
+		case err != nil:
+			refusals[i] = database.Refuse(err)
+		case r.used.Load()+cost > limit:
+			r.refuse(cost)
+			refusals[i] = ErrFull
+		default:
+			r.used.Add(cost)
 		}
-		return nil
 	}
-	admitted := make([]*entry, 0, len(group)) // the group is to be released as a whole
-	for _, e := range group {
-		if r.used.Load()+e.cost() > limit {
-			r.refuse(e.cost())
-			e.finish(spool.Receipt{}, errFull)
-			continue
-		}
-		r.used.Add(e.cost())
-		admitted = append(admitted, e)
-	}
-	return admitted
+	return refusals
 }
 
 // refuse notes that there was no room for so many bytes; 0: there was.
-func (r *room) refuse(size int64) {
+func (r *Room) refuse(size int64) {
 	r.mu.Lock()
 	was := !r.since.IsZero()
 	r.refused = size
@@ -124,13 +140,13 @@ func (r *room) refuse(size int64) {
 		r.since = time.Now()
 	}
 	r.mu.Unlock()
-	if is := size > 0; is != was && r.s.options.Events.Refusing != nil {
-		r.s.options.Events.Refusing(spool.ReasonFull, is, nil)
+	if is := size > 0; is != was {
+		r.options.Refusing(is)
 	}
 }
 
-// refusing returns since when there is no room, zero if there is with so many bytes taken.
-func (r *room) refusing(used int64) time.Time {
+// Refusing returns since when there is no room, zero if there is with so many bytes taken.
+func (r *Room) Refusing(used int64) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if used+r.refused <= r.max.Load() {
@@ -140,7 +156,7 @@ func (r *room) refusing(used int64) time.Time {
 }
 
 // make counts what there is, and forgets kept messages until there is room for what is needed.
-func (r *room) make(ctx context.Context, limit, need int64) error {
+func (r *Room) make(ctx context.Context, limit, need int64) error {
 	for {
 		if err := r.count(ctx); err != nil {
 			return err
@@ -148,7 +164,7 @@ func (r *room) make(ctx context.Context, limit, need int64) error {
 		if r.used.Load()+need <= limit || r.kept.Load() == 0 {
 			return nil
 		}
-		forgotten, err := r.s.forgetKept(ctx)
+		forgotten, err := r.options.Forget(ctx)
 		if err != nil || forgotten == 0 {
 			return err
 		}
@@ -159,8 +175,8 @@ const usedSQL = `SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_b
 	+ delivered * 600), 0)::bigint FROM @schema@.counts`
 
 // count counts what there is.
-func (r *room) count(ctx context.Context) error {
-	return r.s.db.Query(ctx, database.Quick, database.SQL(usedSQL).Each(func(rows pgx.Rows) error {
+func (r *Room) count(ctx context.Context) error {
+	return r.options.DB.Query(ctx, database.Quick, database.SQL(usedSQL).Each(func(rows pgx.Rows) error {
 		var used, kept int64
 		err := rows.Scan(&used, &kept)
 		r.used.Store(used)
