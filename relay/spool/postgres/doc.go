@@ -6,6 +6,15 @@
 //		postgres.Options{Name: "gw1"})
 //	inbox := spool.New(store, …)
 //
+// Here is what happens to lanes and leases, and with it the store. What can be understood without
+// them has packages of its own:
+//
+//	database  connections, transactions, whether the database is there, and how its tables come to be
+//	record    how a message is written in a row, and which rows a filter selects
+//	bodies    bodies on their way into the database, and out of it
+//	counts    how much there is, and how much there may be
+//	hints     how gateways tell each other what there is to deliver
+//
 // # What is in the database
 //
 // database/schema.sql says it, column by column. A message is a row of messages, whatever becomes of it,
@@ -16,27 +25,23 @@
 //
 // # Who runs
 //
-//	Accept ──► acceptor ×2 ──► one statement for all senders that wait (accept.go)
+//	Accept ──► acceptor ×2 ──► one statement for all senders that wait (accept.go, insert.go)
 //	Lease, Settle ──► courier ──► one transaction for all that was settled and is asked for
 //	                              (courier.go, load.go)
 //	                  leases: renews what is leased, and says when it is lost (lease.go)
 //	                  hints: tells other gateways, is told by them, and polls (package hints)
 //	                  upkeep: is seen, and removes what nobody needs (upkeep.go)
-//	                  probe: looks for the database while it is away (database/health.go)
-//	everything else ──► the caller's own goroutine (operate.go, find.go, bodies, copy.go)
-//
-// The package database has the connections, the transactions and the tables; record how a message
-// is written in a row, and found; bodies the bodies; counts how much there is, and may be; hints
-// what gateways tell each other.
+//	                  database: looks for it while it is away (package database)
+//	everything else ──► the caller's own goroutine (find.go, operate.go, copy.go)
 //
 // # Order
 //
 // A message gets its id under the lock of its lane, and later ones get higher ids; so messages of a
 // lane are committed in the order of their ids. Whoever leases a lane gets its message with the
-// lowest id that is pending. When the lease ends, the lane says what is next. That a lane says too
-// much is possible (it was made for a duplicate, or its message was dropped): then it is found
-// empty and goes. That it says too little is not: it is there as long as a message in it is
-// pending.
+// lowest id that is pending. When the lease ends, the lane says what is next. One that was made for
+// a duplicate is told what is next in it, or goes, when the duplicate is answered. That a lane says
+// too much is possible (the gateway died before that, or its message was dropped): then it is found
+// empty and goes. That it says too little is not: it is there as long as a message in it is pending.
 //
 // Whoever locks several lanes does so in the order of their primary key, before anything else but
 // uploads; fingerprints come after lanes, then messages, and what is counted comes last. So no two

@@ -159,12 +159,6 @@ FROM (
 WHERE l.route = s.route AND l.key = s.key
 RETURNING l.route, l.key, l.claim`
 
-// lane names a lane.
-type lane struct {
-	route int32
-	key   int64
-}
-
 // renew puts off the end of all leases. Those of which the database knows nothing are lost.
 func (l *leases) renew(ctx context.Context) {
 	asked := l.all()

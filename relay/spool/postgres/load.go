@@ -70,13 +70,6 @@ func (l *load) begin() {
 const dismissSQL = `UPDATE @schema@.lanes SET claim = NULL, holder = NULL, head = NULL, due = now()
 	WHERE claim = ANY($1::uuid[])`
 
-// lockClaimsSQL locks lanes with the claim given or none, such as those whose leases end, unless
-// they ended otherwise.
-const lockClaimsSQL = `
-SELECT l.route, l.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[]) AS s (route, key, claim)
-JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key AND l.claim IS NOT DISTINCT FROM s.claim
-ORDER BY l.route, l.key FOR UPDATE OF l`
-
 // What becomes of a message, as a number for the database.
 const (
 	verdictNone = iota
@@ -115,33 +108,6 @@ WITH s AS MATERIALIZED (
 )` + counts.TallySQL + ` SELECT $10::uuid, $11::integer, route, sum(pending), sum(pending_bytes),
 	sum(dead), sum(dead_bytes), sum(delivered), sum(delivered_bytes), sum(cost)
 FROM changes GROUP BY route ORDER BY route` + counts.TallyConflictSQL
-
-// The first pending message of each lane: the one with the lowest id.
-const headSQL = ` FROM @schema@.messages m
-	WHERE m.state = 0 AND m.route = l.route AND m.lane BETWEEN l.key AND l.key
-	ORDER BY m.lane, m.id LIMIT 1`
-
-// refreshSQL has lanes that are locked, with the claim given or none, say what is next in them. One
-// in which nothing waits any more goes.
-const refreshSQL = `
-WITH l AS MATERIALIZED (
-	SELECT l.route, l.key FROM unnest($1::integer[], $2::bigint[], $3::uuid[])
-		AS s (route, key, claim)
-	JOIN @schema@.lanes l ON l.route = s.route AND l.key = s.key
-		AND l.claim IS NOT DISTINCT FROM s.claim
-), h AS MATERIALIZED (
-	SELECT l.route, l.key, m.* FROM l LEFT JOIN LATERAL (
-		SELECT m.id, m.destination, m.scheduled_from, coalesce(m.next_at, m.scheduled_from) AS due,
-			CASE WHEN m.replayed THEN 2 ELSE 0 END + CASE WHEN m.next_at IS NULL THEN 0 ELSE 1 END
-				AS class` + headSQL + `
-	) m ON true
-), gone AS (
-	DELETE FROM @schema@.lanes x USING h WHERE h.id IS NULL AND x.route = h.route AND x.key = h.key
-)
-UPDATE @schema@.lanes x SET claim = NULL, holder = NULL, head = NULL, class = h.class, due = h.due,
-	scheduled = h.scheduled_from,
-	destination = h.destination
-FROM h WHERE h.id IS NOT NULL AND x.route = h.route AND x.key = h.key`
 
 // settle returns the statements that record what was settled.
 func (l *load) settle() ([]database.Statement, error) {

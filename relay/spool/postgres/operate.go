@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,13 +16,6 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/record"
 )
 
-// lockLanesSQL locks the lanes of messages, in their order, and says which of them are leased.
-const lockLanesSQL = `
-SELECT l.route, l.key, l.claim, l.claim IS NOT NULL AND l.due > now(), l.head FROM (
-	SELECT DISTINCT m.route, m.lane FROM @schema@.messages m WHERE m.id = ANY($1::uuid[])
-) m JOIN @schema@.lanes l ON l.route = m.route AND l.key = m.lane
-ORDER BY l.route, l.key FOR UPDATE OF l`
-
 // makeLanesSQL makes the lanes of messages that are to be pending again.
 const makeLanesSQL = `
 INSERT INTO @schema@.lanes AS l (route, key, last, added, class, due, scheduled, destination)
@@ -31,47 +23,6 @@ SELECT DISTINCT m.route, m.lane, floor(extract(epoch FROM clock_timestamp()) * 4
 	2, now(), now(), 0
 FROM @schema@.messages m WHERE m.id = ANY($1::uuid[]) ORDER BY m.route, m.lane
 ON CONFLICT (route, key) DO NOTHING`
-
-// lockedLanes are lanes of which a transaction is in charge.
-type lockedLanes struct {
-	routes []int32
-	keys   []int64
-	claims []*[16]byte
-	heads  map[spool.ID]bool // leased messages
-}
-
-func (l *lockedLanes) lock(ctx context.Context, tx database.Conn, ids [][16]byte) error {
-	l.heads = make(map[spool.ID]bool)
-	return tx.Run(ctx, database.SQL(lockLanesSQL, ids).Each(func(rows pgx.Rows) error {
-		var at lane
-		var claim, head *[16]byte
-		var leased bool
-		if err := rows.Scan(&at.route, &at.key, &claim, &leased, &head); err != nil {
-			return err
-		}
-		switch {
-		case !leased:
-			l.add(at, claim)
-		case head != nil: // whoever has the lane sees to it in the end
-			l.heads[*head] = true
-		}
-		return nil
-	}))
-}
-
-func (l *lockedLanes) add(at lane, claim *[16]byte) {
-	l.routes, l.keys = append(l.routes, at.route), append(l.keys, at.key)
-	l.claims = append(l.claims, claim)
-}
-
-// free returns those of messages that are not leased.
-func (l *lockedLanes) free(ids [][16]byte) [][16]byte {
-	return slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { return l.heads[id] })
-}
-
-func (l *lockedLanes) refresh(ctx context.Context, tx database.Conn) error {
-	return tx.Run(ctx, database.SQL(refreshSQL, l.routes, l.keys, l.claims))
-}
 
 const replaySQL = `
 WITH was AS MATERIALIZED (
