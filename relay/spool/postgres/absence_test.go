@@ -309,8 +309,9 @@ func TestALockOfAnAdministratorLosesNothing(t *testing.T) {
 			deepgram_callback.lanes IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT`
 		err := tryToExecute(dsn, sql)
 		var deadlock *pgconn.PgError
+		// Who locks tables may be the one whose deadlock is resolved.
 		for errors.As(err, &deadlock) && deadlock.Code == "40P01" {
-			err = tryToExecute(dsn, sql) // who locks tables may be the one whose deadlock is resolved
+			err = tryToExecute(dsn, sql)
 		}
 		if err != nil {
 			t.Error(err)

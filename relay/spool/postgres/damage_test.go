@@ -33,7 +33,8 @@ func TestARecordThatCannotBeReadBecomesADeadLetter(t *testing.T) {
 		require.NoError(t, err)
 		ids = append(ids, receipt.ID)
 	}
-	testpostgres.Execute(t, dsn, `UPDATE `+schema+`.messages SET meta = '\x07' WHERE id = '`+ids[0].String()+`';
+	testpostgres.Execute(t, dsn, `UPDATE `+schema+`.messages SET meta = '\x07'
+			WHERE id = '`+ids[0].String()+`';
 		UPDATE `+schema+`.messages SET attempts = '{"at": 1}', tries = 2
 			WHERE id = '`+ids[2].String()+`'`)
 

@@ -9,7 +9,7 @@
 // Here is what happens to lanes and leases, and with it the store. What can be understood without
 // them has packages of its own:
 //
-//	database  connections, transactions, whether the database is there, and how its tables come to be
+//	database  connections, transactions, whether the database is there, how its tables come to be
 //	record    how a message is written in a row, and which rows a filter selects
 //	bodies    bodies on their way into the database, and out of it
 //	counts    how much there is, and how much there may be
@@ -17,8 +17,8 @@
 //
 // # What is in the database
 //
-// database/schema.sql says it, column by column. A message is a row of messages, whatever becomes of it,
-// with a small body in it; a large one is in rows of pieces. Messages of one order key share a
+// database/schema.sql says it, column by column. A message is a row of messages, whatever becomes of
+// it, with a small body in it; a large one is in rows of pieces. Messages of one order key share a
 // lane, one that waits for nobody has a lane of its own. A lane is a row that says which message is
 // next, when it is due, and who has it leased. A gateway leases lanes; that is why it never looks
 // at what is held back, and why order costs the same with a million messages in a lane as with one.

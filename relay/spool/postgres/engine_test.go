@@ -236,10 +236,13 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 	}
 	s.beat(context.Background())
 	s.tidy(context.Background())
-	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
-	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
-	require.Equal(t, "6", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
-	require.Equal(t, "2", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
+	count := func(table string) string {
+		return testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.`+table)
+	}
+	require.Equal(t, "2", count("fingerprints"))
+	require.Equal(t, "2", count("uploads"))
+	require.Equal(t, "6", count("pieces"))
+	require.Equal(t, "2", count("messages"))
 
 	testpostgres.Execute(
 		t,
@@ -253,10 +256,10 @@ func TestUpkeepRemovesWhatNobodyNeeds(t *testing.T) {
 			VALUES (gen_random_uuid(), 0, 1, 5), (gen_random_uuid(), 0, 1, -2)`,
 	)
 	s.tidy(context.Background())
-	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.fingerprints`))
-	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.uploads`))
-	require.Equal(t, "3", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.pieces`))
-	require.Equal(t, "1", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.messages`))
+	require.Equal(t, "1", count("fingerprints"))
+	require.Equal(t, "1", count("uploads"))
+	require.Equal(t, "3", count("pieces"))
+	require.Equal(t, "1", count("messages"))
 	require.Equal(
 		t,
 		"0",

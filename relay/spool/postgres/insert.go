@@ -22,8 +22,9 @@ import (
 // the next.
 //
 // An id is made of the time, of which a lane never gives out the same again, nor an earlier one;
-// see record.Tick. A lane that is made anew does not know what it gave out before it went, so it asks the
-// clock when it is made, and not when the statement begins, which may have waited for other lanes.
+// see record.Tick. A lane that is made anew does not know what it gave out before it went, so it
+// asks the clock when it is made, and not when the statement begins, which may have waited for other
+// lanes.
 const insertSQL = `
 WITH input AS MATERIALIZED (
 	SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[],

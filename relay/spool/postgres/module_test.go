@@ -84,7 +84,9 @@ func TestAPasswordCanChangeWhileTheStoreIsOpen(t *testing.T) {
 		dsn,
 		`DROP ROLE IF EXISTS rotating; CREATE ROLE rotating SUPERUSER LOGIN PASSWORD 'one'`,
 	)
-	t.Cleanup(func() { testpostgres.Execute(t, dsn, `DROP OWNED BY rotating CASCADE; DROP ROLE rotating`) })
+	t.Cleanup(func() {
+		testpostgres.Execute(t, dsn, `DROP OWNED BY rotating CASCADE; DROP ROLE rotating`)
+	})
 	as := func(user string) *Module {
 		m := &Module{DSN: dsn, Schema: schema}
 		if u, err := url.Parse(dsn); err == nil && strings.HasPrefix(u.Scheme, "postgres") {

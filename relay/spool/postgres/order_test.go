@@ -120,7 +120,8 @@ func TestIDsAscendWhereALaneCameAndWentMeanwhile(t *testing.T) {
 		}
 	}
 	require.NoError(t, other.Flush(context.Background()))
-	require.Equal(t, "0", testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE key = 4`))
+	require.Equal(t, "0",
+		testpostgres.Scalar(t, dsn, `SELECT count(*) FROM `+schema+`.lanes WHERE key = 4`))
 	unlock()
 	require.Positive(t, (<-mine).Compare(theirs.ID))
 }

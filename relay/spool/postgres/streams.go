@@ -22,8 +22,8 @@ func (s *Store) NoteStream(ctx context.Context, stream spool.OpenStream) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	err := s.db.Transact(ctx, database.Quick,
-		database.SQL(noteSQL, record.Clean(stream.ID), s.id, record.Clean(stream.Route), stream.Data))
+	id, route := record.Clean(stream.ID), record.Clean(stream.Route)
+	err := s.db.Transact(ctx, database.Quick, database.SQL(noteSQL, id, s.id, route, stream.Data))
 	if err != nil && ctx.Err() == nil {
 		return database.Refuse(err)
 	}

@@ -62,8 +62,9 @@ ON CONFLICT (id) DO UPDATE SET seen = now(), live_streams = excluded.live_stream
 	leases = excluded.leases, prints_for = excluded.prints_for`
 
 func (s *Store) beatStatement() database.Statement {
-	return database.SQL(beatSQL, s.id, record.Clean(s.options.Name), record.Clean(s.options.Version),
-		time.Since(s.since), s.liveStreams(), s.leases.count(), time.Duration(s.printsFor.Load()))
+	return database.SQL(beatSQL,
+		s.id, record.Clean(s.options.Name), record.Clean(s.options.Version), time.Since(s.since),
+		s.liveStreams(), s.leases.count(), time.Duration(s.printsFor.Load()))
 }
 
 // beat has this gateway seen.

@@ -1,5 +1,5 @@
-// Package bodies keeps the bodies of messages: small ones in the row of their message, large ones in
-// pieces that go to the database while they arrive, and come from there while they are read.
+// Package bodies keeps the bodies of messages: small ones in the row of their message, large ones
+// in pieces that go to the database while they arrive, and come from there while they are read.
 //
 // A body that arrives is in writer.go, one that is read in reader.go.
 package bodies

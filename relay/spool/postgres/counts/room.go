@@ -89,8 +89,8 @@ func (r *Room) Expect(size int64) error {
 func (r *Room) Arrive(size int64) { r.arriving.Add(size) }
 
 // Admit takes room for messages that take up so much each. It returns the refusals of those for
-// which there is none, each in the place of its message; nil if there is room for all. Kept messages
-// give way.
+// which there is none, each in the place of its message; nil if there is room for all. Kept
+// messages give way.
 func (r *Room) Admit(ctx context.Context, costs []int64) (refusals []error) {
 	limit := r.max.Load()
 	if limit == 0 {
@@ -176,7 +176,8 @@ const usedSQL = `SELECT coalesce(sum(cost), 0)::bigint, coalesce(sum(delivered_b
 
 // count counts what there is.
 func (r *Room) count(ctx context.Context) error {
-	return r.options.DB.Query(ctx, database.Quick, database.SQL(usedSQL).Each(func(rows pgx.Rows) error {
+	all := database.SQL(usedSQL)
+	return r.options.DB.Query(ctx, database.Quick, all.Each(func(rows pgx.Rows) error {
 		var used, kept int64
 		err := rows.Scan(&used, &kept)
 		r.used.Store(used)

@@ -1,6 +1,6 @@
-// Package hints has gateways tell each other of which routes there is something to deliver. They are
-// only hints, since some are lost, and some databases and poolers have none: every gateway looks for
-// itself from time to time.
+// Package hints has gateways tell each other of which routes there is something to deliver. They
+// are only hints, since some are lost, and some databases and poolers have none: every gateway
+// looks for itself from time to time.
 package hints
 
 import (
