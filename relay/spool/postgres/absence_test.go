@@ -276,8 +276,12 @@ func TestWhatWasSettledIsRecordedWhenTheDatabaseIsBack(t *testing.T) {
 	go func() { flushed <- s.Flush(context.Background()) }()
 	require.NoError(t, server.Start())
 	require.NoError(t, <-flushed)
-	counts, err := s.Counts(context.Background())
-	require.NoError(t, err)
+	var counts spool.Counts
+	require.Eventually(t, func() bool { // it may just find out that the database was away
+		var err error
+		counts, err = s.Counts(context.Background())
+		return err == nil
+	}, patience, time.Millisecond)
 	require.Equal(t, int64(1), counts.Routes["r"].Dead)
 	require.Equal(t, int64(2), counts.Routes["r"].Pending)
 	require.Zero(t, counts.Routes["r"].InFlight)
