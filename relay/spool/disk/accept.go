@@ -185,7 +185,7 @@ func (a *acceptance) insert(c *change) error {
 
 	msg := *a.msg
 	msg.Where, msg.Size = where, where.Size
-	c.after = append(c.after, func() { c.d.requests.add(id, msg.RequestID) })
+	c.after = append(c.after, func() { c.d.requests.Add(id, msg.RequestID) })
 	c.after = append(c.after, func() { c.d.offer(&msg) })
 	return nil
 }

@@ -226,7 +226,7 @@ func (c *change) publish() {
 	d.writer.prints.last = c.printSequence
 	d.writer.prints.size.Store(int64(d.writer.prints.table.count))
 	for _, id := range c.gone {
-		d.requests.remove(id)
+		d.requests.Remove(id)
 	}
 	d.segments.Publish(c.segments, c.removedSegments)
 	for _, where := range c.removedFiles {

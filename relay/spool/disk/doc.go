@@ -40,8 +40,13 @@
 //	change.go        a transaction                restore.go     messages of another inbox
 //	copy.go          copying from here and to here
 //
-// Below are queue (the order), bodies (files, segments, the seam to the file system) and index (all
-// that knows bbolt).
+// Below are packages that know no [Store]:
+//
+//	queue     the order of messages, in memory
+//	requests  which messages have a request id, in memory
+//	index     everything but the bodies, on disk: all that knows bbolt
+//	bodies    files, segments, the seam to the file system
+//
 // Beside it is rescue, which reads a damaged inbox and fills a new one.
 //
 // # What is on disk

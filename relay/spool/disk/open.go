@@ -149,7 +149,7 @@ func (d *Store) load(found *index.Tally) error {
 			d.writer.ids.Resume(spool.ID(last))
 		}
 		d.writer.prints.load(t, found.Prints)
-		d.requests.load(found.Requests)
+		d.requests.Load(found.Requests)
 		d.loadPaused(t)
 		d.loadStreams(t)
 		t.Scan(index.Damaged, nil, nil, func(_, _ []byte) bool {

@@ -98,6 +98,6 @@ func (a *acceptance) restore(c *change) error {
 	c.d.writer.ids.Resume(id)
 	c.accepted++
 	request := a.msg.RequestID
-	c.after = append(c.after, func() { c.d.requests.add(id, request) })
+	c.after = append(c.after, func() { c.d.requests.Add(id, request) })
 	return c.retain(where, id)
 }

@@ -162,7 +162,7 @@ func (s *selection) matches(p place) bool {
 
 // ofRequest is places for a request id.
 func (s *selection) ofRequest(in []index.Bucket, suits func(place) bool) (found []place) {
-	for _, half := range s.d.requests.find(s.RequestID, s.Newest) {
+	for _, half := range s.d.requests.Find(s.RequestID, s.Newest) {
 		for _, p := range s.at(half, in) {
 			order := p.id.Compare(s.After)
 			switch {

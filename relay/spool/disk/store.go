@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/requests"
 )
 
 const (
@@ -84,7 +85,7 @@ type Store struct {
 
 	hasImported bool // when it was opened, it had messages from another store
 
-	requests requests
+	requests requests.Table
 
 	ops *operations
 

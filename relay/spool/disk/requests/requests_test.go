@@ -1,4 +1,4 @@
-package disk
+package requests
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 )
 
 func TestRequestsAreFoundWhateverCameAndWent(t *testing.T) {
-	var r requests
+	var r Table
 	var ids spool.IDSource
 	rng := rand.New(rand.NewPCG(1, 2))
 	want := make(map[string][]uint64)
@@ -27,7 +27,7 @@ func TestRequestsAreFoundWhateverCameAndWent(t *testing.T) {
 			id, late = late[0], late[1:]
 		}
 		request := fmt.Sprint(rng.IntN(200))
-		r.add(id, request)
+		r.Add(id, request)
 		all, requestOf[id] = append(all, id), request
 		want[request] = append(want[request], upper(id))
 		if i%3 != 0 {
@@ -35,22 +35,22 @@ func TestRequestsAreFoundWhateverCameAndWent(t *testing.T) {
 			gone := all[n]
 			all[n] = all[len(all)-1]
 			all = all[:len(all)-1]
-			r.remove(gone)
-			r.remove(gone)
+			r.Remove(gone)
+			r.Remove(gone)
 			of := requestOf[gone]
 			want[of] = slices.DeleteFunc(want[of], func(u uint64) bool { return u == upper(gone) })
 		}
 	}
-	r.add(ids.Next(time.Now()), "")
+	r.Add(ids.Next(time.Now()), "")
 	check := func() {
 		for request, ids := range want {
 			slices.Sort(ids)
 			for _, u := range ids {
-				require.Contains(t, r.find(request, false), u)
+				require.Contains(t, r.Find(request, false), u)
 			}
-			found := r.find(request, true)
+			found := r.Find(request, true)
 			slices.Reverse(found)
-			require.Equal(t, r.find(request, false), found)
+			require.Equal(t, r.Find(request, false), found)
 		}
 		require.LessOrEqual(t, len(r.ids), 2*len(all)+1026)
 	}
@@ -59,19 +59,19 @@ func TestRequestsAreFoundWhateverCameAndWent(t *testing.T) {
 	for _, id := range all {
 		found = append(found, index.Request{ID: id, Hash: index.HashRequest(requestOf[id])})
 	}
-	r = requests{}
-	r.load(found)
+	r = Table{}
+	r.Load(found)
 	check()
 }
 
 func BenchmarkFindARequestAmongAMillion(b *testing.B) {
-	var r requests
+	var r Table
 	var ids spool.IDSource
 	for i := range 1_000_000 {
-		r.add(ids.Next(time.Now()), fmt.Sprint(i))
+		r.Add(ids.Next(time.Now()), fmt.Sprint(i))
 	}
 	for b.Loop() {
-		if len(r.find("500000", false)) == 0 {
+		if len(r.Find("500000", false)) == 0 {
 			b.Fatal("not found")
 		}
 	}

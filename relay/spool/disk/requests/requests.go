@@ -1,6 +1,7 @@
-// Which messages have a request id: kept in memory, to find them however many there are.
-
-package disk
+// Package requests knows which messages have a request id: in memory, to find them however many
+// there are. It has a lock of its own, under which it calls nobody: every method may be called from
+// any goroutine, and under any lock. What it finds are candidates, which the index has to confirm.
+package requests
 
 import (
 	"encoding/binary"
@@ -11,11 +12,11 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
-// requests has 12 bytes for each message with a request id: the upper half of its id, which is that
+// Table has 12 bytes for each message with a request id: the upper half of its id, which is that
 // of another one only where one of them is from another store, and a hash of the request id. To look
 // through a million takes about a millisecond, and nothing is written for it: it is read from the
 // index when that is opened.
-type requests struct {
+type Table struct {
 	mu     sync.RWMutex
 	ids    []uint64 // rising
 	hashes []uint32 // 0: the message is gone
@@ -24,8 +25,8 @@ type requests struct {
 
 func upper(id spool.ID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
 
-// load takes what was found in an index.
-func (r *requests) load(found []index.Request) {
+// Load takes what was found in an index.
+func (r *Table) Load(found []index.Request) {
 	slices.SortFunc(found, func(a, b index.Request) int { return a.ID.Compare(b.ID) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,8 +37,8 @@ func (r *requests) load(found []index.Request) {
 	}
 }
 
-// add notes a message.
-func (r *requests) add(id spool.ID, request string) {
+// Add notes a message.
+func (r *Table) Add(id spool.ID, request string) {
 	if request == "" {
 		return
 	}
@@ -51,9 +52,9 @@ func (r *requests) add(id spool.ID, request string) {
 	r.ids, r.hashes = slices.Insert(r.ids, at, upper(id)), slices.Insert(r.hashes, at, hash)
 }
 
-// remove forgets a message, if it is known. Of several with the same upper half nobody can tell which
+// Remove forgets a message, if it is known. Of several with the same upper half nobody can tell which
 // one it is: what is too much here is not found in the index.
-func (r *requests) remove(id spool.ID) {
+func (r *Table) Remove(id spool.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	at, known := slices.BinarySearch(r.ids, upper(id))
@@ -66,7 +67,7 @@ func (r *requests) remove(id spool.ID) {
 	}
 }
 
-func (r *requests) compact() {
+func (r *Table) compact() {
 	n := 0
 	for i, hash := range r.hashes {
 		if hash != 0 {
@@ -77,9 +78,9 @@ func (r *requests) compact() {
 	r.ids, r.hashes, r.gone = slices.Clone(r.ids[:n]), slices.Clone(r.hashes[:n]), 0
 }
 
-// find returns the upper halves of the ids of messages that may have a request id, in rising order,
+// Find returns the upper halves of the ids of messages that may have a request id, in rising order,
 // or falling.
-func (r *requests) find(request string, falling bool) []uint64 {
+func (r *Table) Find(request string, falling bool) []uint64 {
 	hash := index.HashRequest(request)
 	r.mu.RLock()
 	defer r.mu.RUnlock()
