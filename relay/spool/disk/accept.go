@@ -128,16 +128,7 @@ func (w *writer) stage(group []*operation, now time.Time) []*operation {
 
 // original looks for a message with the same fingerprint within the window.
 func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool) {
-	w.prints.table.find(&a.fingerprint, func(sequence uint32) bool {
-		_ = w.store.index.View(func(t *index.Tx) error {
-			p, ok := index.ParsePrint(t.Get(index.Prints, w.prints.key(sequence)))
-			if ok && p.Same(a.fingerprint) && p.ID.Compare(id) > 0 {
-				id = p.ID
-			}
-			return nil
-		})
-		return false // there may be a later one
-	})
+	id = w.prints.Latest(w.store.index.View, a.fingerprint)
 	return id, !id.IsZero() && now.Sub(id.Time()) <= a.window
 }
 
@@ -173,7 +164,7 @@ func (a *acceptance) insert(c *change) error {
 		return err
 	}
 	if a.fingerprint != (spool.Fingerprint{}) {
-		if err := c.addPrint(a.fingerprint, id); err != nil {
+		if err := c.prints.Add(a.fingerprint, id); err != nil {
 			return err
 		}
 	}

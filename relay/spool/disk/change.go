@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/fingerprints"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
 
@@ -94,14 +95,12 @@ func (c *change) at(info *index.RouteInfo, id spool.ID, buckets ...index.Bucket)
 type change struct {
 	*index.Tx
 	d        *Store
+	prints   *fingerprints.Change
 	routes   map[string]*index.RouteInfo // changed ones
 	segments map[uint32]bodies.Stats     // changed ones
 
 	removedSegments []uint32
 	removedFiles    []bodies.Location
-	addedPrints     []printChange
-	removedPrints   []printChange
-	printSequence   uint64
 	lastID          spool.ID
 	accepted        int
 	acceptedBytes   int64
@@ -110,12 +109,13 @@ type change struct {
 	after           []func()   // what to do when it is on disk, with Disk.mu held
 }
 
-func (w *writer) newChange() *change {
+func (w *writer) newChange(t *index.Tx) *change {
 	return &change{
-		d:             w.store,
-		routes:        make(map[string]*index.RouteInfo),
-		segments:      make(map[uint32]bodies.Stats),
-		printSequence: w.prints.last,
+		Tx:       t,
+		d:        w.store,
+		prints:   w.prints.Begin(t),
+		routes:   make(map[string]*index.RouteInfo),
+		segments: make(map[uint32]bodies.Stats),
 	}
 }
 
@@ -176,10 +176,6 @@ func (c *change) finish(now time.Time) error {
 		if err := c.trimPrints(now); err != nil {
 			return err
 		}
-		sequence := binary.BigEndian.AppendUint64(nil, c.printSequence)
-		if err := c.Put(index.State, index.PrintSequence, sequence); err != nil {
-			return err
-		}
 		if last := c.Get(index.State, index.LastID); len(last) == len(spool.ID{}) {
 			c.noteID(spool.ID(last)) // of what comes from another store, ids may be lower
 		}
@@ -213,18 +209,22 @@ func (c *change) finish(now time.Time) error {
 	return nil
 }
 
+// trimPrints forgets fingerprints that are out of the window, or too many.
+func (c *change) trimPrints(now time.Time) error {
+	c.d.mu.Lock()
+	oldest := now.Add(-c.d.window)
+	c.d.mu.Unlock()
+	if err := c.prints.Trim(oldest, c.d.options.MaxFingerprints); err != nil {
+		return err
+	}
+	return c.prints.WriteSequence()
+}
+
 // publish brings memory up to what is now on disk, and removes the files that nothing points to
 // any more.
 func (c *change) publish() {
 	d := c.d
-	for _, p := range c.removedPrints {
-		d.writer.prints.table.remove(&p.fingerprint, p.sequence)
-	}
-	for _, p := range c.addedPrints {
-		d.writer.prints.table.add(&p.fingerprint, p.sequence)
-	}
-	d.writer.prints.last = c.printSequence
-	d.writer.prints.size.Store(int64(d.writer.prints.table.count))
+	d.writer.prints.Publish(c.prints)
 	for _, id := range c.gone {
 		d.requests.Remove(id)
 	}

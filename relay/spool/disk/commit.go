@@ -56,9 +56,9 @@ func (w *writer) commit(group []*operation) (taken bool) {
 		return true
 	}
 
-	c := w.newChange()
+	var c *change
 	err := w.store.index.Update(func(t *index.Tx) error {
-		c.Tx = t
+		c = w.newChange(t)
 		for _, op := range group {
 			apply := op.apply
 			switch a := op.accept; {

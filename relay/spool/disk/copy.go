@@ -226,31 +226,20 @@ func (d *Store) ImportPrints(ctx context.Context, prints []spool.Print) error {
 	for chunk := range slices.Chunk(prints, printsPage) {
 		err := d.perform(ctx, func(c *change) error {
 			for _, p := range chunk {
-				if c.hasPrint(p) {
+				if c.prints.Has(p) {
 					continue
 				}
-				if err := c.addPrint(p.Fingerprint, p.ID); err != nil {
+				if err := c.prints.Add(p.Fingerprint, p.ID); err != nil {
 					return err
 				}
 			}
-			sequence := binary.BigEndian.AppendUint64(nil, c.printSequence)
-			return c.Put(index.State, index.PrintSequence, sequence)
+			return c.prints.WriteSequence()
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// hasPrint reports whether a fingerprint is kept already, of the same message or a later one.
-func (c *change) hasPrint(p spool.Print) bool {
-	known := &c.d.writer.prints
-	return known.table.find(&p.Fingerprint, func(sequence uint32) bool {
-		kept, ok := index.ParsePrint(c.Get(index.Prints, known.key(sequence)))
-		return ok && (kept.Same(p.Fingerprint) || p.Same(kept.Fingerprint)) &&
-			kept.ID.Compare(p.ID) >= 0
-	})
 }
 
 var _ spool.Portable = (*Store)(nil)

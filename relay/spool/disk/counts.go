@@ -21,7 +21,7 @@ func (d *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		Routes:       make(map[string]spool.RouteCounts, len(d.routes)),
 		Bytes:        used,
 		MaxBytes:     d.maxSize,
-		Fingerprints: d.writer.prints.size.Load(),
+		Fingerprints: d.writer.prints.Size(),
 	}
 	if d.refusing != nil {
 		counts.Refusing, counts.RefusingSince = d.refusing.Reason, d.since

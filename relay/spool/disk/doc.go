@@ -35,17 +35,18 @@
 //	module.go        the Caddy module             open.go        how a store is opened
 //	store.go         what a store is made of      counts.go      how much there is
 //	queue/           the order of messages        find.go        where a message is
-//	lease.go         what is handed out           fingerprints.go, prints.go  duplicates
+//	lease.go         what is handed out           fingerprints/    duplicates
 //	settle.go        how a delivery ends          park.go        what waits behind a failure
 //	change.go        a transaction                restore.go     messages of another inbox
 //	copy.go          copying from here and to here
 //
 // Below are packages that know no [Store]:
 //
-//	queue     the order of messages, in memory
-//	requests  which messages have a request id, in memory
-//	index     everything but the bodies, on disk: all that knows bbolt
-//	bodies    files, segments, the seam to the file system
+//	queue         the order of messages, in memory
+//	requests      which messages have a request id, in memory
+//	fingerprints  which callbacks came already
+//	index         everything but the bodies, on disk: all that knows bbolt
+//	bodies        files, segments, the seam to the file system
 //
 // Beside it is rescue, which reads a damaged inbox and fills a new one.
 //
@@ -102,7 +103,7 @@
 //
 // # Duplicates
 //
-// The writer looks up each fingerprint in a table in memory (prints.go), 8
+// The writer looks up each fingerprint in a table in memory (package fingerprints), 8
 // bytes for each, and proves a hit with the whole fingerprint in the index. The
 // same message twice in one group is answered with the outcome of the first. A
 // fingerprint is in the same transaction as its message, so neither is there

@@ -27,7 +27,7 @@ func worthCompacting(used, size int64) bool {
 // maintain does one piece of tidying, if there is one to be done.
 func (w *writer) maintain(now time.Time) {
 	if active, size := w.store.segments.Active(); size >= idleSegment &&
-		w.newChange().segment(active).Live == 0 {
+		w.store.segments.Stat(active).Live == 0 {
 		w.store.segments.Seal()
 	}
 	if number := w.store.segments.Sparse(sparseShare, w.pinned); number != 0 {
@@ -71,7 +71,7 @@ func (d *Store) replaceIndex() (*index.Tally, error) {
 
 // clearSegment moves what is still needed of a segment to the active one, and removes it.
 func (w *writer) clearSegment(number uint32) error {
-	size := w.newChange().segment(number).Size
+	size := w.store.segments.Stat(number).Size
 	var moved []*bodies.Small
 	var places []place
 	var opened []*bodies.SmallBody
@@ -116,10 +116,10 @@ func (w *writer) clearSegment(number uint32) error {
 		}
 	}
 
-	c := w.newChange()
+	var c *change
 	start := time.Now()
 	err = w.store.index.Update(func(t *index.Tx) error {
-		c.Tx = t
+		c = w.newChange(t)
 		for i, p := range places {
 			if err := c.move(p, moved[i].Where); err != nil {
 				return err

@@ -148,7 +148,7 @@ func (d *Store) load(found *index.Tally) error {
 		if last := t.Get(index.State, index.LastID); len(last) == len(spool.ID{}) {
 			d.writer.ids.Resume(spool.ID(last))
 		}
-		d.writer.prints.load(t, found.Prints)
+		d.writer.prints.Load(t, found.Prints)
 		d.requests.Load(found.Requests)
 		d.loadPaused(t)
 		d.loadStreams(t)

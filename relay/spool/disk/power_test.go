@@ -378,8 +378,7 @@ func checkAfterPowerFailure(
 	// was there before must not be.
 	old, latest := allowed[0], allowed[len(allowed)-1]
 	for id, print := range prints {
-		known := false
-		d.writer.prints.table.find(&print, func(uint32) bool { known = true; return true })
+		known := !d.writer.prints.Latest(d.view, print).IsZero()
 		if _, there := content[id]; there {
 			require.True(t, known)
 		} else if _, later := latest[id]; later && old[id] == "" {

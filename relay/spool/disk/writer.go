@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/fingerprints"
 )
 
 const (
@@ -22,7 +23,7 @@ type writer struct {
 	store *Store
 
 	ids    spool.IDSource
-	prints fingerprints
+	prints fingerprints.Set
 
 	company int // how many accepts to wait for
 

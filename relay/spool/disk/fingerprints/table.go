@@ -1,6 +1,6 @@
-// The fingerprints of the dedupe window, found in memory and proven on disk.
+// The table in memory, in which a fingerprint is found before it is proven on disk.
 
-package disk
+package fingerprints
 
 import (
 	"encoding/binary"
@@ -8,36 +8,36 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// printTable finds fingerprints. It holds 8 bytes for each: a part of the fingerprint, and the
+// table finds fingerprints. It holds 8 bytes for each: a part of the fingerprint, and the
 // number under which the index has all of it. A hit here is therefore only a candidate, which the
 // caller compares with the index.
 //
 // A map from as little of a fingerprint takes 36 bytes for each where this takes 11 to 21, 16 with
-// a million (BenchmarkPrintMemory): 150 MB instead of 67 MB with the four million that are kept by
+// a million (BenchmarkMemory): 150 MB instead of 67 MB with the four million that are kept by
 // default.
 //
 // The table is in parts so that growing is never a long pause.
-type printTable struct {
-	parts [256]printPart
+type table struct {
+	parts [256]part
 	count int
 }
 
-// printPart is a hash table with linear probing.
-type printPart struct {
-	slots []printSlot
+// part is a hash table with linear probing.
+type part struct {
+	slots []slot
 	count int
 }
 
-// printSlot is empty where sequence is 0.
-type printSlot struct{ hash, sequence uint32 }
+// slot is empty where sequence is 0.
+type slot struct{ hash, sequence uint32 }
 
-func printHash(f *spool.Fingerprint) uint32 { return binary.BigEndian.Uint32(f[1:]) }
+func hashOf(f *spool.Fingerprint) uint32 { return binary.BigEndian.Uint32(f[1:]) }
 
-func (t *printTable) part(f *spool.Fingerprint) *printPart { return &t.parts[f[0]] }
+func (t *table) partOf(f *spool.Fingerprint) *part { return &t.parts[f[0]] }
 
 // find calls same for every candidate until that returns true, and reports whether it did.
-func (t *printTable) find(f *spool.Fingerprint, same func(sequence uint32) bool) bool {
-	p, hash := t.part(f), printHash(f)
+func (t *table) find(f *spool.Fingerprint, same func(sequence uint32) bool) bool {
+	p, hash := t.partOf(f), hashOf(f)
 	if len(p.slots) == 0 {
 		return false
 	}
@@ -51,43 +51,43 @@ func (t *printTable) find(f *spool.Fingerprint, same func(sequence uint32) bool)
 }
 
 // add enters a fingerprint; sequence is not 0.
-func (t *printTable) add(f *spool.Fingerprint, sequence uint32) {
-	p := t.part(f)
+func (t *table) add(f *spool.Fingerprint, sequence uint32) {
+	p := t.partOf(f)
 	if 4*(p.count+1) > 3*len(p.slots) {
 		p.grow()
 	}
-	p.insert(printSlot{hash: printHash(f), sequence: sequence})
+	p.insert(slot{hash: hashOf(f), sequence: sequence})
 	p.count++
 	t.count++
 }
 
-func (p *printPart) grow() {
+func (p *part) grow() {
 	old := p.slots
-	p.slots = make([]printSlot, max(2*len(old), 16))
-	for _, slot := range old {
-		if slot.sequence != 0 {
-			p.insert(slot)
+	p.slots = make([]slot, max(2*len(old), 16))
+	for _, s := range old {
+		if s.sequence != 0 {
+			p.insert(s)
 		}
 	}
 }
 
-func (p *printPart) insert(slot printSlot) {
+func (p *part) insert(s slot) {
 	mask := len(p.slots) - 1
-	i := int(slot.hash) & mask
+	i := int(s.hash) & mask
 	for p.slots[i].sequence != 0 {
 		i = (i + 1) & mask
 	}
-	p.slots[i] = slot
+	p.slots[i] = s
 }
 
 // remove takes a fingerprint out, if it is there.
-func (t *printTable) remove(f *spool.Fingerprint, sequence uint32) {
-	p := t.part(f)
+func (t *table) remove(f *spool.Fingerprint, sequence uint32) {
+	p := t.partOf(f)
 	if len(p.slots) == 0 {
 		return
 	}
 	mask := len(p.slots) - 1
-	hole := int(printHash(f)) & mask
+	hole := int(hashOf(f)) & mask
 	for p.slots[hole].sequence != sequence {
 		if p.slots[hole].sequence == 0 {
 			return
@@ -105,5 +105,5 @@ func (t *printTable) remove(f *spool.Fingerprint, sequence uint32) {
 			hole = i
 		}
 	}
-	p.slots[hole] = printSlot{}
+	p.slots[hole] = slot{}
 }

@@ -1,4 +1,4 @@
-package disk
+package fingerprints
 
 import (
 	"encoding/binary"
@@ -11,9 +11,9 @@ import (
 )
 
 // The table is compared with a map, with fingerprints that collide a lot.
-func TestPrintTableAgainstAMap(t *testing.T) {
+func TestTableAgainstAMap(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	var table printTable
+	var table table
 	model := make(map[uint32]spool.Fingerprint)
 	print := func() (f spool.Fingerprint) {
 		f[0] = byte(rng.IntN(2))

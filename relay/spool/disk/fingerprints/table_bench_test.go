@@ -1,4 +1,4 @@
-package disk
+package fingerprints
 
 import (
 	"encoding/binary"
@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 )
 
-// BenchmarkPrintMemory tells what a fingerprint takes up in the table, and what it would take up in
+// BenchmarkMemory tells what a fingerprint takes up in the table, and what it would take up in
 // a map from the same eight bytes of it.
-func BenchmarkPrintMemory(b *testing.B) {
+func BenchmarkMemory(b *testing.B) {
 	const n = 1 << 20
 	prints := func(add func(f *spool.Fingerprint, sequence uint32)) {
 		rng := rand.New(rand.NewPCG(1, 2))
@@ -35,7 +35,7 @@ func BenchmarkPrintMemory(b *testing.B) {
 	}
 	b.Run("table", func(b *testing.B) {
 		measure(b, func() any {
-			table := new(printTable)
+			table := new(table)
 			prints(table.add)
 			return table
 		})
