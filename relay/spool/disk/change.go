@@ -14,45 +14,45 @@ import (
 
 // remove takes a message out of the index with all that belongs to it.
 // more says whether there are more parked ones of its order key.
-func (c *change) remove(p place) (more bool, err error) {
+func (c *change) remove(p index.Place) (more bool, err error) {
 	more, err = c.extract(p)
-	c.gone = append(c.gone, p.id)
-	if err != nil || !index.Record(p.record).Intact() { // which then does not tell where its body is
+	c.gone = append(c.gone, p.ID)
+	if err != nil || !p.Record.Intact() { // which then does not tell where its body is
 		return more, err
 	}
-	return more, c.release(index.Record(p.record).Location())
+	return more, c.release(p.Record.Location())
 }
 
 // extract takes a message's record out of the bucket where it is.
-func (c *change) extract(p place) (more bool, err error) {
-	totals := &c.route(p.info.Name).Counts
-	size, order := int64(0), index.Record(p.record).OrderKey()
-	intact := index.Record(p.record).Intact()
+func (c *change) extract(p index.Place) (more bool, err error) {
+	totals := &c.route(p.Route.Name).Counts
+	size, order := int64(0), p.Record.OrderKey()
+	intact := p.Record.Intact()
 	if intact {
-		size = index.Record(p.record).Location().Size
+		size = p.Record.Location().Size
 	}
-	switch p.bucket {
+	switch p.Bucket {
 	case index.Fresh:
-		err = c.Delete(index.Fresh, index.IDKey(p.info.Number, p.id))
+		err = c.Delete(index.Fresh, index.IDKey(p.Route.Number, p.ID))
 	case index.Parked:
 		totals.Parked--
 		if intact {
-			more, err = c.Unpark(p.info.Number, p.id, order)
+			more, err = c.Unpark(p.Route.Number, p.ID, order)
 		} else {
-			err = c.UnparkDamaged(p.info.Number, p.id)
-			_, more = c.FirstParked(p.info.Number, order)
+			err = c.UnparkDamaged(p.Route.Number, p.ID)
+			_, more = c.FirstParked(p.Route.Number, order)
 		}
 	case index.Kept:
 		totals.Delivered--
 		totals.DeliveredBytes -= size
-		return false, c.Delete(index.Kept, index.IDKey(p.info.Number, p.id))
+		return false, c.Delete(index.Kept, index.IDKey(p.Route.Number, p.ID))
 	case index.Dead:
 		totals.Dead--
 		totals.DeadBytes -= size
 		if !intact {
-			return false, c.ExhumeDamaged(p.info.Number, p.id)
+			return false, c.ExhumeDamaged(p.Route.Number, p.ID)
 		}
-		return false, c.Exhume(p.info.Number, p.id, index.Record(p.record).EndedAt())
+		return false, c.Exhume(p.Route.Number, p.ID, p.Record.EndedAt())
 	}
 	totals.Pending--
 	totals.PendingBytes -= size
@@ -69,26 +69,16 @@ func (c *change) parkAgain(info *index.RouteInfo, m *index.Entry) error {
 }
 
 // kill makes a dead letter of a pending message.
-func (c *change) kill(p place, m *index.Entry, at time.Time) (more bool, err error) {
+func (c *change) kill(p index.Place, m *index.Entry, at time.Time) (more bool, err error) {
 	more, err = c.extract(p)
 	if err != nil {
 		return more, err
 	}
 	m.State, m.DiedAt, m.NextAttemptAt = spool.Dead, at, time.Time{}
-	totals := &c.route(p.info.Name).Counts
+	totals := &c.route(p.Route.Name).Counts
 	totals.Dead++
 	totals.DeadBytes += m.Size
-	return more, c.Bury(p.info.Number, p.id, at, index.AppendRecord(nil, m))
-}
-
-// at looks a message up in some buckets.
-func (c *change) at(info *index.RouteInfo, id spool.ID, buckets ...index.Bucket) (place, bool) {
-	for _, bucket := range buckets {
-		if record := c.Get(bucket, index.IDKey(info.Number, id)); record != nil {
-			return place{bucket: bucket, info: info, id: id, record: record}, true
-		}
-	}
-	return place{}, false
+	return more, c.Bury(p.Route.Number, p.ID, at, index.AppendRecord(nil, m))
 }
 
 // change is a transaction that is being made up.

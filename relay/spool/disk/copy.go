@@ -34,9 +34,9 @@ func (d *Store) Export(
 	}
 	err = d.view(func(t *index.Tx) error {
 		all := d.selecting(t, spool.Filter{After: after, Limit: limit})
-		for _, p := range all.places(buckets(""), nil) {
-			_, damage := p.message()
-			page = append(page, spool.Exported{Message: p.show(), Err: damage})
+		for _, p := range all.places(index.Buckets(""), nil) {
+			_, damage := p.Entry()
+			page = append(page, spool.Exported{Message: p.Shown(), Err: damage})
 		}
 		return nil
 	})
@@ -156,17 +156,17 @@ func (a *acceptance) importOnce(c *change) error {
 // parkFresh moves the fresh messages of a route to the parked, which come before fresh ones of their
 // key whatever their ids are.
 func (c *change) parkFresh(info *index.RouteInfo) error {
-	var fresh []place
+	var fresh []index.Place
 	c.Scan(index.Fresh, index.RouteKey(info.Number), nil, func(key, record []byte) bool {
-		p := place{id: index.KeyID(key), record: record}
-		fresh = append(fresh, p.clone())
+		p := index.Place{ID: index.KeyID(key), Record: record}
+		fresh = append(fresh, p.Clone())
 		return true
 	})
 	for _, p := range fresh {
-		if err := c.Delete(index.Fresh, index.IDKey(info.Number, p.id)); err != nil {
+		if err := c.Delete(index.Fresh, index.IDKey(info.Number, p.ID)); err != nil {
 			return err
 		}
-		if err := c.Park(info.Number, p.id, p.record); err != nil {
+		if err := c.Park(info.Number, p.ID, p.Record); err != nil {
 			return err
 		}
 		info.Counts.Parked++

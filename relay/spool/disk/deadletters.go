@@ -27,15 +27,15 @@ func (d *Store) quarantine(q *queue.Queue, id spool.ID) {
 			d.unstored--
 			d.notify(q.Route)
 		})
-		p, ok := c.at(c.route(q.Route), id, index.Fresh, index.Parked)
+		p, ok := c.At(c.route(q.Route), id, index.Fresh, index.Parked)
 		if !ok { // only an index of it is left
 			return c.UnparkDamaged(q.Number, id)
 		}
-		p.record = append([]byte(nil), p.record...)
+		p = p.Clone()
 		if _, err := c.extract(p); err != nil {
 			return err
 		}
-		return c.buryDamaged(p.info, id, p.record)
+		return c.buryDamaged(p.Route, id, p.Record)
 	}}, true)
 }
 
@@ -49,24 +49,22 @@ func (c *change) buryDamaged(info *index.RouteInfo, id spool.ID, record []byte) 
 // could get at them.
 func (d *Store) adoptDamaged() {
 	d.ops.push(&operation{durable: true, apply: func(c *change) error {
-		var places []place
+		var places []index.Place
 		c.Scan(index.Damaged, nil, nil, func(key, record []byte) bool {
 			d.mu.Lock()
 			info := d.numbers[index.Uint32(key)]
 			d.mu.Unlock()
 			if info != nil {
-				places = append(
-					places,
-					place{info: info, id: index.KeyID(key), record: append([]byte(nil), record...)},
-				)
+				p := index.Place{Bucket: index.Damaged, Route: info, ID: index.KeyID(key), Record: record}
+				places = append(places, p.Clone())
 			}
 			return len(places) < maxGroup
 		})
 		for _, p := range places {
-			if err := c.Delete(index.Damaged, index.IDKey(p.info.Number, p.id)); err != nil {
+			if err := c.Delete(index.Damaged, index.IDKey(p.Route.Number, p.ID)); err != nil {
 				return err
 			}
-			if err := c.buryDamaged(p.info, p.id, p.record); err != nil {
+			if err := c.buryDamaged(p.Route, p.ID, p.Record); err != nil {
 				return err
 			}
 		}

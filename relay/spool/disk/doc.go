@@ -32,13 +32,13 @@
 //
 // # Where a rule is
 //
-//	module.go        the Caddy module             open.go        how a store is opened
-//	store.go         what a store is made of      counts.go      how much there is
-//	queue/           the order of messages        find.go        where a message is
-//	lease.go         what is handed out           fingerprints/    duplicates
-//	settle.go        how a delivery ends          park.go        what waits behind a failure
-//	change.go        a transaction                restore.go     messages of another inbox
-//	copy.go          copying from here and to here
+//	module.go   the Caddy module             open.go      how a store is opened
+//	store.go    what a store is made of      counts.go    how much there is
+//	queue       the order of messages        find.go      messages, by their ids
+//	lease.go    what is handed out           fingerprints duplicates
+//	settle.go   how a delivery ends          park.go      what waits behind a failure
+//	change.go   a transaction                restore.go   messages of another inbox
+//	copy.go     copying from here and to here
 //
 // Below are packages that know no [Store]:
 //

@@ -28,14 +28,12 @@ func (d *Store) Drop(ctx context.Context, id spool.ID) (*spool.Message, error) {
 			result = spool.ErrNotFound
 			return nil
 		}
-		dropped = p.show()
+		dropped = p.Shown()
 		if d.dropLeased(id) {
 			result = spool.ErrInFlight
 			return nil
 		}
-		order := index.Record(p.record).
-			OrderKey()
-			// as the queue has it, also of a record that cannot be read
+		order := p.Record.OrderKey() // as the queue has it, also of a record that cannot be read
 		more, err := c.remove(p)
 		c.after = append(c.after, func() { d.vanished(p, order, more) })
 		return err
@@ -60,18 +58,18 @@ func (d *Store) dropLeased(id spool.ID) bool {
 }
 
 // vanished lets the queue know that a message is not pending any more. d.mu is held.
-func (d *Store) vanished(p place, order uint64, more bool) {
-	q := d.queues[p.info.Name]
+func (d *Store) vanished(p index.Place, order uint64, more bool) {
+	q := d.queues[p.Route.Name]
 	if q == nil {
 		return
 	}
 	defer d.notify(q.Route)
-	if l := d.leases[p.id]; l != nil { // leased after the change was made, before it was known here
+	if l := d.leases[p.ID]; l != nil { // leased after the change was made, before it was known here
 		l.Dropped = true
 		return
 	}
-	if p.bucket != index.Parked {
-		q.Forget(p.id, order)
+	if p.Bucket != index.Parked {
+		q.Forget(p.ID, order)
 		return
 	}
 	q.ForgetParked(order, more)
@@ -100,13 +98,13 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 	err := d.perform(ctx, func(c *change) error {
 		dropped = nil
 		for _, p := range c.droppable(filter) {
-			dropped = append(dropped, p.show())
-			order := index.Record(p.record).OrderKey()
+			dropped = append(dropped, p.Shown())
+			order := p.Record.OrderKey()
 			more, err := c.remove(p)
 			if err != nil {
 				return err
 			}
-			if p.isPending() {
+			if p.IsPending() {
 				c.after = append(c.after, func() { d.vanished(p, order, more) })
 			}
 		}
@@ -116,7 +114,7 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 }
 
 // droppable returns what a filter selects and is not leased.
-func (c *change) droppable(filter spool.Filter) []place {
+func (c *change) droppable(filter spool.Filter) []index.Place {
 	s := c.d.selecting(c.Tx, filter)
 	if filter.EndedFor > 0 && filter.State == spool.Dead {
 		return c.longDead(s)
@@ -125,15 +123,15 @@ func (c *change) droppable(filter spool.Filter) []place {
 		(filter.Until.IsZero() || filter.Until.After(s.now.Add(-filter.EndedFor))) {
 		s.Until = s.now.Add(-filter.EndedFor) // nothing ends before it comes
 	}
-	found := s.places(buckets(filter.State), func(p place) bool { return !c.d.isLeased(p.id) })
+	found := s.places(index.Buckets(filter.State), func(p index.Place) bool { return !c.d.isLeased(p.ID) })
 	for i := range found {
-		found[i] = found[i].clone()
+		found[i] = found[i].Clone()
 	}
 	return found
 }
 
 // longDead returns dead letters by the time of their death.
-func (c *change) longDead(s *selection) (found []place) {
+func (c *change) longDead(s *selection) (found []index.Place) {
 	for _, info := range c.d.routeInfos() {
 		if s.Route != "" && s.Route != info.Name {
 			continue
@@ -143,9 +141,9 @@ func (c *change) longDead(s *selection) (found []place) {
 				index.FromUnixNano(index.KeyTime(key)).After(s.now.Add(-s.EndedFor)) {
 				return false
 			}
-			if p, ok := c.at(info, index.KeyID(key), index.Dead); ok &&
-				(!index.Record(p.record).Intact() || s.matches(p)) {
-				found = append(found, p.clone())
+			if p, ok := c.At(info, index.KeyID(key), index.Dead); ok &&
+				(!p.Record.Intact() || s.matches(p)) {
+				found = append(found, p.Clone())
 			}
 			return true
 		})

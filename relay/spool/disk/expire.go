@@ -30,7 +30,7 @@ func (d *Store) Expire(
 		now := time.Now()
 		scheduledBefore := now.Add(-age)
 		for _, p := range c.expired(info, scheduledBefore, now, limit) {
-			m, err := p.message()
+			m, err := p.Entry()
 			if err != nil {
 				continue
 			}
@@ -51,17 +51,15 @@ func (d *Store) Expire(
 
 // expired returns pending messages that are due, that nothing of their order key is before,
 // and whose schedule began before a time.
-func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, limit int) []place {
-	var places []place
+func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, limit int) []index.Place {
+	var places []index.Place
 	taken := c.d.leasedKeys(info.Name)
 	isOld := func(record []byte) bool {
 		return index.Record(record).ScheduledFrom() <= index.UnixNano(scheduledBefore)
 	}
 	take := func(bucket index.Bucket, id spool.ID, record []byte) {
-		places = append(
-			places,
-			place{bucket: bucket, info: info, id: id, record: append([]byte(nil), record...)},
-		)
+		p := index.Place{Bucket: bucket, Route: info, ID: id, Record: record}
+		places = append(places, p.Clone())
 	}
 	takeDue := func(key, order []byte) bool {
 		if len(places) >= limit || index.KeyTime(key) > index.UnixNano(now) {

@@ -64,60 +64,21 @@ func (d *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
 }
 
 // entry finds a message in the index.
-func (d *Store) entry(id spool.ID) (*index.Entry, error) {
-	var found *index.Entry
-	err := d.view(func(t *index.Tx) error {
-		place, ok := d.find(t, id)
+func (d *Store) entry(id spool.ID) (found *index.Entry, err error) {
+	err = d.view(func(t *index.Tx) error {
+		p, ok := d.find(t, id)
 		if !ok {
 			return spool.ErrNotFound
 		}
-		m, err := place.message()
-		found = m
+		found, err = p.Entry()
 		return err
 	})
 	return found, err
 }
 
-// place is where in the index a message is.
-type place struct {
-	bucket index.Bucket
-	info   *index.RouteInfo
-	id     spool.ID
-	record []byte
-}
-
-func (p place) message() (*index.Entry, error) {
-	m, err := index.ParseRecord(p.record)
-	if err != nil {
-		return nil, fmt.Errorf("message %s: %w: %w", p.id, spool.ErrDamaged, err)
-	}
-	m.ID, m.Route, m.State = p.id, p.info.Name, p.bucket.MessageState()
-	return m, nil
-}
-
-// show is message for those who only look: of a record that cannot be read, it says so.
-func (p place) show() *spool.Message {
-	m, err := p.message()
-	if err == nil {
-		return &m.Message
-	}
-	damaged := &spool.Message{
-		ID: p.id, Route: p.info.Name, State: p.bucket.MessageState(), ReceivedAt: p.id.Time(),
-		LastError: spool.ClipError(err.Error()),
-	}
-	return damaged
-}
-
-// find looks for a message, in every route because its id does not tell.
-func (d *Store) find(t *index.Tx, id spool.ID) (place, bool) {
-	for _, info := range d.routeInfos() {
-		for _, bucket := range [...]index.Bucket{index.Fresh, index.Parked, index.Dead, index.Kept} {
-			if record := t.Get(bucket, index.IDKey(info.Number, id)); record != nil {
-				return place{bucket: bucket, info: info, id: id, record: record}, true
-			}
-		}
-	}
-	return place{}, false
+// find looks for a message, in every route.
+func (d *Store) find(t *index.Tx, id spool.ID) (index.Place, bool) {
+	return t.Find(d.routeInfos(), id)
 }
 
 // routeInfos returns the routes. Their names and numbers never change.

@@ -3,6 +3,8 @@
 package disk
 
 import (
+	"bytes"
+
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 )
@@ -43,11 +45,11 @@ func (c *change) makeRoom() error {
 		if !ok || need <= 0 {
 			break
 		}
-		need -= index.Record(p.record).Location().Size + int64(len(p.record))
+		need -= p.Record.Location().Size + int64(len(p.Record))
 		if _, err := c.remove(p); err != nil {
 			return err
 		}
-		evicted[p.info.Name]++
+		evicted[p.Route.Name]++
 	}
 	if d.options.Events.Evicted != nil {
 		c.after = append(c.after, func() {
@@ -60,31 +62,29 @@ func (c *change) makeRoom() error {
 }
 
 // oldestKept returns the message that was accepted first of those that are kept.
-func (c *change) oldestKept() (oldest place, ok bool) {
+func (c *change) oldestKept() (oldest index.Place, ok bool) {
 	for _, info := range c.d.routeInfos() {
 		id, found := c.First(index.Kept, info.Number)
-		if !found || ok && id.Compare(oldest.id) > 0 {
+		if !found || ok && id.Compare(oldest.ID) > 0 {
 			continue
 		}
-		oldest, ok = place{bucket: index.Kept, info: info, id: id}, true
+		oldest, ok = index.Place{Bucket: index.Kept, Route: info, ID: id}, true
 	}
 	if ok {
-		oldest.record = append(
-			[]byte(nil),
-			c.Get(index.Kept, index.IDKey(oldest.info.Number, oldest.id))...)
+		oldest.Record = bytes.Clone(c.Get(index.Kept, index.IDKey(oldest.Route.Number, oldest.ID)))
 	}
 	return oldest, ok
 }
 
 // keep puts a message that was delivered among those that are kept. Its body stays.
-func (c *change) keep(p place, m *index.Entry) (more bool, err error) {
+func (c *change) keep(p index.Place, m *index.Entry) (more bool, err error) {
 	more, err = c.extract(p)
 	if err != nil {
 		return more, err
 	}
-	totals := &c.route(p.info.Name).Counts
+	totals := &c.route(p.Route.Name).Counts
 	totals.Delivered++
 	totals.DeliveredBytes += m.Size
 	m.State = spool.Delivered
-	return more, c.Put(index.Kept, index.IDKey(p.info.Number, p.id), index.AppendRecord(nil, m))
+	return more, c.Put(index.Kept, index.IDKey(p.Route.Number, p.ID), index.AppendRecord(nil, m))
 }

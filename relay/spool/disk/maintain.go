@@ -73,7 +73,7 @@ func (d *Store) replaceIndex() (*index.Tally, error) {
 func (w *writer) clearSegment(number uint32) error {
 	size := w.store.segments.Stat(number).Size
 	var moved []*bodies.Small
-	var places []place
+	var places []index.Place
 	var opened []*bodies.SmallBody
 	defer func() {
 		for _, body := range opened {
@@ -84,13 +84,13 @@ func (w *writer) clearSegment(number uint32) error {
 		number,
 		size,
 		func(_ uint32, id [16]byte, where bodies.Location) error {
-			var found place
+			var found index.Place
 			err := w.store.index.View(func(t *index.Tx) error {
-				found, _ = w.store.find(t, id)
-				found.record = append([]byte(nil), found.record...)
+				p, _ := w.store.find(t, id)
+				found = p.Clone()
 				return nil
 			})
-			if err != nil || index.Record(found.record).Location() != where {
+			if err != nil || found.Record.Location() != where {
 				return err
 			}
 			body, err := w.store.segments.Read(where)
@@ -100,7 +100,7 @@ func (w *writer) clearSegment(number uint32) error {
 			opened = append(opened, body)
 			moved = append(
 				moved,
-				&bodies.Small{Route: found.info.Number, ID: id, Body: body.Bytes(), CRC: where.CRC},
+				&bodies.Small{Route: found.Route.Number, ID: id, Body: body.Bytes(), CRC: where.CRC},
 			)
 			places = append(places, found)
 			return nil
@@ -138,13 +138,13 @@ func (w *writer) clearSegment(number uint32) error {
 }
 
 // move changes where a message's body is.
-func (c *change) move(p place, where bodies.Location) error {
-	if err := c.release(index.Record(p.record).Location()); err != nil {
+func (c *change) move(p index.Place, where bodies.Location) error {
+	if err := c.release(p.Record.Location()); err != nil {
 		return err
 	}
-	if err := c.retain(where, p.id); err != nil {
+	if err := c.retain(where, p.ID); err != nil {
 		return err
 	}
-	index.SetRecordLocation(p.record, where)
-	return c.Put(p.bucket, index.IDKey(p.info.Number, p.id), p.record)
+	index.SetRecordLocation(p.Record, where)
+	return c.Put(p.Bucket, index.IDKey(p.Route.Number, p.ID), p.Record)
 }

@@ -34,22 +34,22 @@ func (d *Store) Replay(ctx context.Context, id spool.ID) error {
 }
 
 // replay makes a message due. Failing to read it is the result; failing to write it is err.
-func (c *change) replay(p place, now time.Time) (result, err error) {
-	if p.bucket == index.Fresh {
+func (c *change) replay(p index.Place, now time.Time) (result, err error) {
+	if p.Bucket == index.Fresh {
 		return nil, nil // it is due anyway
 	}
-	m, result := p.message()
+	m, result := p.Entry()
 	if result != nil {
 		return result, nil
 	}
 	if _, err := c.extract(p); err != nil {
 		return nil, err
 	}
-	m.Replayed = m.Replayed || !p.isPending()
+	m.Replayed = m.Replayed || !p.IsPending()
 	m.State, m.Tries, m.ScheduledFrom = spool.Pending, 0, now
 	m.NextAttemptAt, m.DiedAt, m.DeliveredAt = time.Time{}, time.Time{}, time.Time{}
-	c.after = append(c.after, func() { c.d.replayed(p.info.Name, m.OrderKey) })
-	return nil, c.parkAgain(p.info, m)
+	c.after = append(c.after, func() { c.d.replayed(p.Route.Name, m.OrderKey) })
+	return nil, c.parkAgain(p.Route, m)
 }
 
 // replayed lets the queue of a route know. d.mu is held.
@@ -67,7 +67,7 @@ func (d *Store) ReplayAll(
 ) (replayed int, last spool.ID, done bool, err error) {
 	in := []index.Bucket{index.Dead, index.Kept}
 	if filter.State != "" {
-		in = buckets(filter.State)
+		in = index.Buckets(filter.State)
 	}
 	if filter.State == spool.Pending {
 		return 0, filter.After, true, nil
@@ -80,11 +80,11 @@ func (d *Store) ReplayAll(
 		found := s.places(in, nil)
 		done = len(found) < s.Limit
 		for i := range found {
-			found[i] = found[i].clone() // a change moves what is mapped
+			found[i] = found[i].Clone() // a change moves what is mapped
 		}
 		for _, p := range found {
-			last = p.id
-			if d.isLeased(p.id) {
+			last = p.ID
+			if d.isLeased(p.ID) {
 				continue
 			}
 			result, err := c.replay(p, now)

@@ -3,7 +3,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -32,33 +31,20 @@ func (d *Store) selecting(t *index.Tx, filter spool.Filter) *selection {
 	return &selection{Filter: filter, d: d, t: t, now: time.Now()}
 }
 
-// buckets are those in which messages of a state are.
-func buckets(state spool.State) []index.Bucket {
-	switch state {
-	case spool.Pending:
-		return []index.Bucket{index.Fresh, index.Parked}
-	case spool.Dead:
-		return []index.Bucket{index.Dead}
-	case spool.Delivered:
-		return []index.Bucket{index.Kept}
-	}
-	return []index.Bucket{index.Fresh, index.Parked, index.Dead, index.Kept}
-}
-
 // places returns where the messages are that are selected, by rising id, or falling, and no more
 // than the limit. Only those count that suit, if it is not nil.
-func (s *selection) places(in []index.Bucket, suits func(place) bool) []place {
+func (s *selection) places(in []index.Bucket, suits func(index.Place) bool) []index.Place {
 	if s.RequestID != "" {
 		return s.ofRequest(in, suits)
 	}
-	var found []place // the first ones of every list; more than the limit cannot be needed
+	var found []index.Place // the first ones of every list; more than the limit cannot be needed
 	for _, info := range s.d.routeInfos() {
 		if s.Route != "" && s.Route != info.Name {
 			continue
 		}
 		for _, bucket := range in {
 			n := 0
-			s.each(bucket, info, func(p place) bool {
+			s.each(bucket, info, func(p index.Place) bool {
 				if suits == nil || suits(p) {
 					found = append(found, p)
 					n++
@@ -72,20 +58,20 @@ func (s *selection) places(in []index.Bucket, suits func(place) bool) []place {
 }
 
 // sort puts places in the order in which they are to be listed.
-func (s *selection) sort(places []place) {
-	slices.SortFunc(places, func(a, b place) int {
+func (s *selection) sort(places []index.Place) {
+	slices.SortFunc(places, func(a, b index.Place) int {
 		if s.Newest {
 			a, b = b, a
 		}
-		return a.id.Compare(b.id)
+		return a.ID.Compare(b.ID)
 	})
 }
 
 // each calls fn for the messages of a route in a bucket that are selected, until fn returns false.
-func (s *selection) each(bucket index.Bucket, info *index.RouteInfo, fn func(place) bool) {
+func (s *selection) each(bucket index.Bucket, info *index.RouteInfo, fn func(index.Place) bool) {
 	visit := func(key, record []byte) bool {
-		p := place{bucket: bucket, info: info, id: index.KeyID(key), record: record}
-		if s.isBeyond(p.id) {
+		p := index.Place{Bucket: bucket, Route: info, ID: index.KeyID(key), Record: record}
+		if s.isBeyond(p.ID) {
 			return false
 		}
 		return !s.matches(p) || fn(p)
@@ -141,30 +127,29 @@ func firstID(at time.Time) (id spool.ID) {
 
 // matches reports whether a message is selected, apart from its place in the order. It is asked of
 // many, so nothing is decoded that need not be.
-func (s *selection) matches(p place) bool {
-	record := index.Record(p.record)
-	received, intact := p.id.Time(), record.Intact()
+func (s *selection) matches(p index.Place) bool {
+	received, intact := p.ID.Time(), p.Record.Intact()
 	if intact {
-		received = index.FromUnixNano(record.ReceivedAt())
+		received = index.FromUnixNano(p.Record.ReceivedAt())
 	}
 	switch {
 	case !s.Since.IsZero() && received.Before(s.Since), !s.Until.IsZero() && !received.Before(s.Until):
 		return false
-	case s.RequestID != "" && record.RequestID() != s.RequestID:
+	case s.RequestID != "" && p.Record.RequestID() != s.RequestID:
 		return false
-	case s.EndedFor > 0 && (p.isPending() || record.EndedAt().After(s.now.Add(-s.EndedFor))):
+	case s.EndedFor > 0 && (p.IsPending() || p.Record.EndedAt().After(s.now.Add(-s.EndedFor))):
 		return false
 	case !intact && (s.RequestID != "" || s.EndedFor > 0):
 		return false
 	}
-	return s.User == "" || record.User() == s.User
+	return s.User == "" || p.Record.User() == s.User
 }
 
 // ofRequest is places for a request id.
-func (s *selection) ofRequest(in []index.Bucket, suits func(place) bool) (found []place) {
+func (s *selection) ofRequest(in []index.Bucket, suits func(index.Place) bool) (found []index.Place) {
 	for _, half := range s.d.requests.Find(s.RequestID, s.Newest) {
 		for _, p := range s.at(half, in) {
-			order := p.id.Compare(s.After)
+			order := p.ID.Compare(s.After)
 			switch {
 			case len(found) == s.Limit:
 				return found
@@ -178,7 +163,7 @@ func (s *selection) ofRequest(in []index.Bucket, suits func(place) bool) (found 
 }
 
 // at finds messages by the upper half of their ids.
-func (s *selection) at(half uint64, in []index.Bucket) (found []place) {
+func (s *selection) at(half uint64, in []index.Bucket) (found []index.Place) {
 	for _, info := range s.d.routeInfos() {
 		if s.Route != "" && s.Route != info.Name {
 			continue
@@ -187,7 +172,7 @@ func (s *selection) at(half uint64, in []index.Bucket) (found []place) {
 		for _, bucket := range in {
 			s.t.Scan(bucket, prefix, nil, func(key, record []byte) bool {
 				found = append(found,
-					place{bucket: bucket, info: info, id: index.KeyID(key), record: record})
+					index.Place{Bucket: bucket, Route: info, ID: index.KeyID(key), Record: record})
 				return true
 			})
 		}
@@ -205,8 +190,8 @@ func (d *Store) List(ctx context.Context, filter spool.Filter) ([]*spool.Message
 	}
 	messages := []*spool.Message{}
 	err := d.view(func(t *index.Tx) error {
-		for _, p := range d.selecting(t, filter).places(buckets(filter.State), nil) {
-			messages = append(messages, p.show())
+		for _, p := range d.selecting(t, filter).places(index.Buckets(filter.State), nil) {
+			messages = append(messages, p.Shown())
 		}
 		return nil
 	})
@@ -226,7 +211,7 @@ func (d *Store) Count(ctx context.Context, filter spool.Filter) (n int64, err er
 	err = d.view(func(t *index.Tx) error {
 		s := d.selecting(t, filter)
 		s.Limit = 1 << 62
-		s.places(buckets(filter.State), func(place) bool {
+		s.places(index.Buckets(filter.State), func(index.Place) bool {
 			n++
 			return false // they are not wanted, only counted
 		})
@@ -256,11 +241,3 @@ func (d *Store) countOf(state spool.State, route string) (n int64) {
 	}
 	return n
 }
-
-// clone has a place outlive the transaction that it was found in.
-func (p place) clone() place {
-	p.record = bytes.Clone(p.record)
-	return p
-}
-
-func (p place) isPending() bool { return p.bucket == index.Fresh || p.bucket == index.Parked }

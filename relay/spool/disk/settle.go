@@ -68,7 +68,7 @@ func (d *Store) settleOperation(l *queue.Lease, s spool.Settlement) *operation {
 }
 
 func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error {
-	p, ok := c.at(c.route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
+	p, ok := c.At(c.route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
 	if !ok {
 		return nil // dropped meanwhile
 	}
@@ -76,10 +76,10 @@ func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error
 		_, err := c.remove(p)
 		return err
 	}
-	if p.bucket == index.Dead && s.Verdict != spool.Done {
+	if p.Bucket == index.Dead && s.Verdict != spool.Done {
 		return nil // expired meanwhile
 	}
-	m, err := p.message()
+	m, err := p.Entry()
 	if err != nil { // it has turned bad since it was leased
 		m = l.Msg
 	}
@@ -97,5 +97,5 @@ func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error
 	if _, err := c.extract(p); err != nil {
 		return err
 	}
-	return c.parkAgain(p.info, m)
+	return c.parkAgain(p.Route, m)
 }

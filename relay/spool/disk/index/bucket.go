@@ -58,6 +58,19 @@ func (b Bucket) MessageState() spool.State {
 	return spool.Pending
 }
 
+// Buckets are those in which messages of a state are: all of them for no state.
+func Buckets(state spool.State) []Bucket {
+	switch state {
+	case spool.Pending:
+		return []Bucket{Fresh, Parked}
+	case spool.Dead:
+		return []Bucket{Dead}
+	case spool.Delivered:
+		return []Bucket{Kept}
+	}
+	return []Bucket{Fresh, Parked, Dead, Kept}
+}
+
 // bucketNamed returns the bucket that has a name in the file. It is not ok for what is no
 // bucket of ours.
 func bucketNamed(name string) (b Bucket, ok bool) {

@@ -4,6 +4,7 @@
 //	index.go    open, create and close
 //	guard.go    transactions; whatever goes wrong in bbolt ends with an error there
 //	tx.go       what a transaction reads and writes
+//	place.go    where a message is
 //	lists.go    the parked messages and the dead letters, which are in several buckets each
 //	bucket.go   the buckets
 //	key.go      the keys in them
