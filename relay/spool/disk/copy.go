@@ -34,7 +34,7 @@ func (d *Store) Export(
 	}
 	err = d.view(func(t *index.Tx) error {
 		all := d.selecting(t, spool.Filter{After: after, Limit: limit})
-		for _, p := range all.places(index.Buckets(""), nil) {
+		for _, p := range all.Places() {
 			_, damage := p.Entry()
 			page = append(page, spool.Exported{Message: p.Shown(), Err: damage})
 		}

@@ -8,7 +8,7 @@
 //	   |                    |                     |                            |
 //	NewBody, Accept     Lease, Settle, Body   Replay, Drop, Expire     writer.go: run, work
 //	accept.go           lease.go, settle.go   deadletters.go, drop.go          |
-//	   |                    |                 expire.go, find.go        stage bodies  accept.go
+//	   |                    |                 expire.go, list.go        stage bodies  accept.go
 //	   |                mu: queue/                |                     commit        commit.go
 //	   |                (what is next)            |                     tidy up       maintain.go
 //	   |                    |                     |                     probe         refusing.go
@@ -38,13 +38,14 @@
 //	lease.go    what is handed out           fingerprints duplicates
 //	settle.go   how a delivery ends          park.go      what waits behind a failure
 //	change.go   a transaction                restore.go   messages of another inbox
-//	copy.go     copying from here and to here
+//	selection   what a filter selects        copy.go      copying from here and to here
 //
 // Below are packages that know no [Store]:
 //
 //	queue         the order of messages, in memory
 //	requests      which messages have a request id, in memory
 //	fingerprints  which callbacks came already
+//	selection     which messages are meant, by a filter or because of their age
 //	index         everything but the bodies, on disk: all that knows bbolt
 //	bodies        files, segments, the seam to the file system
 //

@@ -97,7 +97,7 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 	var dropped []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		dropped = nil
-		for _, p := range c.droppable(filter) {
+		for _, p := range d.selecting(c.Tx, filter).Droppable(d.isLeased) {
 			dropped = append(dropped, p.Shown())
 			order := p.Record.OrderKey()
 			more, err := c.remove(p)
@@ -111,42 +111,4 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 		return nil
 	})
 	return dropped, err
-}
-
-// droppable returns what a filter selects and is not leased.
-func (c *change) droppable(filter spool.Filter) []index.Place {
-	s := c.d.selecting(c.Tx, filter)
-	if filter.EndedFor > 0 && filter.State == spool.Dead {
-		return c.longDead(s)
-	}
-	if filter.EndedFor > 0 &&
-		(filter.Until.IsZero() || filter.Until.After(s.now.Add(-filter.EndedFor))) {
-		s.Until = s.now.Add(-filter.EndedFor) // nothing ends before it comes
-	}
-	found := s.places(index.Buckets(filter.State), func(p index.Place) bool { return !c.d.isLeased(p.ID) })
-	for i := range found {
-		found[i] = found[i].Clone()
-	}
-	return found
-}
-
-// longDead returns dead letters by the time of their death.
-func (c *change) longDead(s *selection) (found []index.Place) {
-	for _, info := range c.d.routeInfos() {
-		if s.Route != "" && s.Route != info.Name {
-			continue
-		}
-		c.Scan(index.Died, index.RouteKey(info.Number), nil, func(key, _ []byte) bool {
-			if len(found) == s.Limit ||
-				index.FromUnixNano(index.KeyTime(key)).After(s.now.Add(-s.EndedFor)) {
-				return false
-			}
-			if p, ok := c.At(info, index.KeyID(key), index.Dead); ok &&
-				(!p.Record.Intact() || s.matches(p)) {
-				found = append(found, p.Clone())
-			}
-			return true
-		})
-	}
-	return found
 }

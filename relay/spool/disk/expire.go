@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/selection"
 )
 
 // Expire implements [spool.Store].
@@ -29,7 +29,8 @@ func (d *Store) Expire(
 		}
 		now := time.Now()
 		scheduledBefore := now.Add(-age)
-		for _, p := range c.expired(info, scheduledBefore, now, limit) {
+		taken := d.leasedKeys(route)
+		for _, p := range selection.Overdue(c.Tx, info, scheduledBefore, now, taken, limit) {
 			m, err := p.Entry()
 			if err != nil {
 				continue
@@ -47,48 +48,6 @@ func (d *Store) Expire(
 		return nil
 	})
 	return expired, err
-}
-
-// expired returns pending messages that are due, that nothing of their order key is before,
-// and whose schedule began before a time.
-func (c *change) expired(info *index.RouteInfo, scheduledBefore, now time.Time, limit int) []index.Place {
-	var places []index.Place
-	taken := c.d.leasedKeys(info.Name)
-	isOld := func(record []byte) bool {
-		return index.Record(record).ScheduledFrom() <= index.UnixNano(scheduledBefore)
-	}
-	take := func(bucket index.Bucket, id spool.ID, record []byte) {
-		p := index.Place{Bucket: bucket, Route: info, ID: id, Record: record}
-		places = append(places, p.Clone())
-	}
-	takeDue := func(key, order []byte) bool {
-		if len(places) >= limit || index.KeyTime(key) > index.UnixNano(now) {
-			return false
-		}
-		id := index.KeyID(key)
-		if record := c.Get(index.Parked, index.IDKey(info.Number, id)); index.Record(record).Intact() &&
-			isOld(record) &&
-			!taken[index.Uint64(order)] {
-			take(index.Parked, id, record)
-		}
-		return true
-	}
-	c.Scan(index.Due, index.RouteKey(info.Number), nil, takeDue)
-	c.Scan(index.Again, index.RouteKey(info.Number), nil, takeDue)
-	c.Scan(index.Fresh, index.RouteKey(info.Number), nil, func(key, record []byte) bool {
-		if !index.Record(record).Intact() {
-			return true // it is dealt with when its turn to be delivered comes
-		}
-		if len(places) >= limit || !isOld(record) {
-			return false // the rest came later
-		}
-		order := index.Record(record).OrderKey()
-		if _, parked := c.FirstParked(info.Number, order); !parked && !taken[order] {
-			take(index.Fresh, index.KeyID(key), record)
-		}
-		return true
-	})
-	return places
 }
 
 // leasedKeys returns the order keys of a route of which something is leased.

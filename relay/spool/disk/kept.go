@@ -3,10 +3,9 @@
 package disk
 
 import (
-	"bytes"
-
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/selection"
 )
 
 const (
@@ -41,7 +40,7 @@ func (c *change) makeRoom() error {
 	evicted := make(map[string]int)
 	need := max(2*c.acceptedBytes, minEvicted)
 	for range maxEvicted {
-		p, ok := c.oldestKept()
+		p, ok := selection.OldestKept(c.Tx, d.routeInfos())
 		if !ok || need <= 0 {
 			break
 		}
@@ -59,21 +58,6 @@ func (c *change) makeRoom() error {
 		})
 	}
 	return nil
-}
-
-// oldestKept returns the message that was accepted first of those that are kept.
-func (c *change) oldestKept() (oldest index.Place, ok bool) {
-	for _, info := range c.d.routeInfos() {
-		id, found := c.First(index.Kept, info.Number)
-		if !found || ok && id.Compare(oldest.ID) > 0 {
-			continue
-		}
-		oldest, ok = index.Place{Bucket: index.Kept, Route: info, ID: id}, true
-	}
-	if ok {
-		oldest.Record = bytes.Clone(c.Get(index.Kept, index.IDKey(oldest.Route.Number, oldest.ID)))
-	}
-	return oldest, ok
 }
 
 // keep puts a message that was delivered among those that are kept. Its body stays.

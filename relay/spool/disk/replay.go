@@ -65,10 +65,6 @@ func (d *Store) ReplayAll(
 	ctx context.Context,
 	filter spool.Filter,
 ) (replayed int, last spool.ID, done bool, err error) {
-	in := []index.Bucket{index.Dead, index.Kept}
-	if filter.State != "" {
-		in = index.Buckets(filter.State)
-	}
 	if filter.State == spool.Pending {
 		return 0, filter.After, true, nil
 	}
@@ -77,7 +73,10 @@ func (d *Store) ReplayAll(
 		replayed, last = 0, filter.After
 		now := time.Now()
 		s := d.selecting(c.Tx, filter)
-		found := s.places(in, nil)
+		if s.State == "" {
+			s.Buckets = []index.Bucket{index.Dead, index.Kept}
+		}
+		found := s.Places()
 		done = len(found) < s.Limit
 		for i := range found {
 			found[i] = found[i].Clone() // a change moves what is mapped
