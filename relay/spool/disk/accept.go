@@ -100,7 +100,7 @@ func (w *writer) stage(group []*operation, now time.Time) []*operation {
 		a.receipt = spool.Receipt{ID: a.msg.ID, Size: a.where.Size}
 		if !a.body.IsLarge() {
 			a.entry = &bodies.Small{
-				Route: w.store.routeNumber(a.msg.Route),
+				Route: w.store.routeOf(a.msg.Route).Number,
 				ID:    a.msg.ID,
 				Body:  a.body.Bytes(),
 				CRC:   a.where.CRC,
@@ -132,8 +132,8 @@ func (w *writer) original(a *acceptance, now time.Time) (id spool.ID, found bool
 	return id, !id.IsZero() && now.Sub(id.Time()) <= a.window
 }
 
-// routeNumber returns the number of a route, which is given out here for the first time if need be.
-func (d *Store) routeNumber(name string) uint32 {
+// routeOf returns what is known of a route, which gets its number here, the first time.
+func (d *Store) routeOf(name string) index.RouteInfo {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	info := d.routes[name]
@@ -145,39 +145,37 @@ func (d *Store) routeNumber(name string) uint32 {
 		info = &index.RouteInfo{Name: name, Number: number}
 		d.routes[name], d.numbers[number] = info, info
 	}
-	return info.Number
+	return *info
+}
+
+// placed returns the message with where its body is.
+func (a *acceptance) placed() *index.Entry {
+	m := *a.msg
+	m.Where = a.where
+	if a.entry != nil {
+		m.Where = a.entry.Where
+	}
+	m.Size = m.Where.Size
+	return &m
 }
 
 // insert is the operation of Accept.
 func (a *acceptance) insert(c *change) error {
-	where := a.where
-	if a.entry != nil {
-		where = a.entry.Where
-	}
-	info := c.route(a.msg.Route)
-	id := a.msg.ID
-	index.SetRecordLocation(a.record, where)
-	if err := c.Put(index.Fresh, index.IDKey(info.Number, id), a.record); err != nil {
-		return err
-	}
-	if err := c.retain(where, id); err != nil {
+	m := a.placed()
+	if err := c.Enter(index.Fresh, m, a.record); err != nil {
 		return err
 	}
 	if a.fingerprint != (spool.Fingerprint{}) {
-		if err := c.prints.Add(a.fingerprint, id); err != nil {
+		if err := c.prints.Add(a.fingerprint, m.ID); err != nil {
 			return err
 		}
 	}
-	info.Counts.Pending++
-	info.Counts.PendingBytes += where.Size
-	c.noteID(id)
 	c.accepted++
-	c.acceptedBytes += where.Size
-
-	msg := *a.msg
-	msg.Where, msg.Size = where, where.Size
-	c.after = append(c.after, func() { c.d.requests.Add(id, msg.RequestID) })
-	c.after = append(c.after, func() { c.d.offer(&msg) })
+	c.acceptedBytes += m.Size
+	c.after = append(c.after, func() {
+		c.d.requests.Add(m.ID, m.RequestID)
+		c.d.offer(m)
+	})
 	return nil
 }
 

@@ -145,33 +145,13 @@ func (a *acceptance) importOnce(c *change) error {
 		return err
 	}
 	if a.bucket == index.Parked {
-		if err := c.parkFresh(c.route(a.msg.Route)); err != nil {
+		// The parked ones come before the fresh ones of their key, whatever their ids are.
+		if err := c.ParkAllFresh(a.msg.Route); err != nil {
 			return err
 		}
 		c.imported = true
 	}
 	return a.restore(c)
-}
-
-// parkFresh moves the fresh messages of a route to the parked, which come before fresh ones of their
-// key whatever their ids are.
-func (c *change) parkFresh(info *index.RouteInfo) error {
-	var fresh []index.Place
-	c.Scan(index.Fresh, index.RouteKey(info.Number), nil, func(key, record []byte) bool {
-		p := index.Place{ID: index.KeyID(key), Record: record}
-		fresh = append(fresh, p.Clone())
-		return true
-	})
-	for _, p := range fresh {
-		if err := c.Delete(index.Fresh, index.IDKey(info.Number, p.ID)); err != nil {
-			return err
-		}
-		if err := c.Park(info.Number, p.ID, p.Record); err != nil {
-			return err
-		}
-		info.Counts.Parked++
-	}
-	return nil
 }
 
 // forgetImported forgets what was imported long ago, when the store is opened.

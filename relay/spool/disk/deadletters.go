@@ -4,7 +4,6 @@ package disk
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
@@ -27,22 +26,12 @@ func (d *Store) quarantine(q *queue.Queue, id spool.ID) {
 			d.unstored--
 			d.notify(q.Route)
 		})
-		p, ok := c.At(c.route(q.Route), id, index.Fresh, index.Parked)
+		p, ok := c.At(c.Route(q.Route), id, index.Fresh, index.Parked)
 		if !ok { // only an index of it is left
 			return c.UnparkDamaged(q.Number, id)
 		}
-		p = p.Clone()
-		if _, err := c.extract(p); err != nil {
-			return err
-		}
-		return c.buryDamaged(p.Route, id, p.Record)
+		return c.KillDamaged(p)
 	}}, true)
-}
-
-// buryDamaged puts a record that cannot be read among the dead letters.
-func (c *change) buryDamaged(info *index.RouteInfo, id spool.ID, record []byte) error {
-	c.route(info.Name).Counts.Dead++
-	return c.Bury(info.Number, id, time.Now(), record)
 }
 
 // adoptDamaged makes dead letters of the records that earlier versions put aside, where nobody
@@ -61,10 +50,7 @@ func (d *Store) adoptDamaged() {
 			return len(places) < maxGroup
 		})
 		for _, p := range places {
-			if err := c.Delete(index.Damaged, index.IDKey(p.Route.Number, p.ID)); err != nil {
-				return err
-			}
-			if err := c.buryDamaged(p.Route, p.ID, p.Record); err != nil {
+			if err := c.KillDamaged(p); err != nil {
 				return err
 			}
 		}

@@ -32,20 +32,22 @@
 //
 // # Where a rule is
 //
-//	module.go   the Caddy module             open.go      how a store is opened
-//	store.go    what a store is made of      counts.go    how much there is
-//	queue       the order of messages        find.go      messages, by their ids
-//	lease.go    what is handed out           fingerprints duplicates
-//	settle.go   how a delivery ends          park.go      what waits behind a failure
-//	change.go   a transaction                restore.go   messages of another inbox
-//	selection   what a filter selects        copy.go      copying from here and to here
+//	module.go   the Caddy module             open.go    how a store is opened
+//	store.go    what a store is made of      counts.go  how much there is
+//	lease.go    what is handed out           find.go    messages, by their ids
+//	settle.go   how a delivery ends          list.go    messages, by a filter
+//	park.go     what waits behind a failure  kept.go    what gives way
+//	restore.go  messages of another inbox    copy.go    copying from here and to here
+//	change.go   a transaction, and what memory hears of it
 //
-// Below are packages that know no [Store]:
+// Below are packages that know no [Store]. The queue is used under mu; ledger and fingerprints by
+// the writer alone, under no lock; the others by anybody.
 //
 //	queue         the order of messages, in memory
-//	requests      which messages have a request id, in memory
-//	fingerprints  which callbacks came already
+//	ledger        what a transaction does to messages, and what is counted of them
 //	selection     which messages are meant, by a filter or because of their age
+//	fingerprints  which callbacks came already
+//	requests      which messages have a request id, in memory
 //	index         everything but the bodies, on disk: all that knows bbolt
 //	bodies        files, segments, the seam to the file system
 //

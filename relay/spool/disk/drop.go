@@ -34,7 +34,7 @@ func (d *Store) Drop(ctx context.Context, id spool.ID) (*spool.Message, error) {
 			return nil
 		}
 		order := p.Record.OrderKey() // as the queue has it, also of a record that cannot be read
-		more, err := c.remove(p)
+		more, err := c.Remove(p)
 		c.after = append(c.after, func() { d.vanished(p, order, more) })
 		return err
 	})
@@ -100,7 +100,7 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 		for _, p := range d.selecting(c.Tx, filter).Droppable(d.isLeased) {
 			dropped = append(dropped, p.Shown())
 			order := p.Record.OrderKey()
-			more, err := c.remove(p)
+			more, err := c.Remove(p)
 			if err != nil {
 				return err
 			}

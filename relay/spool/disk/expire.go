@@ -38,7 +38,7 @@ func (d *Store) Expire(
 			if m.LastError == "" {
 				m.LastError = spool.ClipError(lastError)
 			}
-			more, err := c.kill(p, m, now)
+			more, err := c.Kill(p, m, now)
 			if err != nil {
 				return err
 			}

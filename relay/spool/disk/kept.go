@@ -3,8 +3,6 @@
 package disk
 
 import (
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/selection"
 )
 
@@ -45,7 +43,7 @@ func (c *change) makeRoom() error {
 			break
 		}
 		need -= p.Record.Location().Size + int64(len(p.Record))
-		if _, err := c.remove(p); err != nil {
+		if _, err := c.Remove(p); err != nil {
 			return err
 		}
 		evicted[p.Route.Name]++
@@ -58,17 +56,4 @@ func (c *change) makeRoom() error {
 		})
 	}
 	return nil
-}
-
-// keep puts a message that was delivered among those that are kept. Its body stays.
-func (c *change) keep(p index.Place, m *index.Entry) (more bool, err error) {
-	more, err = c.extract(p)
-	if err != nil {
-		return more, err
-	}
-	totals := &c.route(p.Route.Name).Counts
-	totals.Delivered++
-	totals.DeliveredBytes += m.Size
-	m.State = spool.Delivered
-	return more, c.Put(index.Kept, index.IDKey(p.Route.Number, p.ID), index.AppendRecord(nil, m))
 }

@@ -121,11 +121,11 @@ func (w *writer) clearSegment(number uint32) error {
 	err = w.store.index.Update(func(t *index.Tx) error {
 		c = w.newChange(t)
 		for i, p := range places {
-			if err := c.move(p, moved[i].Where); err != nil {
+			if err := c.Move(p, moved[i].Where); err != nil {
 				return err
 			}
 		}
-		c.segments[number] = c.segment(number) // so that it is looked at
+		c.Visit(number)
 		return c.finish(start)
 	})
 	if err != nil {
@@ -135,16 +135,4 @@ func (w *writer) clearSegment(number uint32) error {
 	w.store.synced(start)
 	c.publish()
 	return nil
-}
-
-// move changes where a message's body is.
-func (c *change) move(p index.Place, where bodies.Location) error {
-	if err := c.release(p.Record.Location()); err != nil {
-		return err
-	}
-	if err := c.retain(where, p.ID); err != nil {
-		return err
-	}
-	index.SetRecordLocation(p.Record, where)
-	return c.Put(p.Bucket, index.IDKey(p.Route.Number, p.ID), p.Record)
 }

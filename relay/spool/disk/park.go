@@ -3,7 +3,6 @@
 package disk
 
 import (
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/queue"
 )
 
@@ -22,21 +21,6 @@ func (d *Store) park(q *queue.Queue, order uint64, rest []queue.Waiting) {
 			q.Parked(p)
 			d.notify(q.Route)
 		})
-		info := c.route(q.Route)
-		for _, id := range p.IDs {
-			record := c.Get(index.Fresh, index.IDKey(q.Number, id))
-			if record == nil {
-				continue // settled or dropped meanwhile
-			}
-			record = append([]byte(nil), record...)
-			if err := c.Delete(index.Fresh, index.IDKey(q.Number, id)); err != nil {
-				return err
-			}
-			if err := c.Tx.Park(q.Number, id, record); err != nil {
-				return err
-			}
-			info.Counts.Parked++
-		}
-		return nil
+		return c.ParkFresh(q.Route, p.IDs)
 	}}, true)
 }

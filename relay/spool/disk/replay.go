@@ -42,14 +42,11 @@ func (c *change) replay(p index.Place, now time.Time) (result, err error) {
 	if result != nil {
 		return result, nil
 	}
-	if _, err := c.extract(p); err != nil {
-		return nil, err
-	}
 	m.Replayed = m.Replayed || !p.IsPending()
 	m.State, m.Tries, m.ScheduledFrom = spool.Pending, 0, now
 	m.NextAttemptAt, m.DiedAt, m.DeliveredAt = time.Time{}, time.Time{}, time.Time{}
 	c.after = append(c.after, func() { c.d.replayed(p.Route.Name, m.OrderKey) })
-	return nil, c.parkAgain(p.Route, m)
+	return nil, c.ParkAgain(p, m)
 }
 
 // replayed lets the queue of a route know. d.mu is held.

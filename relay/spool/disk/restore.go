@@ -64,40 +64,12 @@ func (r *Restoration) Wait() error {
 
 // restore is the operation of a message that is restored.
 func (a *acceptance) restore(c *change) error {
-	where := a.where
-	if a.entry != nil {
-		where = a.entry.Where
-	}
-	info, id := c.route(a.msg.Route), a.msg.ID
-	index.SetRecordLocation(a.record, where)
-	var err error
-	switch a.bucket {
-	case index.Kept:
-		err = c.Put(index.Kept, index.IDKey(info.Number, id), a.record)
-		info.Counts.Delivered++
-		info.Counts.DeliveredBytes += where.Size
-	case index.Dead:
-		err = c.Bury(info.Number, id, a.msg.DiedAt, a.record)
-		info.Counts.Dead++
-		info.Counts.DeadBytes += where.Size
-	case index.Parked:
-		err = c.Park(info.Number, id, a.record)
-		info.Counts.Parked++
-		fallthrough
-	default:
-		info.Counts.Pending++
-		info.Counts.PendingBytes += where.Size
-	}
-	if err == nil && a.bucket == index.Fresh {
-		err = c.Put(index.Fresh, index.IDKey(info.Number, id), a.record)
-	}
-	if err != nil {
+	m := a.placed()
+	if err := c.Enter(a.bucket, m, a.record); err != nil {
 		return err
 	}
-	c.noteID(id)
-	c.d.writer.ids.Resume(id)
+	c.d.writer.ids.Resume(m.ID)
 	c.accepted++
-	request := a.msg.RequestID
-	c.after = append(c.after, func() { c.d.requests.Add(id, request) })
-	return c.retain(where, id)
+	c.after = append(c.after, func() { c.d.requests.Add(m.ID, m.RequestID) })
+	return nil
 }

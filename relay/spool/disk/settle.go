@@ -68,12 +68,12 @@ func (d *Store) settleOperation(l *queue.Lease, s spool.Settlement) *operation {
 }
 
 func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error {
-	p, ok := c.At(c.route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
+	p, ok := c.At(c.Route(l.Queue.Route), l.Msg.ID, index.Fresh, index.Parked, index.Dead)
 	if !ok {
 		return nil // dropped meanwhile
 	}
 	if s.Verdict == spool.Done && !s.Keep {
-		_, err := c.remove(p)
+		_, err := c.Remove(p)
 		return err
 	}
 	if p.Bucket == index.Dead && s.Verdict != spool.Done {
@@ -87,15 +87,11 @@ func (c *change) settle(l *queue.Lease, s spool.Settlement, now time.Time) error
 	switch s.Verdict {
 	case spool.Done:
 		m.DiedAt, m.DeliveredAt, m.NextAttemptAt = time.Time{}, now, time.Time{}
-		_, err := c.keep(p, m)
-		return err
+		return c.Keep(p, m)
 	case spool.Bury:
-		_, err := c.kill(p, m, now)
+		_, err := c.Kill(p, m, now)
 		return err
 	}
 	m.NextAttemptAt = now.Add(s.Delay)
-	if _, err := c.extract(p); err != nil {
-		return err
-	}
-	return c.parkAgain(p.Route, m)
+	return c.ParkAgain(p, m)
 }
