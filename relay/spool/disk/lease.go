@@ -205,7 +205,7 @@ func (l *leasing) takeFresh(t *index.Tx) {
 		switch {
 		case l.missing() == 0 || l.q.IsAtEnd():
 			return
-		case complete:
+		case !l.q.HasRoom(): // what is in line was passed over
 			for _, order := range l.q.Clear(l.now) {
 				l.d.park(l.q, order, nil)
 			}

@@ -342,7 +342,7 @@ func (q *Queue) advance(order uint64) bool {
 // names none when that was done a moment ago, so that a route which is down as
 // a whole is not moved from one place to another as fast as the disk can.
 func (q *Queue) Clear(now time.Time) (orders []uint64) {
-	if now.Sub(q.clearedAt) < clearPause {
+	if len(q.ready) == 0 || now.Sub(q.clearedAt) < clearPause {
 		return nil
 	}
 	q.clearedAt = now
