@@ -42,8 +42,9 @@ type Totals struct {
 	// store, by anyone.
 	InFlight int `json:"in_flight"`
 
-	// Retrying is how many of the pending ones have failed and are to be tried again. Of a route no
-	// more are counted than [MaxRetrying].
+	// Retrying is how many of the pending ones have failed and are to be tried again, without those
+	// that have to wait for another one first, as it was replayed. Of a route no more are counted
+	// than [MaxRetrying].
 	Retrying int `json:"retrying"`
 
 	// OldestPending is when the oldest pending message was received; zero if there is none.

@@ -172,30 +172,47 @@ func (p *Place) sorted(keep func(*message) bool) []*message {
 
 // heads returns the messages of a route that nothing of their key stands before.
 func (p *Place) heads(route string) []*message {
-	type key struct {
-		order uint64
-		id    spool.ID // of one that waits for nobody
-	}
-	keyOf := func(m *message) key {
-		if m.OrderKey == 0 {
-			return key{id: m.ID}
-		}
-		return key{order: m.OrderKey}
-	}
 	seen := make(map[key]bool)
 	for _, m := range p.messages {
 		if m.lease != nil && m.Route == route {
-			seen[keyOf(m)] = true
+			seen[m.key()] = true
 		}
 	}
 	waiting := p.sorted(
 		func(m *message) bool { return m.Route == route && m.State == spool.Pending && m.lease == nil },
 	)
 	return slices.DeleteFunc(waiting, func(m *message) bool {
-		behind := seen[keyOf(m)]
-		seen[keyOf(m)] = true
+		behind := seen[m.key()]
+		seen[m.key()] = true
 		return behind
 	})
+}
+
+// key is what messages share that wait for each other.
+type key struct {
+	order uint64
+	id    spool.ID // of one that waits for nobody
+}
+
+func (m *message) key() key {
+	if m.OrderKey == 0 {
+		return key{id: m.ID}
+	}
+	return key{order: m.OrderKey}
+}
+
+// retrying is how many have failed and are, or will be, the next of their order key.
+func (p *Place) retrying(route string) (n int) {
+	seen := make(map[key]bool)
+	for _, m := range p.sorted(
+		func(m *message) bool { return m.Route == route && m.State == spool.Pending },
+	) {
+		if !seen[m.key()] && !m.NextAttemptAt.IsZero() {
+			n++
+		}
+		seen[m.key()] = true
+	}
+	return n
 }
 
 // Lease implements spool.Store.
@@ -369,11 +386,12 @@ func (s *Store) Counts(ctx context.Context) (spool.Counts, error) {
 		if m.lease != nil {
 			c.InFlight++
 		}
-		if !m.NextAttemptAt.IsZero() && c.Retrying < spool.MaxRetrying {
-			c.Retrying++
-		}
 		counts.Bytes += m.Size
 		counts.Routes[m.Route] = c
+	}
+	for route, c := range counts.Routes {
+		c.Retrying = min(s.p.retrying(route), spool.MaxRetrying)
+		counts.Routes[route] = c
 	}
 	for route := range s.p.paused {
 		c := counts.Routes[route]
