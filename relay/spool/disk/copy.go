@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/selection"
 )
 
 // importedFor is how long it is remembered what was imported, printsPage how many fingerprints are
@@ -32,9 +33,9 @@ func (d *Store) Export(
 	if err := d.enter(ctx); err != nil {
 		return nil, err
 	}
-	err = d.view(func(t *index.Tx) error {
-		all := d.selecting(t, spool.Filter{After: after, Limit: limit})
-		for _, p := range all.Places() {
+	all := spool.Filter{After: after, Limit: limit}
+	err = d.viewSelected(all, func(s *selection.Selection) error {
+		for _, p := range s.Places() {
 			_, damage := p.Entry()
 			page = append(page, spool.Exported{Message: p.Shown(), Err: damage})
 		}
@@ -48,9 +49,10 @@ func (d *Store) Missing(ctx context.Context, ids []spool.ID) (missing []spool.ID
 	if err := d.enter(ctx); err != nil {
 		return nil, err
 	}
+	routes := d.routeInfos()
 	err = d.view(func(t *index.Tx) error {
 		for _, id := range ids {
-			if !d.has(t, id) {
+			if !has(t, routes, id) {
 				missing = append(missing, id)
 			}
 		}
@@ -59,12 +61,12 @@ func (d *Store) Missing(ctx context.Context, ids []spool.ID) (missing []spool.ID
 	return missing, err
 }
 
-// has reports whether a message is there, or was imported.
-func (d *Store) has(t *index.Tx, id spool.ID) bool {
+// has reports whether a message is in one of some routes, or was imported.
+func has(t *index.Tx, routes []*index.RouteInfo, id spool.ID) bool {
 	if t.Get(index.Imported, id[:]) != nil {
 		return true
 	}
-	_, found := d.find(t, id)
+	_, found := t.Find(routes, id)
 	return found
 }
 
@@ -136,7 +138,7 @@ func importing(imported spool.Imported) (*operation, error) {
 // importOnce is the operation of a message that is imported, unless it was before.
 func (a *acceptance) importOnce(c *change) error {
 	id := a.msg.ID
-	if c.d.has(c.Tx, id) {
+	if has(c.Tx, c.d.routeInfos(), id) {
 		a.receipt.Duplicate = true
 		return nil
 	}

@@ -562,3 +562,44 @@ func (f *slowFile) Sync() error {
 	<-f.fs.release
 	return &bodies.SyncError{Path: f.name, Err: errors.New("lost")}
 }
+
+// Who reads the index must not wait for mu meanwhile: Lease holds mu and waits to read, and nobody
+// begins to read while the index waits for those who do, to grow or to be replaced.
+func TestNobodyWaitsForTheQueuesWhileReadingTheIndex(t *testing.T) {
+	d, err := Open(disktest.TempDir(t), Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) })
+	body, err := d.NewBody(t.Context(), -1)
+	require.NoError(t, err)
+	receipt, err := d.Accept(t.Context(), &spool.Message{Route: "r", RequestID: "a"},
+		spool.Fingerprint{1}, time.Hour, body)
+	require.NoError(t, err)
+
+	ctx := t.Context()
+	for name, read := range map[string]func(){
+		"List":    func() { _, _ = d.List(ctx, spool.Filter{RequestID: "a"}) },
+		"Count":   func() { _, _ = d.Count(ctx, spool.Filter{RequestID: "a"}) },
+		"Counts":  func() { _, _ = d.Counts(ctx) },
+		"Get":     func() { _, _ = d.Get(ctx, receipt.ID) },
+		"Body":    func() { _, _ = d.Body(ctx, receipt.ID) },
+		"Missing": func() { _, _ = d.Missing(ctx, []spool.ID{receipt.ID}) },
+		"Export":  func() { _, _ = d.Export(ctx, spool.ID{}, 10) },
+		"Streams": func() { _, _ = d.ExportStreams(ctx) },
+		"Prints":  func() { _ = d.ExportPrints(ctx, func([]spool.Print) error { return nil }) },
+	} {
+		d.mu.Lock()
+		done := make(chan struct{})
+		go func() { defer close(done); read() }()
+		select {
+		case <-done: // it needs no mu
+		case <-time.After(50 * time.Millisecond):
+		}
+		free := d.indexMu.TryLock()
+		if free {
+			d.indexMu.Unlock()
+		}
+		d.mu.Unlock()
+		<-done
+		require.True(t, free, name)
+	}
+}

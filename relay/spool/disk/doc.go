@@ -27,8 +27,11 @@
 // a group, and says with change.after what is to be done in memory when the transaction is on disk.
 // That runs under mu, in the order of the operations. The two locks of a [Store] are mu, for the
 // routes, queues and leases, and indexMu, for the index being there; mu is taken first where both
-// are. Lease reads the index under mu, which is the only reading from disk under it, beside what a
-// reopened or compacted index needs. No write and no sync happens under mu, but for that.
+// are. So whoever reads the index, which is under indexMu, has to know what it needs of mu before:
+// all but the writer would wait for Lease, which would wait for the index, which waits for those who
+// read it when it grows. Lease reads the index under mu, which is the only reading from disk under
+// it, beside what a reopened or compacted index needs. No write and no sync happens under mu, but for
+// that.
 //
 // # Where a rule is
 //

@@ -23,7 +23,7 @@ func (d *Store) Drop(ctx context.Context, id spool.ID) (*spool.Message, error) {
 	var result error
 	err := d.perform(ctx, func(c *change) error {
 		dropped, result = nil, nil
-		p, ok := d.find(c.Tx, id)
+		p, ok := c.Find(d.routeInfos(), id)
 		if !ok {
 			result = spool.ErrNotFound
 			return nil
@@ -97,7 +97,7 @@ func (d *Store) DropAll(ctx context.Context, filter spool.Filter) ([]*spool.Mess
 	var dropped []*spool.Message
 	err := d.perform(ctx, func(c *change) error {
 		dropped = nil
-		for _, p := range d.selecting(c.Tx, filter).Droppable(d.isLeased) {
+		for _, p := range c.selecting(filter).Droppable(d.isLeased) {
 			dropped = append(dropped, p.Shown())
 			order := p.Record.OrderKey()
 			more, err := c.Remove(p)

@@ -65,8 +65,9 @@ func (d *Store) Get(ctx context.Context, id spool.ID) (*spool.Message, error) {
 
 // entry finds a message in the index.
 func (d *Store) entry(id spool.ID) (found *index.Entry, err error) {
+	routes := d.routeInfos()
 	err = d.view(func(t *index.Tx) error {
-		p, ok := d.find(t, id)
+		p, ok := t.Find(routes, id)
 		if !ok {
 			return spool.ErrNotFound
 		}
@@ -76,12 +77,9 @@ func (d *Store) entry(id spool.ID) (found *index.Entry, err error) {
 	return found, err
 }
 
-// find looks for a message, in every route.
-func (d *Store) find(t *index.Tx, id spool.ID) (index.Place, bool) {
-	return t.Find(d.routeInfos(), id)
-}
-
-// routeInfos returns the routes. Their names and numbers never change.
+// routeInfos returns the routes. Their names and numbers never change. It takes d.mu, so nobody but
+// the writer may call it while it reads the index: Lease holds d.mu and waits to read, and a commit
+// that has the index grow lets nobody begin to read until those are done who do.
 func (d *Store) routeInfos() []*index.RouteInfo {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,9 +10,17 @@ import (
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/selection"
 )
 
-// selecting begins to select messages in a transaction.
-func (d *Store) selecting(t *index.Tx, filter spool.Filter) *selection.Selection {
-	return selection.New(t, d.routeInfos(), &d.requests, filter)
+// viewSelected begins to select messages, and reads the index with that.
+func (d *Store) viewSelected(filter spool.Filter, fn func(*selection.Selection) error) error {
+	routes := d.routeInfos()
+	return d.view(func(t *index.Tx) error {
+		return fn(selection.New(t, routes, &d.requests, filter))
+	})
+}
+
+// selecting begins to select messages in a transaction of the writer.
+func (c *change) selecting(filter spool.Filter) *selection.Selection {
+	return selection.New(c.Tx, c.d.routeInfos(), &c.d.requests, filter)
 }
 
 // List implements [spool.Store].
@@ -21,8 +29,8 @@ func (d *Store) List(ctx context.Context, filter spool.Filter) ([]*spool.Message
 		return nil, err
 	}
 	messages := []*spool.Message{}
-	err := d.view(func(t *index.Tx) error {
-		for _, p := range d.selecting(t, filter).Places() {
+	err := d.viewSelected(filter, func(s *selection.Selection) error {
+		for _, p := range s.Places() {
 			messages = append(messages, p.Shown())
 		}
 		return nil
@@ -40,8 +48,8 @@ func (d *Store) Count(ctx context.Context, filter spool.Filter) (n int64, err er
 	if filter == (spool.Filter{State: filter.State, Route: filter.Route, Limit: filter.Limit}) {
 		return d.countOf(filter.State, filter.Route), nil
 	}
-	err = d.view(func(t *index.Tx) error {
-		n = d.selecting(t, filter).Count()
+	err = d.viewSelected(filter, func(s *selection.Selection) error {
+		n = s.Count()
 		return ctx.Err()
 	})
 	return n, err

@@ -86,7 +86,7 @@ func (w *writer) clearSegment(number uint32) error {
 		func(_ uint32, id [16]byte, where bodies.Location) error {
 			var found index.Place
 			err := w.store.index.View(func(t *index.Tx) error {
-				p, _ := w.store.find(t, id)
+				p, _ := t.Find(w.store.routeInfos(), id)
 				found = p.Clone()
 				return nil
 			})

@@ -14,7 +14,7 @@ import (
 func (d *Store) Replay(ctx context.Context, id spool.ID) error {
 	var result error
 	err := d.perform(ctx, func(c *change) error {
-		p, ok := d.find(c.Tx, id)
+		p, ok := c.Find(d.routeInfos(), id)
 		switch {
 		case !ok:
 			result = spool.ErrNotFound
@@ -69,7 +69,7 @@ func (d *Store) ReplayAll(
 	err = d.perform(ctx, func(c *change) error {
 		replayed, last = 0, filter.After
 		now := time.Now()
-		s := d.selecting(c.Tx, filter)
+		s := c.selecting(filter)
 		if s.State == "" {
 			s.Buckets = []index.Bucket{index.Dead, index.Kept}
 		}
