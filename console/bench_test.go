@@ -63,9 +63,9 @@ func TestAMillionBehindThePages(t *testing.T) {
 		{"overview", "api/overview", `"routes"`},
 		{"search by request id", "api/spool/messages?request_id=" + idOf(million/2), idOf(million / 2)},
 		{"search for what is not there", "api/spool/messages?request_id=none", "[]"},
-		{"newest 100", "api/spool/messages?newest=true&limit=100", idOf(million - 1)[:20]},
-		{"newest 100 of a state", "api/spool/messages?newest=true&limit=100&state=pending", `"pending"`},
-		{"newest 100 of an hour", "api/spool/messages?newest=true&limit=100&since=1h", `"request_id"`},
+		{"newest 100", "api/spool/messages?order=newest&limit=100", idOf(million - 1)[:20]},
+		{"newest 100 of a state", "api/spool/messages?order=newest&limit=100&state=pending", `"pending"`},
+		{"newest 100 of an hour", "api/spool/messages?order=newest&limit=100&since=1h", `"request_id"`},
 	} {
 		var took []time.Duration
 		for range 21 {
