@@ -304,20 +304,16 @@ const originalsSQL = `SELECT fingerprint, id FROM @schema@.fingerprints
 // answerOthers finds the originals of duplicates. A lane that was made for one of them has nothing
 // in it, or something else than what it says: it is told what its next message is, or goes.
 func (a *acceptor) answerOthers(ctx context.Context, others []*entry) {
-	var (
-		routes []int32
-		lanes  []int64
-		prints [][16]byte
-	)
+	var lanes lockedLanes
+	var prints [][16]byte
 	for _, e := range others {
-		routes, lanes = append(routes, e.route), append(lanes, e.lane())
+		lanes.add(lane{e.route, e.lane()}, nil) // what is leased is seen to when its lease ends
 		prints = append(prints, [16]byte(e.fingerprint[:16]))
 	}
-	free := make([]*[16]byte, len(lanes)) // what is leased is seen to when its lease ends
 	originals := make(map[[16]byte]spool.Receipt)
 	err := a.s.db.TransactAnew(ctx, database.Quick, func() { clear(originals) },
-		database.SQL(lockClaimsSQL, routes, lanes, free),
-		database.SQL(refreshSQL, routes, lanes, free),
+		database.SQL(lockClaimsSQL, lanes.routes, lanes.keys, lanes.claims),
+		database.SQL(refreshSQL, lanes.routes, lanes.keys, lanes.claims),
 		database.SQL(originalsSQL, prints).Each(func(rows pgx.Rows) error {
 			var print, id [16]byte
 			err := rows.Scan(&print, &id)
