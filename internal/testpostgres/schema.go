@@ -26,15 +26,8 @@ func NewSchema(t testing.TB, dsn string) string {
 // Scalar returns what a query answers, as text.
 func Scalar(t testing.TB, dsn, sql string) (text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if err := conn.QueryRow(ctx, `SELECT (`+sql+`)::text`).Scan(&text); err != nil {
-		t.Fatal(err)
-	}
+	connected(t, dsn, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT (`+sql+`)::text`).Scan(&text)
+	})
 	return text
 }

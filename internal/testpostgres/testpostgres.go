@@ -102,6 +102,15 @@ func New(t testing.TB, settings ...string) *Server {
 // Execute runs SQL, which must succeed.
 func Execute(t testing.TB, dsn, sql string) {
 	t.Helper()
+	connected(t, dsn, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+		return err
+	})
+}
+
+// connected does something with a connection of its own, which must succeed.
+func connected(t testing.TB, dsn string, work func(context.Context, *pgx.Conn) error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
@@ -109,7 +118,7 @@ func Execute(t testing.TB, dsn, sql string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+	if err := work(ctx, conn); err != nil {
 		t.Fatal(err)
 	}
 }

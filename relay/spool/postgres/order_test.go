@@ -81,7 +81,10 @@ func acceptedBehind(t *testing.T, s *Store, dsn, schema string) (first <-chan sp
 		unlock()
 	}
 	filling(t, s, 4)
-	time.Sleep(50 * time.Millisecond) // for the statement to begin
+	require.Eventually(t, func() bool { // the statement has begun, and come to lane 1
+		return testpostgres.Scalar(t, dsn, `SELECT count(*) FROM pg_stat_activity WHERE
+			wait_event_type = 'Lock' AND query LIKE '%INTO `+schema+`.lanes%'`) == "1"
+	}, patience, time.Millisecond)
 	return first, unlock
 }
 
