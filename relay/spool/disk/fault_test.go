@@ -81,7 +81,8 @@ func (f *faultFS) SyncDir(name string) error {
 
 // sabotageIndex puts a device under the descriptor with which bbolt writes and syncs, where
 // no interface of ours is in between. Of /dev/null, a write succeeds and a sync fails, as with a
-// disk that loses what the kernel has accepted; of /dev/full, a write fails with ENOSPC.
+// disk that loses what the kernel has accepted; of /dev/full, a write fails with ENOSPC. A commit
+// for which the index has to grow fails in other ways, as neither has a size: see spareIndex.
 func (f *faultFS) sabotageIndex(t *testing.T, device string) {
 	t.Helper()
 	dev, err := os.OpenFile(device, os.O_RDWR, 0)
@@ -90,6 +91,35 @@ func (f *faultFS) sabotageIndex(t *testing.T, device string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.NoError(t, syscall.Dup3(int(dev.Fd()), int(f.index.Fd()), syscall.O_CLOEXEC))
+}
+
+// spareIndex leaves so many free pages in the index that it need not grow for what a test does
+// next. What was freed can be used once nobody reads what was before, and an inbox that has just
+// been opened looks around in it: so of two pieces that were freed together, one is asked back.
+func spareIndex(t *testing.T, in *spool.Inbox) {
+	t.Helper()
+	d := in.Store().(*Store)
+	d.indexMu.RLock()
+	defer d.indexMu.RUnlock()
+	asked, spare := []byte("asked"), []byte("spare")
+	put := func(tx *index.Tx, key []byte) error {
+		return tx.Put(index.State, key, make([]byte, 64*disktest.PageSize))
+	}
+	require.NoError(t, d.index.Update(func(tx *index.Tx) error {
+		return errors.Join(put(tx, asked), put(tx, spare))
+	}))
+	require.NoError(t, d.index.Update(func(tx *index.Tx) error {
+		return errors.Join(tx.Delete(index.State, asked), tx.Delete(index.State, spare))
+	}))
+	eventually(t, func() error {
+		_, before := d.index.Usage()
+		err := d.index.Update(func(tx *index.Tx) error { return put(tx, asked) })
+		if _, after := d.index.Usage(); err == nil && after > before {
+			return errors.New("the index has grown")
+		}
+		return err
+	})
+	require.NoError(t, d.index.Update(func(tx *index.Tx) error { return tx.Delete(index.State, asked) }))
 }
 
 type faultFile struct {
@@ -163,12 +193,15 @@ func requireRefused(t *testing.T, err error, reason spool.Reason) {
 
 func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 	large := strings.Repeat("large", bodies.MaxSmall)
-	type fault func(t *testing.T, f *faultFS)
+	type fault func(t *testing.T, f *faultFS, in *spool.Inbox)
 	file := func(op, part string, err error) fault {
-		return func(_ *testing.T, f *faultFS) { f.fails(failing(op, part, err)) }
+		return func(_ *testing.T, f *faultFS, _ *spool.Inbox) { f.fails(failing(op, part, err)) }
 	}
 	device := func(path string) fault {
-		return func(t *testing.T, f *faultFS) { f.sabotageIndex(t, path) }
+		return func(t *testing.T, f *faultFS, in *spool.Inbox) {
+			spareIndex(t, in)
+			f.sabotageIndex(t, path)
+		}
 	}
 	for _, c := range []struct {
 		name     string
@@ -189,7 +222,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 			"failed write to a segment", "x",
 			file("write", bodies.SegmentSuffix, syscall.EIO), spool.ReasonWrite, true,
 		},
-		{"no room for a segment", "x", func(_ *testing.T, f *faultFS) {
+		{"no room for a segment", "x", func(_ *testing.T, f *faultFS, _ *spool.Inbox) {
 			f.fails(func(op, _ string) error {
 				if op == "write" {
 					return syscall.ENOSPC
@@ -230,7 +263,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 				accept(t, in, fmt.Sprint("before", i))
 			}
 
-			c.fault(t, fsys)
+			c.fault(t, fsys, in)
 			_, err = tryAccept(in, c.body)
 			requireRefused(t, err, c.reason)
 			if c.refusing {
@@ -345,6 +378,7 @@ func TestTheRootsAreWrittenAgainAfterAFailedSync(t *testing.T) {
 		inboxOptions{Options: Options{fsys: fsys, pause: 5 * time.Millisecond}},
 	)
 	accept(t, in, "before")
+	spareIndex(t, in)
 	var mu sync.Mutex
 	var ops []string
 	fsys.fails(func(op, path string) error {
