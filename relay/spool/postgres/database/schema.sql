@@ -56,7 +56,7 @@ CREATE INDEX messages_request ON @schema@.messages (request_key, id) WHERE reque
 -- one of them is pending, and it is what a gateway leases.
 CREATE TABLE @schema@.lanes (
 	key         bigint NOT NULL,
-	last        bigint NOT NULL,      -- the highest time in an id that was given out here, see tick
+	last        bigint NOT NULL,      -- highest time in an id from here, in 4096ths of a millisecond
 	due         timestamptz NOT NULL, -- when the next message may be tried, or the lease ends
 	scheduled   timestamptz NOT NULL, -- scheduled_from of the next message
 	destination bigint NOT NULL,      -- of the next message
