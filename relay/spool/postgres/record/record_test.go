@@ -17,10 +17,12 @@ func FuzzMeta(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{metaVersion})
 	f.Add([]byte{metaVersion, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
-	f.Add(EncodeMeta(&spool.Message{
-		Method: "POST", URI: "/a?b", RequestID: "id", User: "u",
+	message := spool.Message{
+		Method: "POST", URI: "/a?b", RequestID: "id", User: "u", ReceivedAt: time.Unix(1, 2),
 		Header: http.Header{"A": {"1", ""}, "": nil},
-	}))
+	}
+	f.Add(EncodeMeta(&message))
+	f.Add(EncodeImportedMeta(&message))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m spool.Message
 		if err := decodeMeta(b, &m); err != nil {
@@ -28,10 +30,14 @@ func FuzzMeta(f *testing.F) {
 			return
 		}
 		// What can be read is written again as what reads the same.
+		encode := EncodeMeta
+		if b[0] == metaVersionImported {
+			encode = EncodeImportedMeta
+		}
 		var again spool.Message
-		require.NoError(t, decodeMeta(EncodeMeta(&m), &again))
+		require.NoError(t, decodeMeta(encode(&m), &again))
 		require.Equal(t, m, again)
-		if len(m.Header) < 2 && bytes.Equal(b, EncodeMeta(&m)) {
+		if len(m.Header) < 2 && bytes.Equal(b, encode(&m)) {
 			require.Error(t, decodeMeta(append(b, 0), &again), "nothing is left over")
 		}
 	})
