@@ -9,8 +9,8 @@
 //		database.SQL(`UPDATE @schema@.routes SET paused = true WHERE id = $1`, id))
 //
 // The pool and what names the database are in database.go and source.go, transactions in
-// transact.go, what errors mean in errors.go, presence and absence in health.go, the tables in
-// schema.go and schema.sql.
+// transact.go, arrays of bytea in bytea.go, what errors mean in errors.go, presence and absence in
+// health.go, the tables in schema.go and schema.sql.
 package database
 
 import (
@@ -92,6 +92,7 @@ func (d *DB) newPool(config *pgxpool.Config) (*pgxpool.Pool, error) {
 		}
 		return nil
 	}
+	config.AfterConnect = registerArrays
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	if _, ok := config.ConnConfig.RuntimeParams["application_name"]; !ok {
 		config.ConnConfig.RuntimeParams["application_name"] = "deepgram-callback"
