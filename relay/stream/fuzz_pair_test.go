@@ -38,12 +38,15 @@ func FuzzPair(f *testing.F) {
 		{opSendMiddle, 1},
 		{opSendOverlong, 100},
 		{opSendText, adminWord, opSendText, 5, opSendClose, 1},
+		slices.Repeat([]byte{opPause, 255}, 100),
 	} {
 		f.Add(script, []byte{}, uint16(0), uint8(0), false)
 		f.Add([]byte{}, script, uint16(1), uint8(0), false)
 		f.Add(script, script, uint16(300), uint8(120), false)
 		f.Add(script, script, uint16(0), uint8(0), true)
 	}
+	// Nobody passes the gate, and the backend sends more than can wait there.
+	f.Add([]byte{opSendLarge, 128}, []byte{opSendLarge, 90, opSendPong, 1}, uint16(0), uint8(0), true)
 	f.Fuzz(func(t *testing.T, caller, backend []byte, chunk uint16, pause uint8, gated bool) {
 		if len(caller) > 200 || len(backend) > 200 {
 			t.Skip()
@@ -92,6 +95,11 @@ var hasty = Options{
 // as much again for a busy machine.
 const inTime = 4 * settle
 
+// actTime is how long the scripts may take, half of it for the pauses of one of them. A fuzzer takes an input
+// of ten seconds for one that hangs, and who waits at a gate that nobody passes waits for
+// admitWithin.
+const actTime = time.Second
+
 func actOut(
 	t *testing.T, callerScript, backendScript []byte, chunk int, pause time.Duration, gated bool,
 ) {
@@ -114,7 +122,9 @@ func actOut(
 		readers.Go(actors[side].read)
 		scripts.Go(func() { actors[side].act(script) })
 	}
+	curtain := time.AfterFunc(actTime, b.caller.close)
 	scripts.Wait()
+	curtain.Stop()
 	b.caller.close()
 	over := time.Now()
 	<-b.pair.Done()
@@ -229,6 +239,7 @@ func (a *actor) expect(f *frame) {
 
 func (a *actor) act(script []byte) {
 	key := a.peer.key()
+	pauses := actTime / 2
 	for ; len(script) >= 2; script = script[2:] {
 		op, arg := script[0]&0xF, script[1]
 		payload := make([]byte, arg)
@@ -282,7 +293,9 @@ func (a *actor) act(script []byte) {
 				raw[0] |= 0x70
 			}
 		case opPause:
-			time.Sleep(time.Duration(arg) * time.Millisecond)
+			pause := min(time.Duration(arg)*time.Millisecond, pauses)
+			time.Sleep(pause)
+			pauses -= pause
 			continue
 		case opCutOff:
 			a.writing.Lock()
