@@ -180,14 +180,14 @@ func (b *browser) has(text string) bool {
 	return eval[bool](b, "document.body.innerText.includes("+quote(text)+")")
 }
 
-// press clicks on the first button or link whose text begins so, once it is there.
+// press clicks on the first button or link whose text begins so, once it is there. It is looked for
+// and clicked on at once, as a page that has something new to show may replace it in between.
 func (b *browser) press(text string) {
 	b.t.Helper()
 	const found = `[...(document.querySelector('dialog[open]') ?? document).querySelectorAll('button, a, summary')]` +
 		`.find((e) => !e.disabled && e.innerText.trim().startsWith(TEXT))`
 	element := strings.Replace(found, "TEXT", quote(text), 1)
-	b.until(element)
-	eval[chromedp.Void](b, element+".click()")
+	b.until("((e) => { e?.click(); return e; })(" + element + ")")
 }
 
 // confirm says yes to what an open dialog asks, and closes it when that is done.
