@@ -193,15 +193,12 @@ func requireRefused(t *testing.T, err error, reason spool.Reason) {
 
 func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 	large := strings.Repeat("large", bodies.MaxSmall)
-	type fault func(t *testing.T, f *faultFS, in *spool.Inbox)
+	type fault func(t *testing.T, f *faultFS)
 	file := func(op, part string, err error) fault {
-		return func(_ *testing.T, f *faultFS, _ *spool.Inbox) { f.fails(failing(op, part, err)) }
+		return func(_ *testing.T, f *faultFS) { f.fails(failing(op, part, err)) }
 	}
 	device := func(path string) fault {
-		return func(t *testing.T, f *faultFS, in *spool.Inbox) {
-			spareIndex(t, in)
-			f.sabotageIndex(t, path)
-		}
+		return func(t *testing.T, f *faultFS) { f.sabotageIndex(t, path) }
 	}
 	for _, c := range []struct {
 		name     string
@@ -222,7 +219,7 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 			"failed write to a segment", "x",
 			file("write", bodies.SegmentSuffix, syscall.EIO), spool.ReasonWrite, true,
 		},
-		{"no room for a segment", "x", func(_ *testing.T, f *faultFS, _ *spool.Inbox) {
+		{"no room for a segment", "x", func(_ *testing.T, f *faultFS) {
 			f.fails(func(op, _ string) error {
 				if op == "write" {
 					return syscall.ENOSPC
@@ -263,7 +260,8 @@ func TestAFailedWriteOrSyncRefusesAndRecovers(t *testing.T) {
 				accept(t, in, fmt.Sprint("before", i))
 			}
 
-			c.fault(t, fsys, in)
+			spareIndex(t, in)
+			c.fault(t, fsys)
 			_, err = tryAccept(in, c.body)
 			requireRefused(t, err, c.reason)
 			if c.refusing {
