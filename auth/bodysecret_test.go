@@ -297,9 +297,9 @@ func TestWithoutRoomForABodyTheSenderIsToldToRetry(t *testing.T) {
 	require.NoError(t, os.Mkdir(folder, 0o700))
 }
 
-func TestVerifyBodyOfRealCallbacks(t *testing.T) {
+func TestVerifyBodyOfSentCallbacks(t *testing.T) {
 	p := bodyPolicy(t)
-	for name, body := range bodytest.Real(t, "*.json") {
+	for name, body := range bodytest.Sent(t, "*.json") {
 		t.Run(name, func(t *testing.T) {
 			_, err := verifyBody(p, io.NopCloser(bytes.NewReader(body)))
 			require.Equal(t, ReasonCallbackSecretMissing, refusal(t, err).Reason)

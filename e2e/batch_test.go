@@ -222,7 +222,7 @@ func TestCallbackByHTTPS(t *testing.T) {
 	require.Equal(t, id, take(t, s.requests).decoded(t)["metadata"].(map[string]any)["request_id"])
 }
 
-func TestRealBodiesArriveAsTheyWereSent(t *testing.T) {
+func TestSentBodiesArriveAsTheyWereSent(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(bodytest.Folder(t), "*.*"))
 	require.NoError(t, err)
 	requests := []struct {

@@ -299,7 +299,7 @@ func TestSlowStreamArrivesWhole(t *testing.T) {
 	require.Equal(t, websocket.CloseNormalClosure, h.code, h.reason)
 }
 
-func TestRealStreamArrivesInOrder(t *testing.T) {
+func TestSentStreamArrivesInOrder(t *testing.T) {
 	folder := bodytest.Folder(t)
 	var transcripts []any
 	for i := 1; ; i++ {

@@ -63,10 +63,10 @@ func TestBodiesArriveByteForByte(t *testing.T) {
 	}
 }
 
-func TestRealBodiesArriveByteForByte(t *testing.T) {
+func TestSentBodiesArriveByteForByte(t *testing.T) {
 	backend := newService(t, nil)
 	g := start(t, callback(backend.addr, "anonymous"))
-	for name, content := range bodytest.Real(t, "*.*") {
+	for name, content := range bodytest.Sent(t, "*.*") {
 		require.Equal(t, 200, send(t, "POST", g.url, bytes.NewReader(content), nil).StatusCode)
 		seen := backend.next(t)
 		require.Equal(t, sha256.Sum256(content), seen.sum, name)

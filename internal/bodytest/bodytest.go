@@ -1,5 +1,5 @@
-// Package bodytest has bodies of callbacks for tests: real ones, where they are
-// at hand, and a large one that is made up.
+// Package bodytest has bodies of callbacks for tests: those in the folder bodies,
+// which were written for it, and a large one that is made up.
 package bodytest
 
 import (
@@ -12,22 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Folder is the folder of bodies that Deepgram's services have sent. It is not a
-// part of the repository, but may stand beside it, as ../shared/callbacks. Where
-// it does not, the test is skipped.
+// Folder is a folder of bodies as Deepgram's services send them: the one beside this
+// file, or one of real bodies that DEEPGRAM_CALLBACK_TEST_BODIES names.
 func Folder(t testing.TB) string {
 	t.Helper()
+	if folder := os.Getenv("DEEPGRAM_CALLBACK_TEST_BODIES"); folder != "" {
+		return folder
+	}
 	root, err := os.Getwd()
 	require.NoError(t, err)
 	for !isFile(filepath.Join(root, "go.mod")) {
 		require.NotEqual(t, root, filepath.Dir(root), "the test runs outside the module")
 		root = filepath.Dir(root)
 	}
-	folder := filepath.Join(root, "..", "shared", "callbacks")
-	if _, err := os.Stat(folder); err != nil {
-		t.Skip("no real bodies of callbacks are beside the repository")
-	}
-	return folder
+	return filepath.Join(root, "internal", "bodytest", "bodies")
 }
 
 func isFile(path string) bool {
@@ -35,9 +33,9 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Real are the bodies of [Folder] by the names of their files, which match a
+// Sent are the bodies of [Folder] by the names of their files, which match a
 // pattern.
-func Real(t testing.TB, pattern string) map[string][]byte {
+func Sent(t testing.TB, pattern string) map[string][]byte {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(Folder(t), pattern))
 	require.NoError(t, err)
