@@ -46,6 +46,28 @@ export const get = (path, parameters, signal) => answer(path + query(parameters)
 export const post = (path, parameters) => answer(path + query(parameters), { method: 'POST' });
 export const remove = (path, parameters) => answer(path + query(parameters), { method: 'DELETE' });
 
+/**
+ * Has something done once at a time: who asks for it meanwhile has it done once more afterwards. So
+ * no answer that comes late is drawn over a newer one.
+ */
+export function onceAtATime(act) {
+	let busy = false;
+	let wanted = false;
+	return async () => {
+		wanted = true;
+		if (busy) return;
+		busy = true;
+		try {
+			while (wanted) {
+				wanted = false;
+				await act();
+			}
+		} finally {
+			busy = false;
+		}
+	};
+}
+
 export const bodyOf = async (id) => (await ask(`spool/messages/${encodeURIComponent(id)}/body`)).arrayBuffer();
 
 /** Where a body is to be saved from. */

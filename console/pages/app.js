@@ -1,7 +1,10 @@
 // Which page is shown. An address is #/name, #/name/id or #/name?parameters; each page is a module
 // of its own, loaded when it is first wanted:
 //
-//	export function show(main, { id, parameters }) → a function that ends what the page began, or nothing
+//	export function show(page, { id, parameters }) → a function that ends what the page began, or nothing
+//
+// What a page shows is all in an element of its own. That is taken away when somebody goes on, so that
+// an answer which comes late is drawn where nobody sees it, and never over another page.
 
 import { h, tellAges } from './dom.js';
 import { tellConnection } from './api.js';
@@ -27,6 +30,7 @@ async function route() {
 
 	end?.();
 	end = null;
+	document.querySelector('dialog[open]')?.close(); // its question was about the page before
 	tellConnection('', '');
 	for (const link of document.querySelectorAll('nav a')) {
 		const here = link.getAttribute('href') === `#/${page?.within ?? name}`;
@@ -41,8 +45,9 @@ async function route() {
 	try {
 		const module = await page.load();
 		if (mine !== turn) return; // somebody went on meanwhile
-		main.replaceChildren();
-		end = module.show(main, { id, parameters: new URLSearchParams(parameters) }) ?? null;
+		const shown = h('div');
+		main.replaceChildren(shown);
+		end = module.show(shown, { id, parameters: new URLSearchParams(parameters) }) ?? null;
 	} catch (error) {
 		if (mine !== turn) return;
 		main.replaceChildren(h('h1', {}, 'The gateway does not answer'), h('p', {}, error.message),

@@ -1,31 +1,32 @@
 // One callback: what came, what became of it, and its body for those who ask for it.
 
 import { bytes, count, details, duration, h, table, when } from './dom.js';
-import { bodyAddress, bodyOf, get, post, remove } from './api.js';
+import { bodyAddress, bodyOf, get, onceAtATime, post, remove } from './api.js';
 import { confirm } from './dialog.js';
 import { state } from './callbacks.js';
 import { showBody } from './body.js';
 
-export function show(main, { id }) {
-	const draw = async () => {
+export function show(page, { id }) {
+	const draw = onceAtATime(async () => {
 		let message;
 		let overview;
 		try {
 			[message, overview] = await Promise.all([get(`spool/messages/${encodeURIComponent(id)}`), get('overview')]);
 		} catch (error) {
-			main.replaceChildren(h('h1', {}, 'Callback'), h('p', { class: 'error' }, error.message),
+			page.replaceChildren(h('h1', {}, 'Callback'), h('p', { class: 'error' }, error.message),
 				h('p', {}, 'It was delivered and not kept, or dropped. ', h('a', { href: '#/callbacks' }, 'Look at all callbacks')));
 			return;
 		}
-		main.replaceChildren(
+		page.replaceChildren(
 			h('p', {}, h('a', { href: '#/callbacks' }, '← Callbacks')),
 			h('h1', { class: 'code' }, message.id), h('p', {}, state(message)),
-			overview.read_only ? '' : actions(message, draw),
+			overview.read_only ? '' : actions(message, draw, gone),
 			h('h2', {}, 'What came'), facts(message),
 			h('h2', {}, 'Header'), header(message.header ?? {}),
 			h('h2', {}, 'Attempts'), attempts(message),
 			h('h2', {}, 'Body'), body(message));
-	};
+	});
+	const gone = () => { if (page.isConnected) location.hash = '#/callbacks'; };
 	draw();
 }
 
@@ -88,7 +89,7 @@ function body(message) {
 	return h('div', {}, h('div', { class: 'buttons' }, open, h('a', { href: bodyAddress(message.id), download: message.id }, 'Save it as a file')), place);
 }
 
-function actions(message, changed) {
+function actions(message, changed, gone) {
 	const path = `spool/messages/${encodeURIComponent(message.id)}`;
 	const again = {
 		title: 'Send this callback again?', action: 'Send again',
@@ -109,5 +110,5 @@ function actions(message, changed) {
 	};
 	return h('div', { class: 'buttons' },
 		h('button', { type: 'button', onclick: async () => await confirm(again) && changed() }, 'Send again …'),
-		h('button', { type: 'button', class: 'danger', onclick: async () => { if (await confirm(drop)) location.hash = '#/callbacks'; } }, 'Drop …'));
+		h('button', { type: 'button', class: 'danger', onclick: async () => await confirm(drop) && gone() }, 'Drop …'));
 }

@@ -1,6 +1,6 @@
 // Where is my transcript? All callbacks that the inboxes have, found by what one knows of them.
 
-import { badge, bytes, count, empty, h, number, table, when } from './dom.js';
+import { badge, bytes, count, empty, h, number, setText, table, when } from './dom.js';
 import { get, post, remove } from './api.js';
 import { confirm } from './dialog.js';
 
@@ -11,14 +11,14 @@ const states = { '': 'any state', pending: 'waiting', dead: 'dead letters', deli
 const periods = { '': 'any time', '15m': 'the last 15 minutes', '1h': 'the last hour', '24h': 'the last 24 hours', '168h': 'the last 7 days' };
 const filterNames = ['request_id', 'path', 'route', 'state', 'user', 'since', 'until'];
 
-export function show(main, { parameters }) {
+export function show(page, { parameters }) {
 	const filter = Object.fromEntries(filterNames.map((name) => [name, parameters.get(name) ?? '']));
 	const list = h('div', { 'aria-live': 'polite' });
 	const actions = h('div', { class: 'buttons' });
-	main.append(h('h1', {}, 'Callbacks'), form(filter), actions, list);
+	page.append(h('h1', {}, 'Callbacks'), form(filter), actions, list);
 	load(list, filter);
 	get('overview').then((overview) => {
-		offerRoutes(main, overview, filter);
+		offerRoutes(page, overview, filter);
 		if (!overview.read_only) actions.append(...bulkActions(filter, () => load(list, filter)));
 	}, () => { /* the list says that the gateway does not answer */ });
 }
@@ -43,30 +43,36 @@ function form(filter) {
 	h('a', { href: '#/callbacks' }, 'Show all'));
 }
 
-function offerRoutes(main, overview, filter) {
-	const select = main.querySelector('select[name=route]');
+function offerRoutes(page, overview, filter) {
+	const select = page.querySelector('select[name=route]');
 	for (const name of new Set(overview.routes.map((route) => route.route))) {
 		if (name !== filter.route) select.append(h('option', { value: name }, name));
 	}
 }
 
-async function load(list, filter) {
-	list.replaceChildren(h('p', {}, 'Looking …'));
+async function load(place, filter) {
+	const list = h('div'); // of this time: an answer to an earlier question is not drawn over it
+	place.replaceChildren(list);
+	list.append(h('p', {}, 'Looking …'));
 	const rows = h('tbody');
 	const more = h('button', { type: 'button' }, 'Older ones');
 	let after = '';
 
 	async function next() {
 		more.disabled = true;
-		const page = await get('spool/messages', { ...filter, order: 'newest', limit: pageSize, after });
-		rows.append(...page.map(row));
-		after = page.at(-1)?.id ?? after;
-		more.disabled = false;
-		more.hidden = page.length < pageSize;
-		return page.length;
+		try {
+			const found = await get('spool/messages', { ...filter, order: 'newest', limit: pageSize, after });
+			rows.append(...found.map(row));
+			after = found.at(-1)?.id ?? after;
+			more.hidden = found.length < pageSize;
+			return found.length;
+		} finally {
+			more.disabled = false;
+		}
 	}
 
-	more.addEventListener('click', () => next().catch((error) => more.after(h('p', { class: 'error' }, error.message))));
+	const problem = h('p', { role: 'status', class: 'error' });
+	more.addEventListener('click', () => next().then(() => setText(problem, ''), (error) => setText(problem, error.message)));
 	try {
 		if (await next() === 0) {
 			list.replaceChildren(nothing(filter));
@@ -79,7 +85,7 @@ async function load(list, filter) {
 	const shown = table('Callbacks, the newest first',
 		['Received', 'State', 'Route', 'Request', 'Request id', { title: 'Size', class: 'number' }, { title: 'Attempts', class: 'number' }, 'Last error'], []);
 	shown.querySelector('tbody').replaceWith(rows);
-	list.replaceChildren(shown, more);
+	list.replaceChildren(shown, more, problem);
 }
 
 function nothing(filter) {
@@ -116,8 +122,17 @@ function bulkActions(filter, changed) {
 	const kind = filter.state === 'pending' || filter.state === '' ? null : filter.state;
 	if (!kind) return [h('p', { class: 'hint' }, 'Choose dead letters or delivered ones to send all of them again.')];
 	const name = kind === 'dead' ? 'dead letter' : 'delivered callback';
+	const problem = h('p', { role: 'status', class: 'error' });
 	const run = async (title, action, danger, text, act) => {
-		const { count: n } = await get('spool/count', filter);
+		setText(problem, '');
+		let n;
+		try {
+			({ count: n } = await get('spool/count', filter));
+		} catch (error) {
+			setText(problem, error.message);
+			return;
+		}
+		if (!problem.isConnected) return; // somebody went on meanwhile
 		if (await confirm({ title: `${title} ${count(n, name)}?`, text, action, danger, act: (progress) => act(n, progress) })) changed();
 	};
 	const buttons = [h('button', {
@@ -133,7 +148,7 @@ function bulkActions(filter, changed) {
 				async () => `Dropped ${count((await remove('spool/messages', filter)).dropped, name)}.`),
 		}, 'Drop all of these …'));
 	}
-	return buttons;
+	return [...buttons, problem];
 }
 
 /** Begins a replay and tells how far it is until it ends. Closing the dialog does not stop it. */

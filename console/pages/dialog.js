@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 
-const dialog = document.getElementById('dialog');
+let questions = 0;
 
 /**
  * Says what an action will do and does it when that is confirmed. act is given a function that shows
@@ -11,6 +11,7 @@ const dialog = document.getElementById('dialog');
 export function confirm({ title, text, action, danger = false, act }) {
 	return new Promise((resolve) => {
 		const opener = document.activeElement;
+		const name = `question-${++questions}`;
 		const status = h('p', { role: 'status' });
 		const go = h('button', { type: 'button', class: danger ? 'danger' : 'primary' }, action);
 		const cancel = h('button', { type: 'button' }, 'Cancel');
@@ -33,17 +34,19 @@ export function confirm({ title, text, action, danger = false, act }) {
 			cancel.focus();
 		});
 		cancel.addEventListener('click', () => dialog.close());
-		dialog.addEventListener('close', function closed() {
-			if (dialog.open) return; // the event of a question before comes late, as browsers may have it
-			dialog.removeEventListener('close', closed);
-			opener?.focus?.();
+
+		// A dialog of its own for each question: browsers tell that one was closed a moment later, when
+		// the next may be open already.
+		const dialog = h('dialog', { 'aria-labelledby': name },
+			h('h2', { id: name }, title),
+			text.map((line) => h('p', {}, line)), status,
+			h('div', { class: 'buttons' }, cancel, go));
+		dialog.addEventListener('close', () => {
+			dialog.remove();
+			(opener.isConnected ? opener : document.getElementById(opener.id))?.focus(); // it may have been drawn anew
 			resolve(done);
 		});
-
-		dialog.replaceChildren(
-			h('h2', { id: 'dialog-title' }, title),
-			...text.map((line) => h('p', {}, line)), status,
-			h('div', { class: 'buttons' }, cancel, go));
+		document.body.append(dialog);
 		dialog.showModal();
 		cancel.focus();
 	});

@@ -7,9 +7,9 @@ const longWait = 5 * 60; // seconds after which a callback that waits is worth a
 const nearlyFull = 0.9;
 const mostRetrying = 1000; // the gateway counts no more of a route
 
-export function show(main) {
+export function show(page) {
 	const parts = { needs: h('section'), routes: h('section'), hour: h('section'), rest: h('div', { class: 'columns' }) };
-	main.append(h('h1', {}, 'Overview'), parts.needs, parts.routes, parts.hour, parts.rest);
+	page.append(h('h1', {}, 'Overview'), parts.needs, parts.routes, parts.hour, parts.rest);
 	return follow('overview', (overview) => {
 		const focused = document.activeElement?.id;
 		parts.needs.replaceChildren(...needs(overview));

@@ -1,11 +1,11 @@
 // Why was that callback refused, and what to do about it?
 
 import { bytes, empty, h, table, when } from './dom.js';
-import { get } from './api.js';
+import { get, onceAtATime } from './api.js';
 
-export function show(main) {
+export function show(page) {
 	const list = h('div', { 'aria-live': 'polite' });
-	const draw = async () => {
+	const draw = onceAtATime(async () => {
 		let refusals;
 		try {
 			refusals = await get('refusals');
@@ -16,8 +16,8 @@ export function show(main) {
 		list.replaceChildren(refusals.length === 0
 			? empty('Nothing was refused since the gateway was started.')
 			: table('Refused callbacks, the latest first', ['When', 'Reason', 'What to do', 'Answer', 'Request', 'From', { title: 'Size', class: 'number' }], refusals.map(row)));
-	};
-	main.append(h('h1', {}, 'Refusals'),
+	});
+	page.append(h('h1', {}, 'Refusals'),
 		h('p', {}, 'The last callbacks that were turned away since this gateway was started, the latest first.'),
 		h('div', { class: 'buttons' }, h('button', { type: 'button', onclick: draw }, 'Look again')), list);
 	draw();

@@ -1,17 +1,17 @@
 // Who is streaming now, and who ended my stream?
 
 import { badge, bytes, count, duration, empty, h, number, setText, table, when } from './dom.js';
-import { follow, get, remove } from './api.js';
+import { follow, get, onceAtATime, remove } from './api.js';
 import { confirm } from './dialog.js';
 
 const rowsAtOnce = 100; // new rows in one go, so that a thousand do not stop the page
 const normalEnds = ['closed', 'shutdown'];
 
-export function show(main) {
+export function show(page) {
 	const summary = h('p', { role: 'status' });
 	const live = h('div');
 	const ended = h('div');
-	main.append(h('h1', {}, 'Streams'), h('h2', {}, 'Live'), summary, live, h('h2', {}, 'Ended'), ended);
+	page.append(h('h1', {}, 'Streams'), h('h2', {}, 'Live'), summary, live, h('h2', {}, 'Ended'), ended);
 
 	const rows = new Map(); // by id
 	const body = h('tbody', { role: 'rowgroup' });
@@ -25,6 +25,7 @@ export function show(main) {
 	live.append(shown, none);
 
 	let lastIds = null;
+	const drawEnded = onceAtATime(() => loadEnded(ended));
 	let waiting = 0;
 	let readOnly = true;
 	let end = () => {};
@@ -42,7 +43,7 @@ export function show(main) {
 		cancelAnimationFrame(waiting);
 		update(streams, 0);
 		// What is not live any more is among the ended.
-		if (!lastIds || [...lastIds].some((id) => !ids.has(id))) loadEnded(ended);
+		if (!lastIds || [...lastIds].some((id) => !ids.has(id))) drawEnded();
 		lastIds = ids;
 	};
 	// Whether streams may be ended here has to be known before the first row is drawn.
