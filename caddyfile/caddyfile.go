@@ -68,16 +68,18 @@ const Directive = "deepgram_callback"
 //		stream off
 //		spool {
 //			path <dir>
-//			store <engine> [<arguments...>]
+//			store <engine> [<arguments...>] {
+//				<options of the engine>
+//			}
 //			route <name>
 //			retry_delays <d...>
 //			retry_for <duration>
 //			concurrency <n>
 //			max_size <size>
-//			dedupe_window <duration>
-//			order_by request_id|uri|none
+//			dedupe_window <duration> | off
+//			order_by request_id | uri | none
 //			keep <duration>
-//			rate <n>/s|/m
+//			rate <n>/s | <n>/m
 //			encrypt <key...>
 //			dead_letter_keep <duration>
 //			sign <whsec_secret...>
