@@ -21,6 +21,7 @@ import (
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/tracing"
 	"github.com/chromedp/chromedp"
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
@@ -188,6 +189,63 @@ func (b *browser) press(text string) {
 		`.find((e) => !e.disabled && e.innerText.trim().startsWith(TEXT))`
 	element := strings.Replace(found, "TEXT", quote(text), 1)
 	b.until("((e) => { e?.click(); return e; })(" + element + ")")
+}
+
+// longestTask does something and returns how much of a processor's time the longest task took that
+// the page had to do meanwhile: until it ends, the page answers nobody.
+func (b *browser) longestTask(do func()) time.Duration {
+	b.t.Helper()
+	type thread struct{ PID, TID int }
+	type event struct {
+		thread
+		Name string
+		Args struct{ Name string }
+		TDur int64 // microseconds on a processor
+	}
+	var events []event
+	complete := make(chan struct{})
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	require.NoError(b.t, chromedp.Listen(ctx, func(of any) {
+		switch of := of.(type) {
+		case *tracing.EventDataCollected:
+			for _, text := range of.Value {
+				var one event
+				if err := json.Unmarshal(text, &one); err == nil {
+					events = append(events, one)
+				}
+			}
+		case *tracing.EventTracingComplete:
+			close(complete)
+		}
+	}))
+	_, err := chromedp.Call(ctx, tracing.Start, tracing.StartParams{TraceConfig: &tracing.TraceConfig{
+		IncludedCategories: []string{"disabled-by-default-devtools.timeline"}, ExcludedCategories: []string{"*"},
+	}})
+	require.NoError(b.t, err)
+	do()
+	_, err = chromedp.Call(ctx, tracing.End, cdp.Empty{})
+	require.NoError(b.t, err)
+	select {
+	case <-complete:
+	case <-time.After(caddytest.Patience):
+		require.FailNow(b.t, "the trace does not end")
+	}
+
+	pages := make(map[thread]bool)
+	for _, event := range events {
+		if event.Name == "thread_name" && event.Args.Name == "CrRendererMain" {
+			pages[event.thread] = true
+		}
+	}
+	var longest int64
+	for _, event := range events {
+		if event.Name == "RunTask" && pages[event.thread] {
+			longest = max(longest, event.TDur)
+		}
+	}
+	require.Positive(b.t, longest, "a trace of the page's tasks")
+	return time.Duration(longest) * time.Microsecond
 }
 
 // confirm says yes to what an open dialog asks, and closes it when that is done.

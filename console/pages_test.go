@@ -273,8 +273,8 @@ func TestStreamsAreShownAndEnded(t *testing.T) {
 }
 
 // The page of a thousand streams, all of which move, is one that can be used: it is never busy for
-// longer than a person notices. What counts is the best of some tries, as the machine has other
-// things to do.
+// longer than a person notices. What counts is the processor's time, as the machine has other things
+// to do, and the best of some tries.
 func TestAThousandStreamsLeaveThePageResponsive(t *testing.T) {
 	service := newService(t, http.StatusOK)
 	g := start(t, "", account, service.address())
@@ -287,25 +287,22 @@ func TestAThousandStreamsLeaveThePageResponsive(t *testing.T) {
 	b := browse(t, g)
 	b.open("")
 	b.sees("Live")
-	const busy, tries = 100, 10 // milliseconds
-	var longest int
+	const busy, tries = 100 * time.Millisecond, 10
+	var longest time.Duration
 	for range tries {
-		eval[chromedp.Void](b, `void (window.longest = 0, window.observer?.disconnect(),
-			(window.observer = new PerformanceObserver((list) => {
-				for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
-			})).observe({ type: 'longtask' }))`)
-		b.press("Streams")
-		b.until("document.querySelectorAll('table.live tbody tr').length === 1000")
-		for range 3 {
-			for _, conn := range streams {
-				require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
+		longest = b.longestTask(func() {
+			b.press("Streams")
+			b.until("document.querySelectorAll('table.live tbody tr').length === 1000")
+			for range 3 {
+				for _, conn := range streams {
+					require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
+				}
+				time.Sleep(time.Second)
 			}
-			time.Sleep(time.Second)
-		}
+		})
 		b.press("Overview")
 		b.sees("The last hour")
-		longest = eval[int](b, "Math.round(window.longest)")
-		t.Logf("the longest task took %d ms (those below 50 are not counted)", longest)
+		t.Logf("the longest task took %s", longest)
 		if longest <= busy {
 			break
 		}
