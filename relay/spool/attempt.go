@@ -284,7 +284,6 @@ func (r *route) ended(g *registration, a *attempt, result Result, settled bool) 
 	r.mu.Lock()
 	delete(r.attempts, a)
 	h := r.health
-	wasDown := h.Status().Down
 	now := time.Now()
 	outcome := result.Outcome()
 	switch {
@@ -317,11 +316,10 @@ func (r *route) ended(g *registration, a *attempt, result Result, settled bool) 
 			Destination: a.msg.Destination, Took: now.Sub(a.began), Newest: a.newest,
 		}, now)
 	}
-	status := h.Status()
 	r.mu.Unlock()
 
 	r.signal()
-	r.tellDown(wasDown, status)
+	r.tellDown()
 	return expire
 }
 

@@ -122,6 +122,9 @@ type route struct {
 	pace         pace
 	triedFirst   bool      // in the next ordinary turn
 	untriedUntil time.Time // before this, those that were not tried come first in any case
+	toldDown     bool      // what the hook was last told
+
+	telling sync.Mutex // held while the hook is told; before mu
 }
 
 func newRoute(in *Inbox, name string) *route {

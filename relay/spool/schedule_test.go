@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -197,6 +198,39 @@ func TestAServiceThatIsDownIsProbedAndThenDeliveredTo(t *testing.T) {
 		require.GreaterOrEqual(t, log.tries(), 1000)
 		require.LessOrEqual(t, log.tries(), probes+1000)
 		require.Equal(t, []bool{true, false}, downs)
+	})
+}
+
+func TestThatAServiceIsDownAndUpAgainIsSaidOnceEachInTurn(t *testing.T) {
+	inBubble(t, func(t *testing.T, in *spool.Inbox) {
+		began := time.Now()
+		log := newAttemptLog(func(string, int) spool.Result {
+			if int(time.Since(began)/(2*time.Minute))%2 == 0 {
+				return spool.Result{Err: errConnect, Unreachable: true}
+			}
+			return spool.Result{Status: 200}
+		})
+		var mu sync.Mutex
+		var downs []bool
+		in.TestHooks().Down = func(_ string, down bool, _ string) {
+			for range 10 {
+				runtime.Gosched()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			downs = append(downs, down)
+		}
+		storetest.SetRoute(in, "r", spool.RouteConfig{Deliver: log.deliver, Concurrency: 64})
+		for period := range 20 {
+			for i := range 100 {
+				accept(t, in, result(fmt.Sprint(period, "-", i), "x"))
+			}
+			wait(2 * time.Minute)
+		}
+		require.Len(t, downs, 20)
+		for i, down := range downs {
+			require.Equal(t, i%2 == 0, down, downs)
+		}
 	})
 }
 

@@ -5,8 +5,6 @@ package spool
 import (
 	"fmt"
 	"time"
-
-	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 )
 
 // run starts deliveries for as long as the route has a registration.
@@ -43,7 +41,6 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	g.busy.Add(1) // while we are at it
-	wasDown := r.health.Status().Down
 	r.noteHung(g.config, now)
 	r.mu.Unlock()
 	defer g.busy.Done()
@@ -58,15 +55,24 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 	}
 	r.mu.Lock()
 	next = Earlier(next, r.noteHung(g.config, now)) // which has to look at what was started, too
-	status := r.health.Status()
 	r.mu.Unlock()
-	r.tellDown(wasDown, status)
+	r.tellDown()
 	return next, true
 }
 
-func (r *route) tellDown(was bool, is health.Status) {
-	if was != is.Down && r.in.hooks.Down != nil {
-		r.in.hooks.Down(r.name, is.Down, is.LastError)
+// tellDown says that the service is down, or up again, where that is news. It is called without r.mu
+// after everything that may have changed it, by several at a time: telling keeps what they say in the
+// order in which it was so.
+func (r *route) tellDown() {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.mu.Lock()
+	status := r.health.Status()
+	news := status.Down != r.toldDown
+	r.toldDown = status.Down
+	r.mu.Unlock()
+	if news && r.in.hooks.Down != nil {
+		r.in.hooks.Down(r.name, status.Down, status.LastError)
 	}
 }
 
