@@ -65,7 +65,7 @@ func (p *Process) hooks(identity string) spool.Hooks {
 			} else {
 				p.logger().Info("deliveries are resumed", at, zap.String("route", route))
 			}
-			go p.emit("deepgram_callback.spool_paused", map[string]any{
+			p.announce("deepgram_callback.spool_paused", map[string]any{
 				"path": identity, "route": route, "paused": paused,
 			})
 		},
@@ -120,7 +120,7 @@ func (p *Process) storeEvents(identity string) spool.StoreEvents {
 			} else {
 				p.logger().Info("inbox accepts callbacks again", at)
 			}
-			go p.emit("deepgram_callback.spool_refusing", map[string]any{
+			p.announce("deepgram_callback.spool_refusing", map[string]any{
 				"path": identity, "reason": string(reason), "refusing": refusing,
 			})
 		},

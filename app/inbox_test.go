@@ -106,7 +106,8 @@ func load(name string, fail bool, routes ...*Route) error {
 		"apps": {
 			"callback_test": {"fail": %v},
 			"events": {"subscriptions": [{
-				"events": ["deepgram_callback.dead_letter", "deepgram_callback.spool_refusing"],
+				"events": ["deepgram_callback.dead_letter", "deepgram_callback.spool_refusing",
+					"deepgram_callback.spool_paused"],
 				"handlers": [{"handler": "callback_test", "name": %q}]
 			}]}
 		}
@@ -197,6 +198,21 @@ func TestAnnouncesDeadLettersAndRefusals(t *testing.T) {
 	require.Equal(t, announcement{"first", "deepgram_callback.spool_refusing", map[string]any{
 		"path": dir, "reason": "inbox_full", "refusing": false,
 	}}, nextEvent(t, dir))
+}
+
+func TestStatesAreAnnouncedInTheOrderInWhichTheyWere(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, load("first", false, answering(t, dir, "announced")))
+	stopAtEnd(t)
+	inbox := ThisProcess().Inboxes()[dir]
+	for i := range 100 {
+		require.NoError(t, inbox.Pause(t.Context(), "announced", i%2 == 0))
+	}
+	for i := range 100 {
+		require.Equal(t, announcement{"first", "deepgram_callback.spool_paused", map[string]any{
+			"path": dir, "route": "announced", "paused": i%2 == 0,
+		}}, nextEvent(t, dir))
+	}
 }
 
 // It is the running configuration that announces what happens in an inbox,

@@ -44,6 +44,9 @@ type Process struct {
 	mu      sync.Mutex
 	apps    []*App                  // of the configurations that run, the newest last
 	inboxes map[string]*spool.Inbox // those that are open, by the identities of their stores
+
+	announcing    sync.Mutex
+	announcements []func() // the first is being made
 }
 
 // thisProcess is the one process that there is outside of tests.
@@ -108,6 +111,29 @@ func (p *Process) logger() *zap.Logger {
 func (p *Process) emit(event string, data map[string]any) {
 	if a := p.newest.Load(); a != nil && a.events != nil {
 		a.events.Emit(a.ctx, event, data)
+	}
+}
+
+// announce emits that a state has changed, and does not wait for the subscribers. They are told in
+// the order of the calls: the last that they hear is how it is.
+func (p *Process) announce(event string, data map[string]any) {
+	p.announcing.Lock()
+	defer p.announcing.Unlock()
+	p.announcements = append(p.announcements, func() { p.emit(event, data) })
+	if len(p.announcements) == 1 {
+		go p.makeAnnouncements()
+	}
+}
+
+func (p *Process) makeAnnouncements() {
+	p.announcing.Lock()
+	defer p.announcing.Unlock()
+	for len(p.announcements) > 0 {
+		next := p.announcements[0]
+		p.announcing.Unlock()
+		next()
+		p.announcing.Lock()
+		p.announcements = p.announcements[1:]
 	}
 }
 

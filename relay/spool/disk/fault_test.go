@@ -157,24 +157,6 @@ func failing(op, part string, err error) func(string, string) error {
 	}
 }
 
-// refusals collects what the hook is told.
-type refusals struct {
-	mu    sync.Mutex
-	heard []string
-}
-
-func (r *refusals) refusing(reason spool.Reason, on bool, _ error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.heard = append(r.heard, fmt.Sprint(reason, " ", on))
-}
-
-func (r *refusals) all() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]string(nil), r.heard...)
-}
-
 func tryAccept(in *spool.Inbox, body string) (spool.Receipt, error) {
 	return in.Accept(
 		context.Background(),

@@ -91,7 +91,6 @@ func (d *Store) refusal() error {
 // stopAccepting refuses messages until something could be written again.
 func (w *writer) stopAccepting(refused *spool.RefusedError) {
 	w.store.mu.Lock()
-	began := w.store.refusing == nil || w.store.refusing.Reason != refused.Reason
 	if w.store.refusing == nil {
 		w.store.since = time.Now()
 	}
@@ -100,8 +99,26 @@ func (w *writer) stopAccepting(refused *spool.RefusedError) {
 
 	w.backoff = min(max(2*w.backoff, w.store.options.pause), 10*w.store.options.pause)
 	w.probeAt = time.Now().Add(w.backoff)
-	if began && w.store.options.Events.Refusing != nil {
-		w.store.options.Events.Refusing(refused.Reason, true, refused.Err)
+	w.store.tellRefusing()
+}
+
+// tellRefusing says that messages are refused, or accepted again, where that is news. It is called
+// without mu after everything that changed it, by several at a time: telling keeps what they say in
+// the order in which it was so.
+func (d *Store) tellRefusing() {
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	d.mu.Lock()
+	is, was := d.refusing, d.toldRefusing
+	d.toldRefusing = is
+	d.mu.Unlock()
+	tell := d.options.Events.Refusing
+	switch {
+	case tell == nil:
+	case is == nil && was != nil:
+		tell(was.Reason, false, nil)
+	case is != nil && (was == nil || was.Reason != is.Reason):
+		tell(is.Reason, true, is.Err)
 	}
 }
 
@@ -109,19 +126,19 @@ func (w *writer) stopAccepting(refused *spool.RefusedError) {
 func (d *Store) noteFull() {
 	full := d.admit(bodies.MaxSmall) != nil
 	d.mu.Lock()
-	var notify func(spool.Reason, bool, error)
+	changed := true
 	switch {
 	case full && d.refusing == nil:
 		d.refusing = &spool.RefusedError{Reason: spool.ReasonFull, RetryAfter: bodies.RetryAfter}
 		d.since = time.Now()
-		notify = d.options.Events.Refusing
 	case !full && d.refusing != nil && d.refusing.Reason == spool.ReasonFull:
 		d.refusing = nil
-		notify = d.options.Events.Refusing
+	default:
+		changed = false
 	}
 	d.mu.Unlock()
-	if notify != nil {
-		notify(spool.ReasonFull, full, nil)
+	if changed {
+		d.tellRefusing()
 	}
 }
 
@@ -148,14 +165,11 @@ func (w *writer) recover() {
 	_ = w.store.restoreBallast() // it is tried again with the next start
 
 	w.store.mu.Lock()
-	reason := w.store.refusing.Reason
 	w.store.refusing = nil
 	w.backoff = 0
 	for route := range w.store.routes {
 		w.store.notify(route)
 	}
 	w.store.mu.Unlock()
-	if w.store.options.Events.Refusing != nil {
-		w.store.options.Events.Refusing(reason, false, nil)
-	}
+	w.store.tellRefusing()
 }

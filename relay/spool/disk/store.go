@@ -76,12 +76,15 @@ type Store struct {
 	watch    func(route string)
 	refusing *spool.RefusedError
 	since    time.Time // refusing
-	window   time.Duration
-	usedDB   int64
-	maxSize  int64
-	paused   map[string]bool
-	lost     map[string]spool.OpenStream // live when the process before this one ended
-	putAside bool                        // there are records that an earlier version put aside
+
+	toldRefusing *spool.RefusedError
+	telling      sync.Mutex // held while that is told; before mu
+	window       time.Duration
+	usedDB       int64
+	maxSize      int64
+	paused       map[string]bool
+	lost         map[string]spool.OpenStream // live when the process before this one ended
+	putAside     bool                        // there are records that an earlier version put aside
 
 	hasImported bool // when it was opened, it had messages from another store
 

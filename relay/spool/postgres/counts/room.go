@@ -45,6 +45,9 @@ type Room struct {
 	mu      sync.Mutex
 	since   time.Time // when it began to refuse; zero: it does not
 	refused int64     // what the last one would have taken
+	told    bool      // whether it refuses, as was last told
+
+	telling sync.Mutex // held while it is told; before mu
 }
 
 // ErrFull refuses what there is no room for.
@@ -131,17 +134,32 @@ func (r *Room) Admit(ctx context.Context, costs []int64) (refusals []error) {
 // refuse notes that there was no room for so many bytes; 0: there was.
 func (r *Room) refuse(size int64) {
 	r.mu.Lock()
-	was := !r.since.IsZero()
 	r.refused = size
 	switch {
 	case size == 0:
 		r.since = time.Time{}
-	case !was:
+	case r.since.IsZero():
 		r.since = time.Now()
 	}
+	news := r.since.IsZero() == r.told
 	r.mu.Unlock()
-	if is := size > 0; is != was {
-		r.options.Refusing(is)
+	if news {
+		r.tell()
+	}
+}
+
+// tell says that there is no room, or that there is again, where that is news. Several may call it at
+// a time: telling keeps what they say in the order in which it was so.
+func (r *Room) tell() {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.mu.Lock()
+	refusing := !r.since.IsZero()
+	news := refusing != r.told
+	r.told = refusing
+	r.mu.Unlock()
+	if news {
+		r.options.Refusing(refusing)
 	}
 }
 
