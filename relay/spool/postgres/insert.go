@@ -98,7 +98,7 @@ func (a *acceptor) insert(
 		return nil, err
 	}
 	accepted := make(map[int64]spool.ID, len(group))
-	err = a.s.db.InsertOnly(ctx, database.Quick, func() { clear(accepted) },
+	err = a.s.db.Insert(ctx, database.Quick, func() { clear(accepted) },
 		database.SQL(insertSQL, args...).Each(func(rows pgx.Rows) error {
 			var id [16]byte
 			if err := rows.Scan(&id); err != nil {

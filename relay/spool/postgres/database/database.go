@@ -9,7 +9,8 @@
 //		database.SQL(`UPDATE @schema@.routes SET paused = true WHERE id = $1`, id))
 //
 // The pool and what names the database are in database.go and source.go, transactions in
-// transact.go, arrays of bytea in bytea.go, what errors mean in errors.go, presence and absence in
+// transact.go, that of accepting
+// in insert.go, arrays of bytea in bytea.go, what errors mean in errors.go, presence and absence in
 // health.go, the tables in schema.go and schema.sql.
 package database
 
@@ -52,7 +53,8 @@ type DB struct {
 	login   atomic.Pointer[pgx.ConnConfig] // how to connect; may change
 	health  *health
 
-	texts sync.Map // SQL with the name of the schema in it, by SQL without
+	texts        sync.Map // SQL with the name of the schema in it, by SQL without
+	descriptions sync.Map // of statements that have no name in the database, by SQL
 
 	direct      atomic.Bool // there is no pooler between us and the database
 	warnOnce    sync.Once

@@ -93,17 +93,32 @@ func isRolledBack(err error) bool {
 	if err == nil {
 		return false
 	}
-	if unsent := (pgx.ErrPreprocessingBatch{}); errors.As(err, &unsent) {
+	if isUnsent(err) {
 		return IsAbsence(err) // of a connection that broke before anything was sent
 	}
 	switch sqlState(err) {
-	case "40001", "40P01": // serialization_failure, deadlock_detected
+	case "40001", "40P01", // serialization_failure, deadlock_detected
+		"26000": // invalid_sql_statement_name
 		return true
 	case "":
 		return pgconn.SafeToRetry(err)
 	}
 	return false
 }
+
+// unsentError is what went wrong before anything of a transaction was sent.
+type unsentError struct{ error }
+
+func (e unsentError) Unwrap() error { return e.error }
+
+func isUnsent(err error) bool {
+	var ours unsentError
+	var theirs pgx.ErrPreprocessingBatch
+	return errors.As(err, &ours) || errors.As(err, &theirs)
+}
+
+// isForgotten reports whether the session does not know a statement any more that was prepared in it.
+func isForgotten(err error) bool { return sqlState(err) == "26000" }
 
 // sqlState returns the code of an error of the database, empty for any other.
 func sqlState(err error) string {

@@ -40,11 +40,6 @@ const settings = `SELECT set_config('statement_timeout', $1, true),
 		'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin',
 		'off', true), set_config('jit', 'off', true)`
 
-// insertSettings are for a transaction that reads no table, where the planner may do as it likes
-// with what it is given, and a plan is good for ever.
-const insertSettings = `SELECT set_config('statement_timeout', $1, true), set_config('jit', 'off',
-	true)`
-
 // Statement is a statement of SQL, in which @schema@ stands for the name of the schema.
 type Statement struct {
 	sql  string
@@ -72,18 +67,14 @@ func (d *DB) Transact(ctx context.Context, limit time.Duration, statements ...St
 func (d *DB) TransactAnew(
 	ctx context.Context, limit time.Duration, begin func(), statements ...Statement,
 ) error {
-	return d.transactWith(ctx, settings, limit, begin, statements)
+	return d.persist(ctx, limit, begin, func(ctx context.Context, conn *pgx.Conn) error {
+		return d.transact(ctx, conn, limit, statements)
+	})
 }
 
-// InsertOnly is TransactAnew for statements that read no table.
-func (d *DB) InsertOnly(
-	ctx context.Context, limit time.Duration, begin func(), statements ...Statement,
-) error {
-	return d.transactWith(ctx, insertSettings, limit, begin, statements)
-}
-
-func (d *DB) transactWith(
-	ctx context.Context, settings string, limit time.Duration, begin func(), statements []Statement,
+// persist has a transaction run, and again where it has certainly left nothing behind.
+func (d *DB) persist(
+	ctx context.Context, limit time.Duration, begin func(), run func(context.Context, *pgx.Conn) error,
 ) error {
 	if err := d.health.ready(); err != nil {
 		return err
@@ -92,7 +83,7 @@ func (d *DB) transactWith(
 	ctx, cancel := context.WithTimeout(ctx, limit+answerTime)
 	defer cancel()
 	begin()
-	err := d.attemptTransaction(ctx, settings, limit, statements)
+	err := d.attempt(ctx, run)
 	for range maxReruns {
 		if !isRolledBack(err) {
 			break
@@ -101,7 +92,7 @@ func (d *DB) transactWith(
 			d.pool.Reset() // what broke one connection may have broken all
 		}
 		begin()
-		err = d.attemptTransaction(ctx, settings, limit, statements)
+		err = d.attempt(ctx, run)
 	}
 	return d.observe(caller, err)
 }
@@ -109,15 +100,27 @@ func (d *DB) transactWith(
 // maxReruns is how often a transaction is tried again that another one got in the way of.
 const maxReruns = 5
 
-func (d *DB) attemptTransaction(
-	ctx context.Context, settings string, limit time.Duration, statements []Statement,
-) error {
+func (d *DB) attempt(ctx context.Context, run func(context.Context, *pgx.Conn) error) error {
 	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
-	isUnconfirmed(conn.Conn().PgConn()) // what it was used for before has no part in this
+	wire := conn.Conn().PgConn()
+	isUnconfirmed(wire) // what it was used for before has no part in this
+	err = run(ctx, conn.Conn())
+	if isUnconfirmed(wire) && err == nil {
+		err = errUnconfirmed
+	}
+	if err != nil && wire.TxStatus() == 'E' {
+		_, _ = conn.Exec(ctx, `ROLLBACK`) // a connection that is not idle is not used again
+	}
+	return err
+}
+
+func (d *DB) transact(
+	ctx context.Context, conn *pgx.Conn, limit time.Duration, statements []Statement,
+) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN`)
 	batch.Queue(settings, milliseconds(limit))
@@ -126,15 +129,9 @@ func (d *DB) attemptTransaction(
 	}
 	batch.Queue(`COMMIT`)
 	results := conn.SendBatch(ctx, batch)
-	err = readResults(results, statements)
+	err := readResults(results, statements)
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
-	}
-	if isUnconfirmed(conn.Conn().PgConn()) && err == nil {
-		err = errUnconfirmed
-	}
-	if err != nil && conn.Conn().PgConn().TxStatus() == 'E' {
-		_, _ = conn.Exec(ctx, `ROLLBACK`) // a connection that is not idle is not used again
 	}
 	return err
 }
