@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
 )
 
@@ -76,6 +77,29 @@ func TestAQuestionMayFollowAnotherAtOnce(t *testing.T) {
 	b.sees("there is no other copy")
 	b.until("!document.querySelector('h1').marked") // by the first question, without waiting for the second
 	b.confirm("Drop", "Dropped.")
+	b.sees("The inbox is empty.")
+	b.clean()
+}
+
+func TestWhatIsUnderWayWhenItsQuestionIsClosedIsShownAtItsEnd(t *testing.T) {
+	service := newService(t, http.StatusOK)
+	g := start(t, "/console", account, service.address())
+	g.send("/hook", `{"request_id":"closed-early"}`)
+	service.took(t, 1)
+
+	b := browse(t, g)
+	b.open("#/callbacks")
+	b.press("POST /hook")
+	b.press("Drop")
+	b.sees("there is no other copy")
+	b.holds()
+	b.press("Drop")
+	b.sees("Working …")
+	b.run(chromedp.KeyEvent(kb.Escape))
+	b.until("!document.querySelector('dialog')")
+	b.letGo()
+	b.until("location.hash === '#/callbacks'")
+	b.letGo()
 	b.sees("The inbox is empty.")
 	b.clean()
 }

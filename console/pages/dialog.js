@@ -6,7 +6,8 @@ let questions = 0;
 
 /**
  * Says what an action will do and does it when that is confirmed. act is given a function that shows
- * progress; what it returns is the text that says what was done.
+ * progress; what it returns is the text that says what was done. Returns whether it was done, after
+ * the dialog was closed and act has ended: to close the dialog does not stop it.
  */
 export function confirm({ title, text, action, danger = false, act }) {
 	return new Promise((resolve) => {
@@ -16,8 +17,9 @@ export function confirm({ title, text, action, danger = false, act }) {
 		const go = h('button', { type: 'button', class: danger ? 'danger' : 'primary' }, action);
 		const cancel = h('button', { type: 'button' }, 'Cancel');
 		let done = false;
+		let ended = Promise.resolve();
 
-		go.addEventListener('click', async () => {
+		const run = async () => {
 			go.disabled = true;
 			status.className = '';
 			status.textContent = 'Working …';
@@ -32,7 +34,8 @@ export function confirm({ title, text, action, danger = false, act }) {
 			}
 			cancel.textContent = 'Close';
 			cancel.focus();
-		});
+		};
+		go.addEventListener('click', () => { ended = run(); });
 		cancel.addEventListener('click', () => dialog.close());
 
 		// A dialog of its own for each question: browsers tell that one was closed a moment later, when
@@ -44,7 +47,7 @@ export function confirm({ title, text, action, danger = false, act }) {
 		dialog.addEventListener('close', () => {
 			dialog.remove();
 			(opener.isConnected ? opener : document.getElementById(opener.id))?.focus(); // it may have been drawn anew
-			resolve(done);
+			ended.then(() => resolve(done));
 		});
 		document.body.append(dialog);
 		dialog.showModal();
