@@ -33,16 +33,22 @@ func (b *browser) letGo() {
 	b.until("new Promise((resolve) => setTimeout(() => resolve(true), 50))") // and it is drawn
 }
 
-func TestALateAnswerIsNotDrawnOverAnotherPage(t *testing.T) {
+// atACallback returns a browser with the page of a callback that its service took.
+func atACallback(t *testing.T) (*service, *browser) {
+	t.Helper()
 	service := newService(t, http.StatusOK)
 	g := start(t, "/console", account, service.address())
-	g.send("/hook", `{"request_id":"late"}`)
+	g.send("/hook", "{}")
 	service.took(t, 1)
-
 	b := browse(t, g)
 	b.open("#/callbacks")
 	b.press("POST /hook")
 	b.sees("What came")
+	return service, b
+}
+
+func TestALateAnswerIsNotDrawnOverAnotherPage(t *testing.T) {
+	_, b := atACallback(t)
 	callback := eval[string](b, "location.hash")
 	b.holds()
 	for _, page := range []string{callback + "0", callback, "#/callbacks", "#/streams", "#/refusals"} {
@@ -57,14 +63,7 @@ func TestALateAnswerIsNotDrawnOverAnotherPage(t *testing.T) {
 
 // Browsers tell that a dialog was closed a moment after it was.
 func TestAQuestionMayFollowAnotherAtOnce(t *testing.T) {
-	service := newService(t, http.StatusOK)
-	g := start(t, "/console", account, service.address())
-	g.send("/hook", `{"request_id":"asked-twice"}`)
-	service.took(t, 1)
-
-	b := browse(t, g)
-	b.open("#/callbacks")
-	b.press("POST /hook")
+	service, b := atACallback(t)
 	b.press("Send again")
 	b.press("Send again")
 	b.sees("It will be sent again.")
@@ -82,14 +81,7 @@ func TestAQuestionMayFollowAnotherAtOnce(t *testing.T) {
 }
 
 func TestWhatIsUnderWayWhenItsQuestionIsClosedIsShownAtItsEnd(t *testing.T) {
-	service := newService(t, http.StatusOK)
-	g := start(t, "/console", account, service.address())
-	g.send("/hook", `{"request_id":"closed-early"}`)
-	service.took(t, 1)
-
-	b := browse(t, g)
-	b.open("#/callbacks")
-	b.press("POST /hook")
+	_, b := atACallback(t)
 	b.press("Drop")
 	b.sees("there is no other copy")
 	b.holds()
