@@ -97,13 +97,12 @@ func isRolledBack(err error) bool {
 		return IsAbsence(err) // of a connection that broke before anything was sent
 	}
 	switch sqlState(err) {
-	case "40001", "40P01", // serialization_failure, deadlock_detected
-		"26000": // invalid_sql_statement_name
+	case "40001", "40P01": // serialization_failure, deadlock_detected
 		return true
 	case "":
 		return pgconn.SafeToRetry(err)
 	}
-	return false
+	return isForgotten(err)
 }
 
 // unsentError is what went wrong before anything of a transaction was sent.
@@ -118,7 +117,7 @@ func isUnsent(err error) bool {
 }
 
 // isForgotten reports whether the session does not know a statement any more that was prepared in it.
-func isForgotten(err error) bool { return sqlState(err) == "26000" }
+func isForgotten(err error) bool { return sqlState(err) == "26000" } // invalid_sql_statement_name
 
 // sqlState returns the code of an error of the database, empty for any other.
 func sqlState(err error) string {
