@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/inturn"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/identity"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/seal"
@@ -122,9 +123,8 @@ type route struct {
 	pace         pace
 	triedFirst   bool      // in the next ordinary turn
 	untriedUntil time.Time // before this, those that were not tried come first in any case
-	toldDown     bool      // what the hook was last told
 
-	telling sync.Mutex // held while the hook is told; before mu
+	told inturn.Teller[health.Status] // before mu
 }
 
 func newRoute(in *Inbox, name string) *route {

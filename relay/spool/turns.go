@@ -5,6 +5,8 @@ package spool
 import (
 	"fmt"
 	"time"
+
+	"github.com/caddy-deepgram/deepgram-callback/relay/spool/health"
 )
 
 // run starts deliveries for as long as the route has a registration.
@@ -60,20 +62,19 @@ func (r *route) dispatch(now time.Time) (next time.Time, ok bool) {
 	return next, true
 }
 
-// tellDown says that the service is down, or up again, where that is news. It is called without r.mu
-// after everything that may have changed it, by several at a time: telling keeps what they say in the
-// order in which it was so.
+// tellDown says that the service is down, or up again, where that is news. It is called without r.mu.
 func (r *route) tellDown() {
-	r.telling.Lock()
-	defer r.telling.Unlock()
+	r.told.Tell(r.status, func(was, is health.Status) {
+		if was.Down != is.Down && r.in.hooks.Down != nil {
+			r.in.hooks.Down(r.name, is.Down, is.LastError)
+		}
+	})
+}
+
+func (r *route) status() health.Status {
 	r.mu.Lock()
-	status := r.health.Status()
-	news := status.Down != r.toldDown
-	r.toldDown = status.Down
-	r.mu.Unlock()
-	if news && r.in.hooks.Down != nil {
-		r.in.hooks.Down(r.name, status.Down, status.LastError)
-	}
+	defer r.mu.Unlock()
+	return r.health.Status()
 }
 
 // noteHung counts attempts that have had no answer for long as failed, though they go on. It

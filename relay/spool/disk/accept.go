@@ -29,9 +29,7 @@ func (d *Store) NewBody(ctx context.Context, sizeHint int64) (spool.BodyWriter, 
 
 // mayAccept reports why a message would be refused at the moment.
 func (d *Store) mayAccept(size int64) error {
-	d.mu.Lock()
-	refusing := d.refusing
-	d.mu.Unlock()
+	refusing := d.refusedBy()
 	switch {
 	case d.ops.isClosed():
 		return spool.ErrClosed

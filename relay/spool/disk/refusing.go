@@ -69,9 +69,8 @@ func (d *Store) writeFile(path string, size int64) (err error) {
 }
 
 func (d *Store) isRefusing() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.refusing != nil && d.refusing.Reason != spool.ReasonFull
+	refused := d.refusedBy()
+	return refused != nil && refused.Reason != spool.ReasonFull
 }
 
 // refusal is the current reason for turning operations away.
@@ -103,23 +102,25 @@ func (w *writer) stopAccepting(refused *spool.RefusedError) {
 }
 
 // tellRefusing says that messages are refused, or accepted again, where that is news. It is called
-// without mu after everything that changed it, by several at a time: telling keeps what they say in
-// the order in which it was so.
+// without mu.
 func (d *Store) tellRefusing() {
-	d.telling.Lock()
-	defer d.telling.Unlock()
+	d.told.Tell(d.refusedBy, func(was, is *spool.RefusedError) {
+		tell := d.options.Events.Refusing
+		switch {
+		case tell == nil:
+		case is == nil && was != nil:
+			tell(was.Reason, false, nil)
+		case is != nil && (was == nil || was.Reason != is.Reason):
+			tell(is.Reason, true, is.Err)
+		}
+	})
+}
+
+// refusedBy is why messages are refused, nil if they are not.
+func (d *Store) refusedBy() *spool.RefusedError {
 	d.mu.Lock()
-	is, was := d.refusing, d.toldRefusing
-	d.toldRefusing = is
-	d.mu.Unlock()
-	tell := d.options.Events.Refusing
-	switch {
-	case tell == nil:
-	case is == nil && was != nil:
-		tell(was.Reason, false, nil)
-	case is != nil && (was == nil || was.Reason != is.Reason):
-		tell(is.Reason, true, is.Err)
-	}
+	defer d.mu.Unlock()
+	return d.refusing
 }
 
 // noteFull notes whether there is no room for an ordinary message within max_size.

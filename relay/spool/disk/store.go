@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/inturn"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/bodies"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/disk/index"
@@ -76,15 +77,14 @@ type Store struct {
 	watch    func(route string)
 	refusing *spool.RefusedError
 	since    time.Time // refusing
+	window   time.Duration
+	usedDB   int64
+	maxSize  int64
+	paused   map[string]bool
+	lost     map[string]spool.OpenStream // live when the process before this one ended
+	putAside bool                        // there are records that an earlier version put aside
 
-	toldRefusing *spool.RefusedError
-	telling      sync.Mutex // held while that is told; before mu
-	window       time.Duration
-	usedDB       int64
-	maxSize      int64
-	paused       map[string]bool
-	lost         map[string]spool.OpenStream // live when the process before this one ended
-	putAside     bool                        // there are records that an earlier version put aside
+	told inturn.Teller[*spool.RefusedError] // before mu
 
 	hasImported bool // when it was opened, it had messages from another store
 

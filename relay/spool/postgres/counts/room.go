@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-deepgram/deepgram-callback/internal/inturn"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool"
 	"github.com/caddy-deepgram/deepgram-callback/relay/spool/postgres/database"
 )
@@ -45,9 +46,8 @@ type Room struct {
 	mu      sync.Mutex
 	since   time.Time // when it began to refuse; zero: it does not
 	refused int64     // what the last one would have taken
-	told    bool      // whether it refuses, as was last told
 
-	telling sync.Mutex // held while it is told; before mu
+	told inturn.Teller[bool] // whether it refuses; before mu
 }
 
 // ErrFull refuses what there is no room for.
@@ -141,26 +141,18 @@ func (r *Room) refuse(size int64) {
 	case r.since.IsZero():
 		r.since = time.Now()
 	}
-	news := r.since.IsZero() == r.told
 	r.mu.Unlock()
-	if news {
-		r.tell()
-	}
+	r.told.Tell(r.refuses, func(was, is bool) {
+		if was != is {
+			r.options.Refusing(is)
+		}
+	})
 }
 
-// tell says that there is no room, or that there is again, where that is news. Several may call it at
-// a time: telling keeps what they say in the order in which it was so.
-func (r *Room) tell() {
-	r.telling.Lock()
-	defer r.telling.Unlock()
+func (r *Room) refuses() bool {
 	r.mu.Lock()
-	refusing := !r.since.IsZero()
-	news := refusing != r.told
-	r.told = refusing
-	r.mu.Unlock()
-	if news {
-		r.options.Refusing(refusing)
-	}
+	defer r.mu.Unlock()
+	return !r.since.IsZero()
 }
 
 // Refusing returns since when there is no room, zero if there is with so many bytes taken.
